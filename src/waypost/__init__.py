@@ -1,0 +1,1 @@
+"""Waypost: a self-hosted AI API router and execution platform."""

@@ -1,0 +1,1 @@
+"""The data plane: read, authenticate, parse, admit, hold, attempt, relay, settle."""

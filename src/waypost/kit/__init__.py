@@ -1,0 +1,1 @@
+"""Words that every package speaks: ids, money, time, errors, JSON checks, secrets, payloads."""

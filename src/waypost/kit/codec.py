@@ -1,0 +1,47 @@
+"""What msgspec does not check about a JSON document: its depth, and a key that stands twice in the outermost object.
+
+Two readers of a document with a repeated key may see different values; a caller must not be billed for one `model`
+while the provider runs another. Both checks are a few byte scans in the usual case.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def is_deeper_than(document: bytes, depth_max: int) -> bool:
+    """Whether arrays and objects of a document nest more than `depth_max` levels. Strings do not count."""
+    if document.count(b"[") + document.count(b"{") <= depth_max:
+        return False
+    rest = _STRING.sub(b"", document).translate(_BRACKETS, _NOT_BRACKETS)
+    for _ in range(depth_max):
+        if not rest:
+            return False
+        # Removing every empty pair lowers the tree by exactly one level.
+        rest = rest.replace(b"[]", b"")
+    return bool(rest)
+
+
+def repeated_key(document: bytes, names: Iterable[str]) -> str | None:
+    """The first of `names` that stands twice as a key of the outermost object of a valid JSON document.
+
+    A spelling with escapes (`"mod\\u0065l"`) counts as the same key.
+    """
+    watched = tuple(names)
+    # An ASCII name can only be escaped as \u00xx.
+    if b"\\u00" not in document and all(document.count(b'"%b"' % name.encode()) < 2 for name in watched):
+        return None
+    outermost: list[str] = []
+
+    def remember(pairs: list[tuple[str, object]]) -> None:
+        # Called for the innermost objects first, so the last call is the outermost object's.
+        outermost[:] = [key for key, _ in pairs]
+
+    json.loads(document, object_pairs_hook=remember)
+    return next((name for name in watched if outermost.count(name) > 1), None)

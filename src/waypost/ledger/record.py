@@ -1,0 +1,97 @@
+"""What is written down about money, in the journal first and in the database afterwards.
+
+    GRANT            a lease was cut from an organisation's wallet for this node
+    OPEN  … CLOSE    one attempt: one try at one provider; OPEN stands before the first upstream byte
+
+The metadata row of an execution is derived from its attempts' records, so that a crash loses none of them.
+Ids are 16 raw bytes (`kit.ids`), amounts nano-USD, times Unix milliseconds. Ids and numbers only, never content.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+
+class Outcome(IntEnum):
+    """How an attempt ended; the last attempt's outcome is the execution's. Values are stored: never renumber."""
+
+    COMPLETED = 1
+    FAILED = 2  # the provider refused, broke or timed out
+    REJECTED = 3  # the provider found the request itself at fault
+    DISCONNECTED = 4  # the caller left before the end
+    CUT_OFF = 5  # ended by us: hold used up, drain, total time
+    CRASHED = 6  # OPEN without CLOSE, written by recovery
+    UNSENT = 7  # opened, but no byte left us
+
+
+class Grant(msgspec.Struct, frozen=True, gc=False):
+    lease_id: bytes
+    org_id: bytes
+    granted_nanos: int
+
+
+class Open(msgspec.Struct, frozen=True, gc=False):
+    attempt_id: bytes
+    execution_id: bytes
+    lease_id: bytes
+    org_id: bytes
+    api_key_id: bytes
+    hold_nanos: int  # most that the caller may be charged
+    cost_bound_nanos: int  # most that the provider may bill for this attempt
+    price_version: int  # catalogue version whose prices count, frozen at admission
+    attempt_number: int  # 1 … 3 within the execution
+    opened_at_ms: int
+    accepted_at_ms: int
+    is_stream: bool
+    model: str  # our slug
+    provider: str  # the provider's id in the catalogue
+    deployment: str  # stable id of the deployment, see policy.snapshot
+
+
+class Close(msgspec.Struct, frozen=True, gc=False):
+    attempt_id: bytes
+    outcome: Outcome
+    is_final: bool  # the execution ends with this attempt
+    is_estimated: bool  # the provider reported no usable usage
+    charge_nanos: int  # ≤ hold
+    cogs_nanos: int
+    closed_at_ms: int
+    first_content_ms: int  # from acceptance to the first content sent to the caller; 0 = none was sent
+    status: int  # HTTP status that the caller saw (200 for a begun stream), 0 = none
+    error_code: str  # canonical code, "" when completed
+    input_tokens: int  # uncached
+    cache_read_tokens: int
+    cache_write_5m_tokens: int
+    cache_write_1h_tokens: int
+    output_tokens: int  # reasoning included
+    reasoning_tokens: int
+
+
+class ClosedAttempt(msgspec.Struct, frozen=True, gc=False):
+    """An attempt with both of its records: what the settler writes as one settlement row, and, when
+    `close.is_final`, as the execution's metadata row."""
+
+    open: Open
+    close: Close
+
+
+class Balance(msgspec.Struct, frozen=True):
+    """An organisation's money at this moment, nano-USD (spec money §3.12)."""
+
+    available_nanos: int  # wallet + unspent parts of live leases − reported holds
+    held_nanos: int
+    suspense_nanos: int  # locked in leases whose node is lost
+
+    @property
+    def total_nanos(self) -> int:
+        return self.available_nanos + self.held_nanos + self.suspense_nanos
+
+
+class InsufficientFunds(Exception):
+    """A wallet does not hold what was asked for. `available_nanos` tells what it holds."""
+
+    def __init__(self, available_nanos: int) -> None:
+        super().__init__("insufficient funds")
+        self.available_nanos = available_nanos

@@ -1,0 +1,1 @@
+"""Decisions over one frozen view: the validated catalogue, routing, failover, limits. Pure."""

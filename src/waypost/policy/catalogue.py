@@ -1,0 +1,104 @@
+"""The catalogue: providers, models, deployments, prices. One validated document, kept in versions."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from waypost.kit.errors import ErrorCode
+from waypost.metering.price import PriceRow
+
+
+class CancelBilling(Enum):
+    """Whether a provider stops billing when we close the connection."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+
+class ErrorRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One `[[providers.error_map]]`: every given part must match."""
+
+    code: ErrorCode
+    status: int | None = None
+    provider_code: str | None = None
+    provider_type: str | None = None
+    message_contains: str | None = None
+
+
+class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    connect_s: float = 3.0
+    first_byte_s: float = 60.0  # streamed calls only
+    idle_s: float = 60.0
+    stream_total_s: float = 900.0
+    total_s: float = 600.0
+
+
+class Bulkhead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    in_flight: int = 200
+    queue: int = 50
+    wait_s: float = 0.5
+
+
+class Breaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    window_s: float = 10.0
+    min_calls: int = 20
+    failure_ratio: float = 0.5
+    consecutive: int = 5
+    open_s: float = 5.0
+
+
+class Provider(msgspec.Struct, frozen=True):
+    id: str
+    kind: str
+    base_url: str
+    api_keys: tuple[str, ...]  # references: env:NAME or file:PATH, never secrets
+    headers: dict[str, str] = {}
+    region: str | None = None
+    training: bool | None = None
+    retention_days: int | None = None
+    cancel_stops_billing: CancelBilling = CancelBilling.UNKNOWN
+    usage_in_stream: str = "final"
+    timeouts: Timeouts = Timeouts()
+    bulkhead: Bulkhead = Bulkhead()
+    breaker: Breaker = Breaker()
+    error_map: tuple[ErrorRule, ...] = ()
+
+
+class RequestChanges(msgspec.Struct, frozen=True):
+    """Small adjustments of the request for one deployment, on top-level fields: rename, then drop, then set.
+    `set` values are JSON text."""
+
+    set: dict[str, msgspec.Raw] = {}
+    rename: dict[str, str] = {}
+    drop: tuple[str, ...] = ()
+
+
+class Deployment(msgspec.Struct, frozen=True):
+    id: str  # "<provider>/<upstream model>"; with "#2" … where a model lists the same pair again
+    provider: str
+    upstream_model: str
+    cost: PriceRow
+    priority: int = 1
+    weight: int = 1
+    request: RequestChanges = RequestChanges()
+    expose: tuple[str, ...] = ()
+
+
+class Model(msgspec.Struct, frozen=True):
+    slug: str
+    modality: str
+    context_window: int
+    max_output: int
+    price: PriceRow
+    deployments: tuple[Deployment, ...]
+    aliases: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    created_s: int = 0  # Unix seconds shown as `created` in model lists
+
+
+class Catalogue(msgspec.Struct, frozen=True):
+    providers: tuple[Provider, ...] = ()
+    models: tuple[Model, ...] = ()

@@ -1,0 +1,58 @@
+"""API keys: `sk_<64 hex>_<8 hex>`, where the last part is the CRC-32 of the 64 hex characters.
+
+The checksum lets a client, and our first line of defence, refuse a mistyped key without any look-up. Of a key only
+HMAC-SHA256(pepper, key) is stored, beside its first twelve and last four characters for people to recognise it by.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from enum import Enum
+
+import msgspec
+
+from waypost.kit.crypto import hmac_sha256
+
+_FORM = re.compile(rb"sk_([0-9a-f]{64})_([0-9a-f]{8})")
+
+
+class Scope(Enum):
+    FULL = "full"
+    EXECUTION = "execution"
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """What a gateway knows of a key. Limits are per minute, None = unlimited; `models` None = all."""
+
+    id: bytes
+    org_id: bytes
+    digest: bytes  # HMAC-SHA256(pepper, key text)
+    scope: Scope
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    models: frozenset[str] | None = None
+    valid_until_ms: int | None = None  # Unix ms; set on revocation and, one hour ahead, on rotation
+
+
+def assemble(random_bytes: bytes) -> str:
+    """The text of a key made from 32 random bytes."""
+    assert len(random_bytes) == 32
+    body = random_bytes.hex()
+    return f"sk_{body}_{zlib.crc32(body.encode()):08x}"
+
+
+def is_well_formed(candidate: bytes) -> bool:
+    """Whether it has a key's form and its checksum is right."""
+    found = _FORM.fullmatch(candidate)
+    return found is not None and zlib.crc32(found[1]) == int(found[2], 16)
+
+
+def digest(pepper: bytes, key: bytes) -> bytes:
+    """What is stored and looked up instead of the key: 32 bytes."""
+    return hmac_sha256(pepper, key)
+
+
+def shown(key: str) -> tuple[str, str]:
+    """The first twelve and the last four characters: what people see of a key afterwards."""
+    return key[:12], key[-4:]

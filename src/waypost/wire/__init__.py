@@ -1,0 +1,1 @@
+"""Callers' formats: typed, closed sets of fields in our own order and spelling."""
