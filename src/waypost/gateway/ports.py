@@ -16,10 +16,10 @@ class LedgerUnavailable(Exception):
 
 
 class Ledger(Protocol):
-    """The books. Every call may raise LedgerUnavailable and may be repeated with the same ids without a second effect."""
+    """The books. Every call may raise LedgerUnavailable, and may be repeated with the same ids to no second effect."""
 
     async def register_node(self, node_id: bytes) -> int:
-        """The next epoch of this node, starting at 1; older epochs of it may settle but no longer be granted anything."""
+        """The next epoch of this node, from 1; older epochs of it may settle but are granted nothing more."""
 
     async def grant(
         self, *, lease_id: bytes, org_id: bytes, node_id: bytes, node_epoch: int, amount_nanos: Nanos

@@ -78,7 +78,7 @@ class ClosedAttempt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """An organisation's money at this moment, nano-USD (spec money §3.12)."""
+    """An organisation's money at this moment, nano-USD."""
 
     available_nanos: int  # wallet + unspent parts of live leases − reported holds
     held_nanos: int

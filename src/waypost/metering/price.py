@@ -1,7 +1,7 @@
 """Prices, and the one division that turns units into money.
 
 A price is whole nano-USD per million units, so any price in USD per million with up to nine decimals is exact.
-The products are summed first and divided once, rounded up (spec money §3.8).
+The products are summed first and divided once, rounded up.
 """
 
 from __future__ import annotations
