@@ -1,0 +1,112 @@
+"""Fixtures for every test: a PostgreSQL of the run, a fresh migrated database per test, and `async def` tests.
+
+The first test that needs a database starts one embedded PostgreSQL for the whole run, shared by all xdist workers; the
+process that the run was started with stops and removes it, also after Ctrl-C. WAYPOST_TEST_DATABASE_URL names a
+server (with a role that may create databases) to use instead.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import inspect
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import uvloop
+from psycopg import conninfo as conninfos
+
+from waypost.kit.ids import Ids
+from waypost.storage.database import migrate
+from waypost.storage.embedded import EmbeddedPostgres
+
+_DIR = pytest.StashKey[Path]()
+_TEMPLATE = "waypost_template"
+_URL = os.environ.get("WAYPOST_TEST_DATABASE_URL", "")
+# Nothing of a test run must survive a power cut.
+_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    worker_input = getattr(config, "workerinput", None)
+    if worker_input is not None:
+        config.stash[_DIR] = Path(worker_input["postgres_dir"])
+    else:
+        config.stash[_DIR] = Path(tempfile.mkdtemp(prefix="waypost-test-"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: pytest.Item) -> None:
+    node.workerinput["postgres_dir"] = str(node.config.stash[_DIR])  # type: ignore[attr-defined]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        return
+    server = EmbeddedPostgres(config.stash[_DIR])
+    if server.is_running:  # a worker that was killed could not stop it
+        server.start()
+        server.stop()
+    shutil.rmtree(config.stash[_DIR], ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an `async def` test on the loop that the product runs on."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    uvloop.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True
+
+
+@pytest.fixture(scope="session")
+def postgres(pytestconfig: pytest.Config) -> Iterator[str]:
+    """Conninfo of a server's maintenance database, with the migrated template beside it."""
+    directory = pytestconfig.stash[_DIR]
+    server = EmbeddedPostgres(directory, settings=_FAST)
+    maintenance = _URL or conninfos.make_conninfo(server.start(), dbname="postgres")
+    try:
+        with (directory / "template.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _make_template(maintenance)
+        yield maintenance
+    finally:
+        server.stop()
+
+
+def _make_template(maintenance: str) -> None:
+    with psycopg.connect(maintenance, autocommit=True) as connection:
+        known = connection.execute("SELECT FROM pg_database WHERE datname = %s", (_TEMPLATE,)).fetchone()
+        if known is None or _URL:
+            connection.execute(f"DROP DATABASE IF EXISTS {_TEMPLATE}_new")
+            connection.execute(f"CREATE DATABASE {_TEMPLATE}_new")
+            migrate(conninfos.make_conninfo(maintenance, dbname=f"{_TEMPLATE}_new"))
+            connection.execute(f"DROP DATABASE IF EXISTS {_TEMPLATE}")
+            connection.execute(f"ALTER DATABASE {_TEMPLATE}_new RENAME TO {_TEMPLATE}")
+
+
+@pytest.fixture
+def database(postgres: str) -> Iterator[str]:
+    """Conninfo of a migrated, empty database of this test's own."""
+    yield from _fresh(postgres, f"TEMPLATE {_TEMPLATE} STRATEGY file_copy")
+
+
+@pytest.fixture
+def empty_database(postgres: str) -> Iterator[str]:
+    """Conninfo of a database without any schema."""
+    yield from _fresh(postgres, "")
+
+
+def _fresh(maintenance: str, options: str) -> Iterator[str]:
+    name = f"test_{Ids().new().hex()}"
+    with psycopg.connect(maintenance, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} {options}")
+        try:
+            yield conninfos.make_conninfo(maintenance, dbname=name)
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
