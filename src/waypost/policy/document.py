@@ -1,0 +1,264 @@
+"""The catalogue as people write it and as versions keep it: `[[providers]]` and `[[models]]`, in TOML or JSON.
+
+`read_catalogue` takes the parsed document and names every mistake in it at once; `catalogue_document` writes a
+catalogue back in the same form, which is how a version is stored and shown. A stored version must stay readable for
+ever: a new rule here needs a migration of the versions that break it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+
+from waypost.kit.money import NANOS_PER_USD, Nanos, format_usd, parse_usd
+from waypost.metering.price import PriceRow
+from waypost.policy.catalogue import Catalogue, Deployment, Model, RequestChanges
+from waypost.policy.provider_document import provider_document, read_provider
+from waypost.policy.table import Table, did_you_mean
+
+MODALITIES = ("chat",)
+TOKENS_MAX = 100_000_000  # of a context window; with the next two, no request's price leaves the range of Nanos
+TOKEN_PRICE_USD_MAX = 100_000  # per million tokens
+UNIT_PRICE_USD_MAX = 1_000_000_000  # per million images or requests
+WEIGHT_MAX = 1_000_000
+CREATED_S_MAX = 4_102_444_800  # the year 2100
+OWN_TABLES = ("server", "egress")  # of the same file, read by app.settings
+
+_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}")
+_ALIAS = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:@/-]{0,126}(?:\*|[A-Za-z0-9._:@/-])?")
+_NAME_HINT = "a name of at most 128 letters, digits and . _ : @ / -, beginning with a letter or digit, without '..'"
+_FEATURE = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_UPSTREAM_MODEL = re.compile(r"[!-~]{1,256}")
+_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_TOKEN_CLASSES = ("input", "output")
+_CACHE_CLASSES = ("cache_read", "cache_write_5m", "cache_write_1h")  # cost what input costs, unless said
+_UNIT_CLASSES = ("image", "request")  # cost nothing, unless said
+# Changing these would bill, route or stream something else than was admitted.
+_SETTLED_FIELDS = ("model", "messages", "stream", "n")
+_MAXIMA = ("max_tokens", "max_completion_tokens")
+
+
+class CatalogueError(Exception):
+    """The document is refused as a whole. `mistakes` are lines such as
+    `models[0].price.inptu: unknown field; did you mean 'input'?`"""
+
+    def __init__(self, mistakes: Iterable[str]) -> None:
+        self.mistakes = tuple(mistakes)
+        super().__init__("; ".join(self.mistakes))
+
+
+def read_catalogue(document: dict[str, object]) -> Catalogue:
+    """Providers and models of a parsed document; `[server]` and `[egress]` are somebody else's and left alone.
+
+    Prices come out as nano-USD per million units. Raises CatalogueError with every mistake found.
+    """
+    mistakes: list[str] = []
+    root = Table(document, "", mistakes)
+    for name in OWN_TABLES:
+        root.has(name)
+    providers = tuple(read_provider(each) for each in root.tables("providers"))
+    known = [provider.id for provider in providers]
+    models = tuple(_read_model(each, known) for each in root.tables("models"))
+    root.close()
+    _note_repeated(mistakes, "providers", "id", known)
+    _note_repeated_names(mistakes, models)
+    if mistakes:
+        raise CatalogueError(mistakes)
+    return Catalogue(providers, models)
+
+
+def catalogue_document(catalogue: Catalogue) -> dict[str, object]:
+    """The document of a catalogue, for `read_catalogue`; what equals its default is left out.
+
+    Raises ValueError when a credential stands in it itself rather than a reference to it.
+    """
+    return {
+        "providers": [provider_document(provider) for provider in catalogue.providers],
+        "models": [_model_document(model) for model in catalogue.models],
+    }
+
+
+def with_creation_times(catalogue: Catalogue, previous: Catalogue, now_s: int) -> Catalogue:
+    """Models without a time of creation get the one they had in the previous version, new ones `now_s`."""
+    known = {model.slug: model.created_s for model in previous.models}
+    models = tuple(
+        model if model.created_s else msgspec.structs.replace(model, created_s=known.get(model.slug) or now_s)
+        for model in catalogue.models
+    )
+    return msgspec.structs.replace(catalogue, models=models)
+
+
+def _read_model(table: Table, provider_ids: list[str]) -> Model:
+    model = Model(
+        slug=table.text("slug", form=_NAME, hint=_NAME_HINT),
+        modality=table.one_of("modality", MODALITIES),
+        context_window=table.integer("context_window", least=1, most=TOKENS_MAX),
+        max_output=table.integer("max_output", least=1, most=TOKENS_MAX),
+        price=_read_prices(table, "price"),
+        deployments=_read_deployments(table, provider_ids),
+        aliases=table.texts("aliases", form=_ALIAS, hint="a name, or a prefix and '*'"),
+        features=table.texts("features", form=_FEATURE, hint="a word of lower-case letters, digits and _"),
+        created_s=table.integer("created", 0, least=0, most=CREATED_S_MAX),
+    )
+    table.close()
+    return model
+
+
+def _read_deployments(model: Table, provider_ids: list[str]) -> tuple[Deployment, ...]:
+    pairs: Counter[str] = Counter()
+    deployments = []
+    for table in model.tables("deployments"):
+        provider = table.text("provider", hint="the id of a provider")
+        if provider and provider not in provider_ids:
+            table.note("provider", f"there is no provider with this id{did_you_mean(provider, provider_ids)}")
+        upstream_model = table.text("upstream_model", form=_UPSTREAM_MODEL, hint="the provider's name of the model")
+        pair = f"{provider}/{upstream_model}"
+        pairs[pair] += 1
+        deployments.append(
+            Deployment(
+                id=pair if pairs[pair] == 1 else f"{pair}#{pairs[pair]}",
+                provider=provider,
+                upstream_model=upstream_model,
+                cost=_read_prices(table, "cost"),
+                priority=table.integer("priority", 1, least=1, most=WEIGHT_MAX),
+                weight=table.integer("weight", 1, least=1, most=WEIGHT_MAX),
+                request=_read_changes(table.table("request")),
+                expose=table.texts("expose", form=_FIELD, hint="the name of a response field"),
+            )
+        )
+        table.close()
+    if not model.raw("deployments"):
+        model.note("deployments", "missing; a model needs at least one [[models.deployments]]")
+    return tuple(deployments)
+
+
+def _read_prices(owner: Table, name: str) -> PriceRow:
+    """No price, no route: what is not priced could not be billed, so `input` and `output` must be there."""
+    if not owner.has(name):
+        owner.note(name, 'missing; no price, no route: give at least input and output, such as { input = "2.50", … }')
+        return PriceRow(0, 0, 0, 0, 0)
+    table = owner.table(name)
+    nanos = {each: _read_price(table, each, TOKEN_PRICE_USD_MAX, None) for each in _TOKEN_CLASSES}
+    nanos |= {each: _read_price(table, each, TOKEN_PRICE_USD_MAX, nanos["input"]) for each in _CACHE_CLASSES}
+    nanos |= {each: _read_price(table, each, UNIT_PRICE_USD_MAX, 0) for each in _UNIT_CLASSES}
+    table.close()
+    return PriceRow(**nanos)
+
+
+def _read_price(table: Table, name: str, usd_max: int, default: Nanos | None) -> Nanos:
+    value = table.raw(name)
+    if value is None and default is not None:
+        return default
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        table.note(name, f'put the price in quotes, such as {name} = "2.50", so that it is exact')
+        return 0
+    text = table.text(name, hint='a price in quotes, such as "2.50"')
+    if not text:
+        return 0
+    try:
+        nanos = parse_usd(text)
+    except ValueError as error:
+        table.note(name, str(error))
+        return 0
+    if nanos > usd_max * NANOS_PER_USD:
+        table.note(name, f"the largest price is {usd_max} USD per million")
+    return nanos
+
+
+def _read_changes(table: Table) -> RequestChanges:
+    values = table.table("set")
+    changed = {name: _read_json(values, name) for name in values.names()}
+    renames = table.table("rename")
+    renamed = {name: renames.text(name, form=_FIELD, hint="the new name of the field") for name in renames.names()}
+    dropped = table.texts("drop", form=_FIELD, hint="the name of a request field")
+    table.close()
+    for name in changed:
+        _note_if_settled(values, name, (name,), _SETTLED_FIELDS + _MAXIMA)
+    for old, new in renamed.items():
+        _note_if_settled(renames, old, (old, new), _SETTLED_FIELDS)
+        if new in _MAXIMA and old not in _MAXIMA:
+            renames.note(old, f"only {' and '.join(_MAXIMA)} can become '{new}': what a request costs depends on it")
+    _note_if_settled(table, "drop", dropped, _SETTLED_FIELDS + _MAXIMA)
+    return RequestChanges(changed, renamed, dropped)
+
+
+def _note_if_settled(table: Table, name: str, fields: Iterable[str], settled: tuple[str, ...]) -> None:
+    for field in fields:
+        if field in settled:
+            table.note(name, f"'{field}' cannot be changed here: what a request costs depends on it")
+
+
+def _read_json(table: Table, name: str) -> msgspec.Raw:
+    value = table.raw(name)
+    if not _is_json(value):
+        table.note(name, "expected a value that JSON can hold: no dates, no infinite numbers")
+        value = None
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(_is_json(each) for each in value.values())
+    if isinstance(value, list):
+        return all(_is_json(each) for each in value)
+    if isinstance(value, float):
+        return value - value == 0  # neither infinite nor NaN
+    return value is None or isinstance(value, str | int)
+
+
+def _note_repeated(mistakes: list[str], array: str, field: str, values: list[str]) -> None:
+    first: dict[str, int] = {}
+    for i, value in enumerate(values):
+        if value and first.setdefault(value, i) != i:
+            mistakes.append(f"{array}[{i}].{field}: '{value}' already stands at {array}[{first[value]}]")
+
+
+def _note_repeated_names(mistakes: list[str], models: tuple[Model, ...]) -> None:
+    """A slug or alias names one model."""
+    first: dict[str, str] = {}
+    for i, model in enumerate(models):
+        if model.slug and first.setdefault(model.slug, f"models[{i}].slug") != f"models[{i}].slug":
+            mistakes.append(f"models[{i}].slug: '{model.slug}' already stands at {first[model.slug]}")
+    for i, model in enumerate(models):
+        for j, alias in enumerate(model.aliases):
+            at = f"models[{i}].aliases[{j}]"
+            if first.setdefault(alias, at) != at:
+                mistakes.append(f"{at}: '{alias}' already stands at {first[alias]}")
+
+
+def _model_document(model: Model) -> dict[str, object]:
+    optional = {"aliases": list(model.aliases), "features": list(model.features), "created": model.created_s}
+    return {
+        "slug": model.slug,
+        "modality": model.modality,
+        "context_window": model.context_window,
+        "max_output": model.max_output,
+        **{name: value for name, value in optional.items() if value},
+        "price": _prices_document(model.price),
+        "deployments": [_deployment_document(each) for each in model.deployments],
+    }
+
+
+def _deployment_document(deployment: Deployment) -> dict[str, object]:
+    changes = deployment.request
+    request = {
+        "set": {name: msgspec.json.decode(value) for name, value in changes.set.items()},
+        "rename": changes.rename,
+        "drop": list(changes.drop),
+    }
+    optional = {"request": {name: value for name, value in request.items() if value}, "expose": list(deployment.expose)}
+    return {
+        "provider": deployment.provider,
+        "upstream_model": deployment.upstream_model,
+        "priority": deployment.priority,
+        "weight": deployment.weight,
+        "cost": _prices_document(deployment.cost),
+        **{name: value for name, value in optional.items() if value},
+    }
+
+
+def _prices_document(prices: PriceRow) -> dict[str, str]:
+    return {name: format_usd(value) for name, value in msgspec.structs.asdict(prices).items()}

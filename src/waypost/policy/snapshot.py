@@ -1,0 +1,61 @@
+"""The view that a gateway works from: one catalogue version, indexed by the names that callers use."""
+
+from __future__ import annotations
+
+import msgspec
+
+from waypost.policy.catalogue import Catalogue, Deployment, Model, Provider
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A deployment together with its provider: one way to answer a request."""
+
+    deployment: Deployment
+    provider: Provider
+
+
+class ModelView(msgspec.Struct, frozen=True):
+    """A model and its routes, by priority and then in the order of the catalogue."""
+
+    model: Model
+    routes: tuple[Route, ...]
+
+
+class View(msgspec.Struct, frozen=True):
+    """Models in the order of the catalogue. `exact` holds slugs and aliases, `prefixes` the aliases `prefix-*` by
+    the length of their prefix, longest first."""
+
+    version: int
+    models: tuple[ModelView, ...]
+    exact: dict[str, ModelView]
+    prefixes: tuple[tuple[int, dict[str, ModelView]], ...]
+
+    def find(self, name: str) -> ModelView | None:
+        """The model of that slug or alias; among `prefix-*` aliases the longest prefix wins."""
+        found = self.exact.get(name)
+        if found is not None:
+            return found
+        for length, models in self.prefixes:
+            found = models.get(name[:length])
+            if found is not None:
+                return found
+        return None
+
+
+def build_view(catalogue: Catalogue, version: int) -> View:
+    """Index a catalogue that `read_catalogue` accepted."""
+    providers = {provider.id: provider for provider in catalogue.providers}
+    models = []
+    exact: dict[str, ModelView] = {}
+    by_length: dict[int, dict[str, ModelView]] = {}
+    for model in catalogue.models:
+        by_priority = sorted(model.deployments, key=lambda deployment: deployment.priority)
+        view = ModelView(model, tuple(Route(each, providers[each.provider]) for each in by_priority))
+        models.append(view)
+        exact[model.slug] = view
+        for alias in model.aliases:
+            if alias.endswith("*"):
+                by_length.setdefault(len(alias) - 1, {})[alias[:-1]] = view
+            else:
+                exact[alias] = view
+    return View(version, tuple(models), exact, tuple(sorted(by_length.items(), reverse=True)))
