@@ -1,0 +1,280 @@
+"""One try at one provider. It owns its upstream call and its journal entry, and ends exactly once.
+
+    start → OPEN journaled → request sent → (head → data …)* → one ending → CLOSE journaled
+                                                               ├ completed
+                                                               ├ failed: refused, broken, timed out
+                                                               └ abandoned: the caller left, or we cut it off
+
+The caller's connection is not known here: `Execution` stands between, so that an attempt outlives its caller.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from waypost.dispatch.fleet import LiveRoute
+from waypost.kit.errors import ErrorCode
+from waypost.ledger.record import Open, Outcome
+from waypost.metering.charge import FREE, Bill, bill_delivered, bill_lost
+from waypost.metering.estimate import likely_tokens, upper_bound
+from waypost.metering.usage import meter
+from waypost.providers.kind import BadAnswer, Failure, StreamReader, UpstreamError
+from waypost.transport.http1_client import Call, TransportFailure
+from waypost.wire.canonical import Usage
+from waypost.wire.openai_chat_answer import Completion, has_content
+
+if TYPE_CHECKING:
+    from waypost.dispatch.execution import Execution
+
+ERROR_BODY_BYTES_MAX = 65_536  # of a refusal; more than any provider's error envelope
+_BROKEN = Failure(code=ErrorCode.GENERATION_FAILED)
+_TIMED_OUT = Failure(code=ErrorCode.GENERATION_TIMEOUT)
+_UNREACHABLE = Failure(code=ErrorCode.MODEL_UNAVAILABLE)
+_FAILURES = {
+    TransportFailure.DNS: _UNREACHABLE,
+    TransportFailure.CONNECT_REFUSED: _UNREACHABLE,
+    TransportFailure.CONNECT_TIMEOUT: _UNREACHABLE,
+    TransportFailure.TLS: _UNREACHABLE,
+    TransportFailure.RESET_REUSED: _UNREACHABLE,
+    TransportFailure.RESET: _BROKEN,
+    TransportFailure.TRUNCATED: _BROKEN,
+    TransportFailure.MALFORMED: _BROKEN,
+    TransportFailure.TOO_LARGE: _BROKEN,
+    TransportFailure.FIRST_BYTE_TIMEOUT: _TIMED_OUT,
+    TransportFailure.IDLE_TIMEOUT: _TIMED_OUT,
+    TransportFailure.TOTAL_TIMEOUT: _TIMED_OUT,
+}
+
+
+class Attempt:
+    """A transport Receiver. Every path out of it goes through `_end`."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_call",
+        "_credential",
+        "_execution",
+        "_headers",
+        "_is_ended",
+        "_reader",
+        "_status",
+        "live",
+        "number",
+        "record",
+    )
+
+    def __init__(
+        self, execution: Execution, live: LiveRoute, number: int, attempt_id: bytes, opened_at_ms: int
+    ) -> None:
+        plan = execution.plan
+        self._execution = execution
+        self._credential = live.credential(execution.now_s())
+        self._call: Call | None = None
+        self._status = 0
+        self._headers: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._reader: StreamReader | None = None
+        self._is_ended = False
+        self.live = live
+        self.number = number
+        self.record = Open(
+            attempt_id=attempt_id,
+            execution_id=plan.execution_id,
+            lease_id=plan.hold.lease_id,
+            org_id=plan.org_id,
+            api_key_id=plan.api_key_id,
+            hold_nanos=plan.hold.amount_nanos,
+            cost_bound_nanos=upper_bound(plan.ceiling, live.costs),
+            price_version=plan.price_version,
+            attempt_number=number,
+            opened_at_ms=opened_at_ms,
+            accepted_at_ms=plan.accepted_at_ms,
+            is_stream=plan.request.is_stream,
+            model=plan.model.slug,
+            provider=live.provider.id,
+            deployment=live.deployment.id,
+        )
+
+    def send(self) -> None:
+        """Hand the request to the provider. The OPEN record has been written before."""
+        plan = self._execution.plan
+        head, body = self.live.kind.call(
+            plan.request, self._credential.target, output_tokens_max=plan.output_tokens_max
+        )
+        timeouts = self.live.stream_timeouts if plan.request.is_stream else self.live.call_timeouts
+        self._call = self.live.pool.call(head, body, self, timeouts)
+
+    # What the transport tells.
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        self._status = status
+        self._headers = headers
+        plan = self._execution.plan
+        is_events = plan.request.is_stream and status == 200
+        # Some providers answer a streamed call with a whole JSON object when they refuse it.
+        if is_events and not headers.get(b"content-type", b"").startswith(b"application/json"):
+            self._reader = self.live.kind.stream(n=plan.request.n, target=self._credential.target)
+
+    def on_data(self, data: bytes) -> None:
+        if self._is_ended:
+            return
+        if self._reader is not None:
+            self._read_events(self._reader, data)
+        elif self._status == 200 or self._body_bytes < ERROR_BODY_BYTES_MAX:
+            self._body.append(data)
+            self._body_bytes += len(data)
+
+    def on_end(self) -> None:
+        if self._is_ended:
+            return
+        if self._reader is not None:
+            self._finish_stream(self._reader)
+        elif self._status == 200:
+            self._finish_plain(b"".join(self._body))
+        else:
+            body = b"".join(self._body)
+            self._refused(self.live.kind.failure(self._status, self._headers, body, self.live.provider.error_map))
+
+    def on_failure(self, failure: TransportFailure) -> None:
+        if not self._is_ended:
+            self._broke(_FAILURES[failure])
+
+    # How it ends.
+
+    def _read_events(self, reader: StreamReader, data: bytes) -> None:
+        try:
+            chunks = reader.feed(data)
+        except UpstreamError as error:
+            self._stop_call()
+            self._broke(error.failure) if self._execution.is_committed else self._refused(error.failure)
+            return
+        except BadAnswer:
+            self._stop_call()
+            self._broke(_BROKEN)
+            return
+        execution = self._execution
+        if execution.is_committed:
+            if chunks:
+                execution.relay(chunks)
+        elif any(has_content(chunk) for chunk in chunks):
+            execution.relay([chunk for chunk in chunks if has_content(chunk)])
+        if reader.is_done and not self._is_ended:
+            self._finish_stream(reader)
+
+    def _finish_stream(self, reader: StreamReader) -> None:
+        try:
+            reader.end()
+        except BadAnswer:
+            self._broke(_BROKEN)
+            return
+        self._completed(None, reader.usage, reader.output_bytes)
+
+    def _finish_plain(self, body: bytes) -> None:
+        try:
+            request = self._execution.plan.request
+            completion, usage = self.live.kind.completion(
+                self._headers, body, n=request.n, target=self._credential.target
+            )
+            if request.is_stream:
+                raise BadAnswer
+        except UpstreamError as error:
+            self._refused(error.failure)
+        except BadAnswer:
+            self._broke(_BROKEN)
+        else:
+            self._completed(completion, usage, completion.output_bytes)
+
+    def _completed(self, completion: Completion | None, reported: Usage | None, output_bytes: int) -> None:
+        bill = self._bill(reported, output_bytes, has_output=output_bytes > 0)
+        self._end(Outcome.COMPLETED, bill, None, completion)
+
+    def _refused(self, failure: Failure) -> None:
+        """The provider said no: it bills nothing."""
+        if failure.code is ErrorCode.MODEL_OVERLOADED:
+            self._credential.rest(self._execution.now_s(), failure.retry_after_s)
+        is_callers_fault = failure.code.status < 429 and not failure.is_ours
+        self._end(Outcome.REJECTED if is_callers_fault else Outcome.FAILED, FREE, failure)
+
+    def _broke(self, failure: Failure) -> None:
+        """The answer did not come, or stopped coming."""
+        if not self._is_sent:
+            bill = FREE
+        elif self._execution.is_committed:
+            bill = self._bill_received()
+        else:
+            bill = bill_lost(input_estimate=self._execution.plan.input_estimate, costs=self.live.costs)
+        self._end(Outcome.FAILED, bill, failure)
+
+    def abandon(self) -> None:
+        """The caller has left and closing the connection stops the billing: close it, charge what was received."""
+        if not self._is_ended:
+            bill = self._bill_received() if self._is_sent else FREE
+            self._stop_call()
+            self._end(Outcome.DISCONNECTED, bill, _BROKEN)
+
+    def cut_off(self) -> None:
+        """Nobody listens and the provider goes on too long: the caller pays what was received, and the cost is booked
+        at its bound until the provider's bill corrects it."""
+        if not self._is_ended:
+            bill = self._bill_received() if self._is_sent else FREE
+            self._stop_call()
+            cogs = self.record.cost_bound_nanos if self._is_sent else 0
+            self._end(Outcome.CUT_OFF, msgspec.structs.replace(bill, cogs_nanos=cogs, is_estimated=True), _BROKEN)
+
+    def _bill(self, reported: Usage | None, output_bytes: int, *, has_output: bool) -> Bill:
+        plan = self._execution.plan
+        metered = meter(
+            reported,
+            input_estimate=plan.input_estimate,
+            output_estimate=likely_tokens(output_bytes),
+            context_window=plan.model.context_window,
+            max_output=plan.model.max_output,
+            n=plan.request.n,
+        )
+        if metered.is_alarming:
+            self._execution.usage_was_doubtful(self)
+        bill = bill_delivered(
+            metered.usage,
+            is_estimated=metered.is_estimated,
+            prices=plan.prices,
+            costs=self.live.costs,
+            hold_nanos=plan.hold.amount_nanos,
+            has_output=has_output,
+        )
+        if bill.overrun_nanos:
+            self._execution.hold_was_overrun(self, bill.overrun_nanos)
+        return bill
+
+    def _bill_received(self) -> Bill:
+        """Input, and the output so far: by the provider's own running count where it gives one, else estimated."""
+        reader = self._reader
+        if reader is None:
+            return self._bill(None, 0, has_output=True)
+        return self._bill(reader.usage, reader.output_bytes, has_output=True)
+
+    @property
+    def _is_sent(self) -> bool:
+        return self._call is not None and self._call.is_sent
+
+    def _end(self, outcome: Outcome, bill: Bill, failure: Failure | None, completion: Completion | None = None) -> None:
+        assert not self._is_ended, "an attempt ends once"
+        self._is_ended = True
+        self._body = []
+        self._execution.attempt_ended(self, outcome, bill, failure, completion)
+
+    def _stop_call(self) -> None:
+        if self._call is not None:
+            self._call.abort()
+
+    def pause(self) -> None:
+        """The caller reads too slowly: stop reading from the provider."""
+        if self._call is not None and not self._is_ended:
+            self._call.pause()
+
+    def resume(self) -> None:
+        if self._call is not None and not self._is_ended:
+            self._call.resume()

@@ -1,0 +1,83 @@
+"""The executions of this process: begun here, swept here, and waited for at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from waypost.dispatch.execution import Execution, Plan
+from waypost.dispatch.ports import Books, Caller
+from waypost.kit.clock import Clock
+from waypost.kit.ids import Ids
+from waypost.telemetry.metrics import Counter
+
+DRAIN_S_MAX = 120.0  # how long a provider may go on generating for a caller who has left
+DRAINS_MAX = 64  # at once and per provider
+_SWEEP_S = 1.0
+
+
+class Dispatcher:
+    """Shared by all executions: their books, clock, ids and dice."""
+
+    def __init__(
+        self, *, books: Books, clock: Clock, ids: Ids, dice: Callable[[], float], attempts_counted: Counter
+    ) -> None:
+        self.books = books
+        self.clock = clock
+        self.ids = ids
+        self.dice = dice
+        self.attempts_counted = attempts_counted
+        self._running: set[Execution] = set()
+        self._draining: dict[str, set[Execution]] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def begin(self, plan: Plan, caller: Caller) -> Execution:
+        """Start an execution. Raises Refusal when its OPEN cannot be written; its hold is the caller's to release then."""
+        execution = Execution(self, plan, caller)
+        execution.start()
+        return execution
+
+    def began(self, execution: Execution) -> None:
+        self._running.add(execution)
+
+    def ended(self, execution: Execution) -> None:
+        self._running.discard(execution)
+        if execution.drains_since_s is not None:
+            for executions in self._draining.values():
+                executions.discard(execution)
+
+    def may_drain(self, execution: Execution, provider_id: str) -> bool:
+        """Whether one more attempt of this provider may go on for nobody; it counts as draining from now on."""
+        executions = self._draining.setdefault(provider_id, set())
+        if len(executions) >= DRAINS_MAX:
+            return False
+        executions.add(execution)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._cut_off_the_longest)
+        return True
+
+    def _cut_off_the_longest(self) -> None:
+        loop = asyncio.get_running_loop()
+        too_long = loop.time() - DRAIN_S_MAX
+        draining = [execution for executions in self._draining.values() for execution in executions]
+        for execution in draining:
+            if execution.drains_since_s is not None and execution.drains_since_s < too_long:
+                execution.cut_off()
+        is_needed = any(self._draining.values())
+        self._sweep = loop.call_later(_SWEEP_S, self._cut_off_the_longest) if is_needed else None
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait for the running executions; end those that take longer, each with its record."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        while self._running and loop.time() < deadline_s:
+            await asyncio.sleep(0.02)
+        for execution in list(self._running):
+            execution.cut_off()
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None

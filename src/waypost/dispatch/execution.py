@@ -1,0 +1,272 @@
+"""One accepted request at work: attempts in order until one answers, whether or not the caller is still there.
+
+Committed means that the first content event was sent downstream. Before it a failed attempt is followed by the next
+route; after it a broken stream ends in an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from waypost.dispatch.attempt import Attempt
+from waypost.dispatch.fleet import LiveRoute
+from waypost.dispatch.ports import Books, Caller, Hold
+from waypost.kit import ids
+from waypost.kit.clock import Clock
+from waypost.kit.errors import ErrorCode, Refusal
+from waypost.kit.ids import Ids
+from waypost.kit.money import Nanos
+from waypost.ledger.record import Close, ClosedAttempt, Outcome
+from waypost.metering.charge import Bill
+from waypost.metering.estimate import Ceiling
+from waypost.metering.price import PriceRow
+from waypost.policy.catalogue import Model
+from waypost.policy.failover import AttemptResult, GiveUp, TryNext, next_step
+from waypost.providers.kind import Failure
+from waypost.telemetry.events import RefusedByProvider, HoldOverrun, UsageDoubtful, emit
+from waypost.telemetry.metrics import Counter
+from waypost.wire.openai_chat import ChatRequest
+from waypost.wire.openai_chat_answer import Chunk, Completion
+
+
+class Plan(msgspec.Struct, frozen=True, gc=False):
+    """Everything decided at admission."""
+
+    execution_id: bytes
+    org_id: bytes
+    api_key_id: bytes
+    accepted_at_ms: int
+    request: ChatRequest
+    model: Model
+    prices: PriceRow
+    price_version: int
+    routes: tuple[LiveRoute, ...]  # in the order of preference
+    hold: Hold
+    ceiling: Ceiling  # of units; the hold covers it on the dearest route
+    output_tokens_max: int | None  # to be asked of the provider where the caller set no maximum
+    input_estimate: int  # tokens, for when nobody counted
+
+
+class Services(Protocol):
+    """What executions share; `Dispatch` is it."""
+
+    books: Books
+    clock: Clock
+    ids: Ids
+    dice: Callable[[], float]
+    attempts_counted: Counter
+
+    def began(self, execution: Execution) -> None: ...
+    def ended(self, execution: Execution) -> None: ...
+    def may_drain(self, execution: Execution, provider_id: str) -> bool: ...
+
+
+class Execution:
+    """Owner of the attempts of one request. The caller's side holds it to say `leave`, `pause` and `resume`."""
+
+    __slots__ = (
+        "_attempt",
+        "_caller",
+        "_first_content_ms",
+        "_last",
+        "_loop",
+        "_pause",
+        "_results",
+        "_services",
+        "drains_since_s",
+        "is_committed",
+        "plan",
+    )
+
+    def __init__(self, services: Services, plan: Plan, caller: Caller) -> None:
+        self.plan = plan
+        self.is_committed = False
+        self.drains_since_s: float | None = None
+        self._services = services
+        self._caller: Caller | None = caller
+        self._loop = asyncio.get_running_loop()
+        self._attempt: Attempt | None = None
+        self._results: tuple[AttemptResult, ...] = ()
+        self._first_content_ms = 0
+        self._last: ClosedAttempt | None = None
+        self._pause: asyncio.TimerHandle | None = None  # before the next attempt
+
+    def start(self) -> None:
+        """Begin the first attempt. Raises Refusal when its OPEN cannot be written; nothing was sent then."""
+        attempt = self._open(self.plan.routes[0])
+        self._services.began(self)
+        attempt.send()
+
+    # What the caller's side says.
+
+    def leave(self) -> None:
+        """The caller is gone. The attempt ends at once where that stops the billing, else it is drained to its usage."""
+        self._caller = None
+        attempt = self._attempt
+        if attempt is None:
+            self._end_waiting(Outcome.DISCONNECTED)
+        elif attempt.live.stops_billing_on_cancel:
+            attempt.abandon()
+        elif self._services.may_drain(self, attempt.live.provider.id):
+            self.drains_since_s = self.now_s()
+            attempt.resume()
+        else:
+            attempt.cut_off()
+
+    def pause(self) -> None:
+        if self._attempt is not None:
+            self._attempt.pause()
+
+    def resume(self) -> None:
+        if self._attempt is not None:
+            self._attempt.resume()
+
+    def cut_off(self) -> None:
+        """End it now, whatever it is doing: it has drained too long, or the process is leaving."""
+        caller, self._caller = self._caller, None
+        if self._attempt is not None:
+            self._attempt.cut_off()
+        else:
+            self._end_waiting(Outcome.CUT_OFF)
+        if caller is not None:
+            caller.on_failed(Refusal(ErrorCode.SERVICE_UNAVAILABLE))
+
+    # What an attempt says.
+
+    def relay(self, chunks: Sequence[Chunk]) -> None:
+        if not self.is_committed:
+            self.is_committed = True
+            self._first_content_ms = max(1, self._now_ms() - self.plan.accepted_at_ms)
+        if self._caller is not None:
+            self._caller.on_chunks(chunks)
+
+    def attempt_ended(
+        self, attempt: Attempt, outcome: Outcome, bill: Bill, failure: Failure | None, completion: Completion | None
+    ) -> None:
+        """The one place where an attempt's end becomes a record, and either the next attempt or an answer."""
+        self._attempt = None
+        self._services.attempts_counted.add(
+            attempt.live.provider.id, attempt.live.deployment.id, outcome.name if failure is None else failure.code.name
+        )
+        if failure is not None and failure.is_ours:
+            live = attempt.live
+            what = "credential" if failure.is_our_credential else "model name"
+            emit(RefusedByProvider(provider=live.provider.id, deployment=live.deployment.id, refused=what))
+        if failure is None:
+            self._record(attempt, outcome, bill, ErrorCode.INTERNAL_ERROR, is_final=True)
+            self._services.ended(self)
+            if self._caller is not None:
+                self._caller.on_completed(completion, bill.usage, bill.charge_nanos)
+            return
+        self._results += (AttemptResult(route=attempt.live.route, failure=failure),)
+        step = self._next_step(outcome)
+        if isinstance(step, GiveUp):
+            self._record(attempt, outcome, bill, failure.code, is_final=True)
+            self._give_up(Refusal(step.code, retry_after_s=step.retry_after_s))
+            return
+        self._record(attempt, outcome, bill, failure.code, is_final=False)
+        live = next(live for live in self.plan.routes if live.route is step.route)
+        if step.delay_s:
+            self._pause = self._loop.call_later(step.delay_s, self._try, live)
+        else:
+            self._try(live)
+
+    def usage_was_doubtful(self, attempt: Attempt) -> None:
+        live = attempt.live
+        emit(UsageDoubtful(provider=live.provider.id, deployment=live.deployment.id, execution_id=self._shown_id()))
+
+    def hold_was_overrun(self, attempt: Attempt, over_nanos: Nanos) -> None:
+        live = attempt.live
+        emit(
+            HoldOverrun(
+                provider=live.provider.id,
+                deployment=live.deployment.id,
+                execution_id=self._shown_id(),
+                over_nanos=over_nanos,
+            )
+        )
+
+    # Steps.
+
+    def _next_step(self, outcome: Outcome) -> TryNext | GiveUp:
+        is_over = self.is_committed or self._caller is None or outcome in (Outcome.DISCONNECTED, Outcome.CUT_OFF)
+        if is_over:
+            return GiveUp(code=self._results[-1].failure.code, retry_after_s=None)
+        routes = tuple(live.route for live in self.plan.routes)
+        return next_step(routes, self._results, self._services.dice)
+
+    def _try(self, live: LiveRoute) -> None:
+        self._pause = None
+        try:
+            attempt = self._open(live)
+        except Refusal as refusal:
+            self._end_last(Outcome.FAILED)
+            self._give_up(refusal)
+        else:
+            attempt.send()
+
+    def _end_waiting(self, outcome: Outcome) -> None:
+        """Between two attempts: there will be no second one."""
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+            self._end_last(outcome)
+            self._services.ended(self)
+
+    def _end_last(self, outcome: Outcome) -> None:
+        """The last attempt was not meant to end the execution, and now does: said by a second CLOSE."""
+        assert self._last is not None
+        close = msgspec.structs.replace(self._last.close, is_final=True, outcome=outcome)
+        self._services.books.closed(ClosedAttempt(self._last.open, close), self.plan.hold)
+
+    def _give_up(self, refusal: Refusal) -> None:
+        self._services.ended(self)
+        if self._caller is not None:
+            self._caller.on_failed(refusal)
+
+    def _open(self, live: LiveRoute) -> Attempt:
+        attempt = Attempt(self, live, len(self._results) + 1, self._services.ids.new(), self._now_ms())
+        self._services.books.opened(attempt.record)
+        self._attempt = attempt
+        return attempt
+
+    def _record(self, attempt: Attempt, outcome: Outcome, bill: Bill, code: ErrorCode, *, is_final: bool) -> None:
+        is_answered = outcome is Outcome.COMPLETED or self.is_committed
+        has_error = outcome in (Outcome.FAILED, Outcome.REJECTED)
+        usage = bill.usage
+        close = Close(
+            attempt_id=attempt.record.attempt_id,
+            outcome=outcome,
+            is_final=is_final,
+            is_estimated=bill.is_estimated,
+            charge_nanos=bill.charge_nanos,
+            cogs_nanos=bill.cogs_nanos,
+            closed_at_ms=self._now_ms(),
+            first_content_ms=self._first_content_ms,
+            status=200 if is_answered else code.status if has_error else 0,
+            error_code=code.name if has_error else "",
+            input_tokens=usage.input_tokens,
+            cache_read_tokens=usage.cache_read_tokens,
+            cache_write_5m_tokens=usage.cache_write_5m_tokens,
+            cache_write_1h_tokens=usage.cache_write_1h_tokens,
+            output_tokens=usage.output_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+        )
+        self._last = ClosedAttempt(attempt.record, close)
+        self._services.books.closed(self._last, self.plan.hold)
+
+    def now_s(self) -> float:
+        return self._loop.time()
+
+    def now_unix_s(self) -> float:
+        return self._services.clock.unix_ns() / 1e9
+
+    def _now_ms(self) -> int:
+        return self._services.clock.unix_ns() // 1_000_000
+
+    def _shown_id(self) -> str:
+        return ids.text("exec", self.plan.execution_id)

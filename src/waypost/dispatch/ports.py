@@ -1,0 +1,46 @@
+"""What an attempt needs of the process it runs in: the books it writes to and the caller it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from waypost.kit.errors import Refusal
+from waypost.kit.money import Nanos
+from waypost.ledger.record import ClosedAttempt, Open
+from waypost.wire.canonical import Usage
+from waypost.wire.openai_chat_answer import Chunk, Completion
+
+
+class Hold(Protocol):
+    """Money set aside for one execution; it resolves exactly once."""
+
+    @property
+    def lease_id(self) -> bytes: ...
+
+    @property
+    def amount_nanos(self) -> Nanos: ...
+
+
+class Books(Protocol):
+    """Journal, wallet and settler. Both calls are synchronous, so that nothing can come between an event and its record."""
+
+    def opened(self, record: Open) -> None:
+        """Written before the first upstream byte. Raises Refusal (503) when it cannot be written: then nothing is sent."""
+
+    def closed(self, attempt: ClosedAttempt, hold: Hold) -> None:
+        """The attempt has ended. With `close.is_final` the hold is resolved at `close.charge_nanos`."""
+
+
+class Caller(Protocol):
+    """The downstream side of an execution. It only receives; exactly one of the last two calls ends it, and none
+    comes after `Execution.leave`."""
+
+    def on_chunks(self, chunks: Sequence[Chunk]) -> None:
+        """Streamed calls: events in order. The first call is the commitment: there is no failover after it."""
+
+    def on_completed(self, completion: Completion | None, usage: Usage, charge_nanos: Nanos) -> None:
+        """The answer is whole: `completion` for a plain call, None after the chunks of a stream."""
+
+    def on_failed(self, refusal: Refusal) -> None:
+        """No answer, or no more of it."""

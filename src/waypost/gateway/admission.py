@@ -1,0 +1,100 @@
+"""What a request may use and may cost at most, decided before any money or provider is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from waypost.dispatch.fleet import Fleet, LiveRoute
+from waypost.gateway.models import may_call, unknown_model
+from waypost.kit.errors import ErrorCode, Refusal
+from waypost.kit.money import Nanos
+from waypost.metering.estimate import Ceiling, affordable_output_tokens, likely_tokens, upper_bound
+from waypost.metering.estimate import ceiling as ceiling_of
+from waypost.policy.catalogue import Model
+from waypost.policy.routing import order
+from waypost.policy.snapshot import View
+from waypost.tenancy.api_key import ApiKey
+from waypost.wire.openai_chat import ChatRequest
+
+OUTPUT_TOKENS_DEFAULT = 8_192  # held, and asked of the provider, for a caller who sets no maximum
+IMAGE_TOKENS_MAX = 4_096  # of input per image; more than the usual tilings come to
+SHRUNK_TOKENS_MIN = 16  # a shorter answer than this is of no use to anybody
+
+
+class Admission(msgspec.Struct, frozen=True, gc=False):
+    """A request that may go ahead, and what it needs."""
+
+    request: ChatRequest
+    model: Model
+    view_version: int
+    routes: tuple[LiveRoute, ...]
+    ceiling: Ceiling
+    hold_nanos: Nanos
+    output_tokens_max: int | None  # to be asked of the provider; None when the caller set a maximum
+    input_estimate: int
+
+
+def admit(
+    request: ChatRequest, api_key: ApiKey, view: View, fleet: Fleet, dice: Callable[[], float], now_s: float
+) -> Admission:
+    """Find the model, its routes in order, and the dearest that the request can come to. Raises Refusal."""
+    found = view.find(request.model)
+    if found is None or not may_call(api_key, found.model):
+        raise unknown_model()
+    model = found.model
+    if model.modality != "chat":
+        raise Refusal(ErrorCode.INPUT_VALIDATION_ERROR, "This model does not take chat completions.", param="model")
+    routes = tuple(fleet.live(model.slug, route) for route in order(found.routes, dice))
+    # Deployments whose every credential rests after a 429 come last.
+    routes = tuple(sorted(routes, key=lambda live: not live.is_rested(now_s))) if len(routes) > 1 else routes
+    wanted = request.output_tokens_max
+    output_tokens_max = min(wanted or OUTPUT_TOKENS_DEFAULT, model.max_output)
+    ceiling = _ceiling(request, model, output_tokens_max)
+    return Admission(
+        request=request,
+        model=model,
+        view_version=view.version,
+        routes=routes,
+        ceiling=ceiling,
+        hold_nanos=upper_bound(ceiling, model.price),
+        output_tokens_max=None if wanted else output_tokens_max,
+        input_estimate=min(likely_tokens(request.text_bytes), model.context_window),
+    )
+
+
+def shrink(admission: Admission, available_nanos: Nanos) -> Admission:
+    """The same request with the longest answer that the balance affords. Raises Refusal 402 when that is none, or when
+    the caller asked for a longer one."""
+    tokens = affordable_output_tokens(available_nanos, admission.ceiling, admission.model.price)
+    tokens //= admission.request.n
+    if admission.output_tokens_max is None or tokens < SHRUNK_TOKENS_MIN:
+        raise too_dear(admission, available_nanos)
+    tokens = min(tokens, admission.output_tokens_max)
+    ceiling = _ceiling(admission.request, admission.model, tokens)
+    return msgspec.structs.replace(
+        admission,
+        ceiling=ceiling,
+        hold_nanos=upper_bound(ceiling, admission.model.price),
+        output_tokens_max=tokens,
+    )
+
+
+def too_dear(admission: Admission, available_nanos: Nanos) -> Refusal:
+    """402, telling how long an answer would fit."""
+    tokens = affordable_output_tokens(available_nanos, admission.ceiling, admission.model.price)
+    tokens //= admission.request.n
+    fits = f"It affords at most {tokens} output tokens." if tokens > 0 else "It does not even cover the input."
+    return Refusal(ErrorCode.INSUFFICIENT_BALANCE, f"{ErrorCode.INSUFFICIENT_BALANCE.message} {fits} Add credit.")
+
+
+def _ceiling(request: ChatRequest, model: Model, output_tokens_max: int) -> Ceiling:
+    return ceiling_of(
+        text_bytes=request.text_bytes,
+        image_count=request.image_count,
+        image_tokens_max=IMAGE_TOKENS_MAX,
+        n=request.n,
+        output_tokens_max=output_tokens_max,
+        context_window=model.context_window,
+    )

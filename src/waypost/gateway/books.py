@@ -1,0 +1,38 @@
+"""Where an attempt's beginning and end are written down: journal first, then wallet and settler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from waypost.dispatch.ports import Hold as HoldPort
+from waypost.gateway.journal import Journal, JournalFailed, JournalFull
+from waypost.gateway.settler import Settler
+from waypost.gateway.wallet import Hold, Wallet
+from waypost.kit.errors import ErrorCode, Refusal
+from waypost.ledger.record import ClosedAttempt, Open
+
+
+class GatewayBooks:
+    """`dispatch.ports.Books` of a gateway process."""
+
+    def __init__(
+        self, *, journal: Journal, wallet: Wallet, settler: Settler, on_final: Callable[[ClosedAttempt], None]
+    ) -> None:
+        self._journal = journal
+        self._wallet = wallet
+        self._settler = settler
+        self._on_final = on_final
+
+    def opened(self, record: Open) -> None:
+        try:
+            self._journal.open(record)
+        except (JournalFull, JournalFailed) as error:
+            raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=5) from error
+
+    def closed(self, attempt: ClosedAttempt, hold: HoldPort) -> None:
+        self._journal.close(attempt.close)
+        if attempt.close.is_final:
+            self._wallet.settle(cast(Hold, hold), attempt.close.charge_nanos)
+            self._on_final(attempt)
+        self._settler.add(attempt)

@@ -1,0 +1,72 @@
+"""Rate limits of keys in this process: requests and tokens per minute, and the headers that tell of them."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from waypost.kit.errors import ErrorCode, Refusal
+from waypost.policy.rate_limit import Decision, Window
+from waypost.tenancy.api_key import ApiKey
+
+
+class Reservation(msgspec.Struct, frozen=True, gc=False):
+    """Tokens counted before a call, of whose true number nobody knows yet."""
+
+    key_id: bytes
+    tokens: int
+    taken_at_s: float
+
+
+class KeyLimits:
+    """Windows of the keys that have limits, made when first used."""
+
+    def __init__(self) -> None:
+        self._windows: dict[bytes, tuple[Window | None, Window | None]] = {}
+
+    def take(self, api_key: ApiKey, *, now_s: float, now_unix_s: float, tokens: int) -> bytes:
+        """Count a request and reserve its tokens; the `x-ratelimit-*` header lines, b"" without a request limit.
+
+        Raises Refusal RATE_LIMITED (429) with the seconds after which it fits; then nothing is counted."""
+        if api_key.requests_per_minute is None and api_key.tokens_per_minute is None:
+            return b""
+        requests, tokens_window = self._of(api_key)
+        if tokens_window is not None:
+            _refuse_over(tokens_window.take(now_s, tokens))
+        if requests is None:
+            return b""
+        decision = requests.take(now_s, 1)
+        if not decision.is_allowed and tokens_window is not None:
+            tokens_window.correct(now_s, -tokens, taken_at_s=now_s)
+        _refuse_over(decision)
+        return b"x-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n" % (
+            decision.limit,
+            decision.remaining,
+            math.ceil(now_unix_s + decision.reset_s),
+        )
+
+    def correct(self, reserved: Reservation, used_tokens: int, now_s: float) -> None:
+        """Replace what was reserved by what was used."""
+        _, window = self._windows.get(reserved.key_id, (None, None))
+        if window is not None:
+            window.correct(now_s, used_tokens - reserved.tokens, taken_at_s=reserved.taken_at_s)
+
+    def _of(self, api_key: ApiKey) -> tuple[Window | None, Window | None]:
+        windows = self._windows.get(api_key.id)
+        if windows is None or _limit_of(windows) != (api_key.requests_per_minute, api_key.tokens_per_minute):
+            windows = self._windows[api_key.id] = (
+                None if api_key.requests_per_minute is None else Window(api_key.requests_per_minute),
+                None if api_key.tokens_per_minute is None else Window(api_key.tokens_per_minute),
+            )
+        return windows
+
+
+def _limit_of(windows: tuple[Window | None, Window | None]) -> tuple[int | None, int | None]:
+    requests, tokens = windows
+    return None if requests is None else requests.per_minute, None if tokens is None else tokens.per_minute
+
+
+def _refuse_over(decision: Decision) -> None:
+    if not decision.is_allowed:
+        raise Refusal(ErrorCode.RATE_LIMITED, retry_after_s=max(1, math.ceil(decision.reset_s)))

@@ -1,0 +1,278 @@
+"""A request's way through the gateway, top to bottom:
+
+    read → authenticate → parse → admit → hold → attempt (failover) → relay (translate, meter) → settle
+
+`read` is the transport's, `attempt` and `settle` are dispatch's. What stands here is plain calls in that order; only a
+wallet without room for the hold makes it wait, for one grant from the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from urllib.parse import unquote
+
+import msgspec
+
+from waypost.dispatch.dispatcher import Dispatcher
+from waypost.dispatch.execution import Plan
+from waypost.dispatch.fleet import Fleet
+from waypost.gateway.access import Keyring
+from waypost.gateway.admission import Admission, admit, shrink, too_dear
+from waypost.gateway.limits import KeyLimits, Reservation
+from waypost.gateway.models import list_models, show_model
+from waypost.gateway.relay import JSON_TYPE, OpenStreams, PlainRelay, StreamRelay
+from waypost.gateway.wallet import Hold, Wallet
+from waypost.kit import ids
+from waypost.kit.clock import Clock
+from waypost.kit.errors import ErrorCode, Refusal
+from waypost.kit.ids import Ids
+from waypost.ledger.record import ClosedAttempt, InsufficientFunds, LedgerUnavailable
+from waypost.policy.snapshot import View
+from waypost.telemetry.events import report_bug
+from waypost.telemetry.metrics import Counter, Histogram
+from waypost.tenancy.api_key import ApiKey
+from waypost.transport.http1_server import Exchange
+from waypost.wire.dialects import error_headers, render_error
+from waypost.wire.openai_chat import read_request
+from waypost.wire.openai_chat_answer import AnswerIdentity
+
+_CHAT = "/v1/chat/completions"
+_MODELS = "/v1/models"
+
+
+class State(msgspec.Struct):
+    """What `readyz` tells."""
+
+    is_ready: bool = False
+    degraded: tuple[str, ...] = ()
+
+
+class Arrival(msgspec.Struct, gc=False):
+    """An authenticated request on its way; its id becomes the execution's. `limit_headers` tell of the key's limits."""
+
+    exchange: Exchange
+    id: bytes
+    at_ms: int
+    api_key: ApiKey
+    limit_headers: bytes = b""
+
+
+class Gateway:
+    """Answers every exchange of the public port."""
+
+    def __init__(
+        self,
+        *,
+        keyring: Keyring,
+        view: Callable[[], View],
+        fleet: Fleet,
+        limits: KeyLimits,
+        wallet: Wallet,
+        dispatcher: Dispatcher,
+        open_streams: OpenStreams,
+        ids_source: Ids,
+        clock: Clock,
+        ids_key: bytes,
+        state: State,
+        answers_counted: Counter,
+        answers_timed: Histogram,
+    ) -> None:
+        self._keyring = keyring
+        self._view = view
+        self._fleet = fleet
+        self._limits = limits
+        self._wallet = wallet
+        self._dispatcher = dispatcher
+        self._open_streams = open_streams
+        self._ids = ids_source
+        self._clock = clock
+        self._ids_key = ids_key
+        self._state = state
+        self._answers_counted = answers_counted
+        self._answers_timed = answers_timed
+        self._loop = asyncio.get_running_loop()
+        self._waiting_for_grants: set[asyncio.Task[None]] = set()
+        self._reserved: dict[bytes, Reservation] = {}  # by execution
+
+    def handle(self, exchange: Exchange) -> None:
+        """The transport's handler."""
+        request_id = self._ids.new()
+        try:
+            path = exchange.path
+            if path == _CHAT:
+                _expect_method(exchange, "POST")
+                self._chat(exchange, request_id)
+            elif path == _MODELS or path.startswith(_MODELS + "/"):
+                _expect_method(exchange, "GET", "HEAD")
+                self._models(exchange, request_id)
+            elif path == "/healthz":
+                exchange.respond(200, JSON_TYPE, b'{"status":"ok"}')
+            elif path == "/readyz":
+                self._readyz(exchange)
+            else:
+                raise Refusal(ErrorCode.NOT_FOUND)
+        except Refusal as refusal:
+            self._refuse(exchange, refusal, request_id)
+
+    def _chat(self, exchange: Exchange, execution_id: bytes) -> None:
+        if not self._state.is_ready:
+            raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2)
+        now_ms = self._now_ms()
+        # authenticate
+        arrival = Arrival(exchange, execution_id, now_ms, self._keyring.authenticate(exchange.headers, now_ms))
+        # parse
+        _expect_json(exchange)
+        request = read_request(exchange.body.unwrap())
+        # admit
+        admission = admit(request, arrival.api_key, self._view(), self._fleet, self._dispatcher.dice, self._loop.time())
+        self._reserve(arrival, admission)
+        # hold
+        hold = self._wallet.hold(arrival.api_key.org_id, admission.hold_nanos)
+        if hold is not None:
+            self._attempt(arrival, admission, hold)
+            return
+        waiting = self._loop.create_task(self._attempt_after_grant(arrival, admission))
+        self._waiting_for_grants.add(waiting)
+        waiting.add_done_callback(self._waiting_for_grants.discard)
+
+    async def _attempt_after_grant(self, arrival: Arrival, admission: Admission) -> None:
+        refusal = None
+        try:
+            hold, admission = await self._hold_with_grant(arrival.api_key, admission)
+            if arrival.exchange.is_open:
+                self._attempt(arrival, admission, hold)
+            else:
+                self._wallet.release(hold)
+                self._unreserve(arrival.id, 0)
+        except Refusal as refused:
+            refusal = refused
+        except Exception as bug:  # noqa: BLE001  the edge of a task: nobody above would answer the caller
+            report_bug(bug)
+            refusal = Refusal(ErrorCode.INTERNAL_ERROR)
+        if refusal is not None:
+            self._unreserve(arrival.id, 0)
+            self._refuse(arrival.exchange, refusal, arrival.id, arrival.limit_headers)
+
+    async def _hold_with_grant(self, api_key: ApiKey, admission: Admission) -> tuple[Hold, Admission]:
+        """The hold, after a grant; for a smaller answer when the balance affords only that and the caller set no size."""
+        org_id = api_key.org_id
+        try:
+            try:
+                return await self._wallet.hold_with_grant(org_id, admission.hold_nanos), admission
+            except InsufficientFunds as short:
+                admission = shrink(admission, short.available_nanos)
+                return await self._wallet.hold_with_grant(org_id, admission.hold_nanos), admission
+        except InsufficientFunds as short:
+            raise too_dear(admission, short.available_nanos) from None
+        except LedgerUnavailable:
+            raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
+
+    def _attempt(self, arrival: Arrival, admission: Admission, hold: Hold) -> None:
+        plan = Plan(
+            execution_id=arrival.id,
+            org_id=arrival.api_key.org_id,
+            api_key_id=arrival.api_key.id,
+            accepted_at_ms=arrival.at_ms,
+            request=admission.request,
+            model=admission.model,
+            prices=admission.model.price,
+            price_version=admission.view_version,
+            routes=admission.routes,
+            hold=hold,
+            ceiling=admission.ceiling,
+            output_tokens_max=admission.output_tokens_max,
+            input_estimate=admission.input_estimate,
+        )
+        relay = self._relay(arrival, admission)
+        try:
+            execution = self._dispatcher.begin(plan, relay)
+        except Refusal:
+            self._wallet.release(hold)
+            self._unreserve(arrival.id, 0)
+            raise
+        relay.attach(execution)
+
+    def _relay(self, arrival: Arrival, admission: Admission) -> PlainRelay | StreamRelay:
+        request_id = ids.text("req", arrival.id)
+        headers = _id_headers(arrival.id) + arrival.limit_headers
+        identity = AnswerIdentity(
+            completion_id="chatcmpl-" + arrival.id.hex(),
+            created_s=arrival.at_ms // 1000,
+            model=admission.model.slug,
+            org_id=arrival.api_key.org_id,
+            tool_id_secret=self._ids_key,
+        )
+        if not admission.request.is_stream:
+            return PlainRelay(arrival.exchange, headers, identity, request_id)
+        return StreamRelay(
+            arrival.exchange,
+            headers,
+            identity,
+            request_id,
+            include_usage=admission.request.include_usage,
+            open_streams=self._open_streams,
+        )
+
+    def _models(self, exchange: Exchange, request_id: bytes) -> None:
+        api_key = self._keyring.authenticate(exchange.headers, self._now_ms())
+        name = exchange.path[len(_MODELS) + 1 :]
+        view = self._view()
+        body = show_model(view, api_key, unquote(name)) if name else list_models(view, api_key)
+        exchange.respond(200, JSON_TYPE + b"x-request-id: %b\r\n" % ids.text("req", request_id).encode(), body)
+
+    def _readyz(self, exchange: Exchange) -> None:
+        state = self._state
+        status = "ready" if state.is_ready else "not ready"
+        page = {"status": status, "catalogue_version": self._view().version, "degraded": state.degraded}
+        exchange.respond(200 if state.is_ready else 503, JSON_TYPE, msgspec.json.encode(page))
+
+    # Around it.
+
+    def ended(self, attempt: ClosedAttempt) -> None:
+        """An execution is in the books: count it, and correct what its key's limit had reserved."""
+        close, opened = attempt.close, attempt.open
+        self._answers_counted.add(opened.model, close.outcome.name.lower(), close.error_code)
+        self._answers_timed.observe((close.closed_at_ms - opened.accepted_at_ms) / 1000, opened.model)
+        used = close.input_tokens + close.cache_read_tokens + close.output_tokens
+        self._unreserve(opened.execution_id, used + close.cache_write_5m_tokens + close.cache_write_1h_tokens)
+
+    def _reserve(self, arrival: Arrival, admission: Admission) -> None:
+        api_key = arrival.api_key
+        tokens = admission.input_estimate + (admission.request.output_tokens_max or 0)
+        now_s = self._loop.time()
+        arrival.limit_headers = self._limits.take(api_key, now_s=now_s, now_unix_s=arrival.at_ms / 1000, tokens=tokens)
+        if api_key.tokens_per_minute is not None:
+            self._reserved[arrival.id] = Reservation(api_key.id, tokens, now_s)
+
+    def _unreserve(self, execution_id: bytes, used_tokens: int) -> None:
+        reserved = self._reserved.pop(execution_id, None)
+        if reserved is not None:
+            self._limits.correct(reserved, used_tokens, self._loop.time())
+
+    def _refuse(self, exchange: Exchange, refusal: Refusal, request_id: bytes, headers: bytes = b"") -> None:
+        dialect = "openai" if exchange.path in (_CHAT, _MODELS) or exchange.path.startswith(_MODELS) else "canonical"
+        shown = ids.text("req", request_id)
+        lines = b"x-request-id: %b\r\n" % shown.encode() + headers + error_headers(refusal)
+        self._answers_counted.add("", "refused", refusal.code.name)
+        exchange.respond(refusal.code.status, JSON_TYPE + lines, render_error(dialect, refusal, shown))
+
+    def _now_ms(self) -> int:
+        return self._clock.unix_ns() // 1_000_000
+
+
+def _id_headers(execution_id: bytes) -> bytes:
+    uuid = ids.text("", execution_id).encode()
+    return b"x-request-id: req%b\r\nx-execution-id: exec%b\r\n" % (uuid, uuid)
+
+
+def _expect_method(exchange: Exchange, *methods: str) -> None:
+    if exchange.method not in methods:
+        raise Refusal(ErrorCode.METHOD_NOT_ALLOWED, f"Use {' or '.join(methods)}.")
+
+
+def _expect_json(exchange: Exchange) -> None:
+    encoding = exchange.headers.get(b"content-encoding", b"identity").lower()
+    content_type = exchange.headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+    if encoding != b"identity" or content_type != b"application/json":
+        raise Refusal(ErrorCode.UNSUPPORTED_MEDIA_TYPE)

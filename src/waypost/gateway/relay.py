@@ -1,0 +1,147 @@
+"""The caller's side of an execution: what dispatch delivers, written in the caller's format.
+
+A relay answers one exchange. Before its first byte it may still answer with any status; after it (content, or a
+heartbeat) an error is told within the stream, and the stream never ends as if it were whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from waypost.dispatch.execution import Execution
+from waypost.kit.errors import Refusal
+from waypost.kit.money import Nanos, format_usd
+from waypost.transport.http1_server import Exchange
+from waypost.wire.canonical import Usage
+from waypost.wire.dialects import error_headers, render_error
+from waypost.wire.openai_chat_answer import AnswerIdentity, Chunk, Completion, render_completion
+from waypost.wire.openai_chat_stream import HEARTBEAT, StreamRenderer
+
+HEARTBEAT_S = 15.0
+JSON_TYPE = b"content-type: application/json\r\ncache-control: no-store\r\n"
+_EVENT_TYPE = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-store\r\nx-accel-buffering: no\r\n"
+
+
+class PlainRelay:
+    """One JSON answer."""
+
+    __slots__ = ("_exchange", "_headers", "_identity", "_request_id")
+
+    def __init__(self, exchange: Exchange, headers: bytes, identity: AnswerIdentity, request_id: str) -> None:
+        self._exchange = exchange
+        self._headers = headers
+        self._identity = identity
+        self._request_id = request_id
+
+    def attach(self, execution: Execution) -> None:
+        self._exchange.on_disconnect = execution.leave
+
+    def on_chunks(self, chunks: Sequence[Chunk]) -> None:
+        raise AssertionError("a plain call has no chunks")
+
+    def on_completed(self, completion: Completion | None, usage: Usage, charge_nanos: Nanos) -> None:
+        assert completion is not None
+        body = render_completion(completion, self._identity, usage, format_usd(charge_nanos))
+        self._exchange.respond(200, JSON_TYPE + self._headers, body)
+
+    def on_failed(self, refusal: Refusal) -> None:
+        body = render_error("openai", refusal, self._request_id)
+        self._exchange.respond(refusal.code.status, JSON_TYPE + self._headers + error_headers(refusal), body)
+
+
+class StreamRelay:
+    """Server-sent events, with heartbeats while nothing else is sent."""
+
+    __slots__ = ("_exchange", "_headers", "_is_begun", "_open_streams", "_renderer", "_request_id", "written_s")
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        headers: bytes,
+        identity: AnswerIdentity,
+        request_id: str,
+        *,
+        include_usage: bool,
+        open_streams: OpenStreams,
+    ) -> None:
+        self._exchange = exchange
+        self._headers = headers
+        self._renderer = StreamRenderer(identity, include_usage)
+        self._request_id = request_id
+        self._is_begun = False
+        self._open_streams = open_streams
+        self.written_s = exchange.received_s
+
+    def attach(self, execution: Execution) -> None:
+        self._open_streams.add(self)
+        leave = execution.leave
+
+        def on_disconnect() -> None:
+            self._open_streams.discard(self)
+            leave()
+
+        self._exchange.on_disconnect = on_disconnect
+        self._exchange.on_blocked = execution.pause
+        self._exchange.on_writable = execution.resume
+
+    def on_chunks(self, chunks: Sequence[Chunk]) -> None:
+        self._write(self._renderer.render(chunks))
+
+    def on_completed(self, completion: Completion | None, usage: Usage, charge_nanos: Nanos) -> None:
+        assert completion is None, "a streamed call was relayed chunk by chunk"
+        self._open_streams.discard(self)
+        self._begin()
+        self._exchange.end(self._renderer.finish(usage, format_usd(charge_nanos)))
+
+    def on_failed(self, refusal: Refusal) -> None:
+        self._open_streams.discard(self)
+        if self._is_begun:
+            self._exchange.end(self._renderer.fail(refusal, self._request_id))
+            return
+        body = render_error("openai", refusal, self._request_id)
+        self._exchange.respond(refusal.code.status, JSON_TYPE + self._headers + error_headers(refusal), body)
+
+    def beat(self) -> None:
+        """Tell the caller, and whatever stands between, that the connection lives. Fixes the status at 200."""
+        self._write(HEARTBEAT)
+
+    def _begin(self) -> None:
+        if not self._is_begun:
+            self._is_begun = True
+            self._exchange.begin(200, _EVENT_TYPE + self._headers)
+
+    def _write(self, data: bytes) -> None:
+        if data:
+            self._begin()
+            self._exchange.write(data)
+            self.written_s = self._open_streams.now_s()
+
+
+class OpenStreams:
+    """Every stream of this process, so that one timer serves the heartbeats of all."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, heartbeat_s: float = HEARTBEAT_S) -> None:
+        self._streams: set[StreamRelay] = set()
+        self._loop = loop
+        self._heartbeat_s = heartbeat_s
+        self._timer = loop.call_later(heartbeat_s / 15, self._sweep)
+        self.now_s: Callable[[], float] = loop.time
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def add(self, stream: StreamRelay) -> None:
+        self._streams.add(stream)
+
+    def discard(self, stream: StreamRelay) -> None:
+        self._streams.discard(stream)
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _sweep(self) -> None:
+        quiet_since_s = self.now_s() - self._heartbeat_s
+        for stream in [stream for stream in self._streams if stream.written_s <= quiet_since_s]:
+            stream.beat()
+        self._timer = self._loop.call_later(self._heartbeat_s / 15, self._sweep)

@@ -1,0 +1,46 @@
+"""What an attempt's end means in money: what the customer pays and what we book as the provider's cost.
+
+completed               customer: price of the usage · house: nothing but an overrun
+no output at all        customer: nothing · cost as reported
+broken after output     customer: input and what was received · the same units as cost
+broken before output    customer: nothing · cost: the input, if the request had been sent and no answer refused it
+refused by the provider nobody pays: providers do not bill refusals
+the caller left         as broken after output; or as completed, when the attempt was drained to its usage
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from waypost.kit.money import Nanos
+from waypost.metering.price import PriceRow, amount
+from waypost.wire.canonical import Usage
+
+
+class Bill(msgspec.Struct, frozen=True, gc=False):
+    """Amounts of one attempt, nano-USD. `overrun_nanos` is what the usage costs above the hold: the house bears it."""
+
+    usage: Usage
+    is_estimated: bool
+    charge_nanos: Nanos
+    cogs_nanos: Nanos
+    overrun_nanos: Nanos = 0
+
+
+FREE = Bill(usage=Usage(), is_estimated=False, charge_nanos=0, cogs_nanos=0)
+
+
+def bill_delivered(
+    usage: Usage, *, is_estimated: bool, prices: PriceRow, costs: PriceRow, hold_nanos: Nanos, has_output: bool
+) -> Bill:
+    """The attempt delivered, wholly or in part. Without any output unit the customer pays nothing."""
+    cogs = amount(usage, costs)
+    price = amount(usage, prices) if has_output or usage.output_tokens else 0
+    charge = min(price, hold_nanos)
+    return Bill(usage, is_estimated, charge, cogs, price - charge)
+
+
+def bill_lost(*, input_estimate: int, costs: PriceRow) -> Bill:
+    """The request went out, nothing usable came back, and the provider may have billed the input."""
+    usage = Usage(input_tokens=input_estimate)
+    return Bill(usage=usage, is_estimated=True, charge_nanos=0, cogs_nanos=amount(usage, costs))

@@ -1,0 +1,183 @@
+"""Typed events: the only way to write a log line. JSON on stderr, one line an event, fields from an allow-list.
+
+An event is a struct, so there is no free text, no `str(exception)` and no payload that could slip in; a test holds
+every field of every event against `FIELDS`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+
+import msgspec
+
+FIELDS = {
+    # name of the field → what may stand in it
+    "process": "name of one of our processes",
+    "pid": "process id",
+    "port": "TCP port of ours",
+    "error_type": "class name of an exception, never its text",
+    "where": "file and line of our own code",
+    "logger": "name of a third party's logger",
+    "attempts": "count",
+    "backlog": "count",
+    "recovered": "count",
+    "crashed": "count",
+    "version": "catalogue version",
+    "node_epoch": "count",
+    "provider": "id from the operator's own configuration",
+    "deployment": "id from the operator's own configuration",
+    "refused": "'credential' or 'model name'",
+    "execution_id": "id",
+    "over_nanos": "amount",
+    "age_s": "duration",
+    "exit_code": "exit status of a process of ours",
+}
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Base of all events. A subclass's name is its event name; class attribute `level` is info unless said."""
+
+    level = "info"
+
+
+class ProcessStarted(Event, frozen=True):
+    process: str
+    pid: int
+    port: int = 0
+
+
+class ProcessEnded(Event, frozen=True):
+    level = "warning"
+    process: str
+    pid: int
+    exit_code: int
+
+
+class Draining(Event, frozen=True):
+    process: str
+
+
+class BugCaught(Event, frozen=True):
+    """An exception reached a process edge. Its text may quote payload, so only its type and place are told."""
+
+    level = "error"
+    error_type: str
+    where: str
+
+
+class ThirdPartyLogged(Event, frozen=True):
+    level = "warning"
+    logger: str
+    where: str
+    error_type: str = ""
+
+
+class CatalogueAdopted(Event, frozen=True):
+    version: int
+
+
+class CatalogueRefused(Event, frozen=True):
+    level = "error"
+    version: int
+    error_type: str
+
+
+class JournalRecovered(Event, frozen=True):
+    recovered: int
+    crashed: int
+
+
+class JournalQuarantined(Event, frozen=True):
+    level = "error"
+    process: str
+
+
+class AdmissionStopped(Event, frozen=True):
+    """The journal cannot be written any more; the process leaves."""
+
+    level = "error"
+    process: str
+
+
+class SettlingDelayed(Event, frozen=True):
+    level = "warning"
+    backlog: int
+    age_s: float
+
+
+class DatabaseLost(Event, frozen=True):
+    level = "warning"
+    process: str
+    error_type: str
+
+
+class RefusedByProvider(Event, frozen=True):
+    """A provider does not take what we are configured to send it: an operator must act."""
+
+    level = "error"
+    provider: str
+    deployment: str
+    refused: str
+
+
+class UsageDoubtful(Event, frozen=True):
+    """A provider reported a usage that cannot be; the charge was estimated."""
+
+    level = "warning"
+    provider: str
+    deployment: str
+    execution_id: str
+
+
+class HoldOverrun(Event, frozen=True):
+    """A provider billed more than the hold: the house bears the rest."""
+
+    level = "error"
+    provider: str
+    deployment: str
+    execution_id: str
+    over_nanos: int
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def emit(event: Event) -> None:
+    """Write one line to stderr: ts, level, event, then the event's fields."""
+    head = {
+        "ts": datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds"),  # noqa: TID251  the log's own clock
+        "level": event.level,
+        "event": type(event).__name__,
+    }
+    sys.stderr.buffer.write(_encode(head | msgspec.structs.asdict(event)) + b"\n")
+    sys.stderr.buffer.flush()
+
+
+def report_bug(error: BaseException) -> None:
+    """Tell that an exception reached an edge: its type and our innermost line, never its text."""
+    where = ""
+    frame = error.__traceback__
+    while frame is not None:
+        path = frame.tb_frame.f_code.co_filename
+        if "waypost" in path:
+            where = f"{path.rpartition('waypost/')[2]}:{frame.tb_lineno}"
+        frame = frame.tb_next
+    emit(BugCaught(error_type=type(error).__name__, where=where))
+
+
+class _TypesOnly(logging.Handler):
+    """Third-party loggers: logger, place and exception type; their messages may quote payload."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else ""
+        emit(ThirdPartyLogged(logger=record.name, where=f"{record.module}:{record.lineno}", error_type=kind))
+
+
+def quieten_third_parties() -> None:
+    """Send every `logging` user of the process through the typed path, from WARNING up."""
+    root = logging.getLogger()
+    root.handlers[:] = [_TypesOnly()]
+    root.setLevel(logging.WARNING)
