@@ -1,0 +1,167 @@
+"""Process settings: the command line, the environment, and `[server]` and `[egress]` of `waypost.toml`.
+
+Read and checked once, at the start of a command. What the file may say but this version cannot do is refused, so that
+nobody relies on a setting that has no effect.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from waypost.policy.table import Table
+
+CONFIG_NAME = "waypost.toml"  # taken from the current directory when nothing else is said
+DRAIN_S = 30.0
+DRAIN_S_MAX = 600.0
+_TERMINATED = "terminated"
+_CATALOGUE_TABLES = ("providers", "models")  # of the same file, read by policy.document
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_PASSWORD = re.compile(r"(?<=:)[^:@/]*(?=@)|(?<=password=)[^&\s]*")
+
+
+class SettingsError(Exception):
+    """The settings are refused. `mistakes` are lines that each name what is wrong and where."""
+
+    def __init__(self, *mistakes: str) -> None:
+        self.mistakes = mistakes
+        super().__init__("; ".join(mistakes))
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a process of ours is told from outside."""
+
+    data_dir: Path
+    secrets_dir: Path
+    database_url: str | None  # None: the embedded PostgreSQL in the data directory
+    config_path: Path | None
+    public_url: str | None
+    drain_s: float
+    is_tls_terminated: bool  # a proxy in front of us speaks TLS
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value}' for name, value in self.shown())})"
+
+    def shown(self) -> list[tuple[str, str]]:
+        """Name and value of each setting, with secrets masked."""
+        masked = "embedded" if self.database_url is None else _PASSWORD.sub("•••", self.database_url)
+        return [
+            ("config", str(self.config_path or "none")),
+            ("data_dir", str(self.data_dir)),
+            ("database_url", masked),
+            ("secrets_dir", str(self.secrets_dir)),
+            ("public_url", self.public_url or "none"),
+            ("tls", _TERMINATED if self.is_tls_terminated else "none"),
+            ("drain_s", f"{self.drain_s:g}"),
+        ]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server that listens there is out of reach from other machines."""
+    return host in _LOOPBACK or host.startswith("127.")
+
+
+def read_settings(
+    *,
+    environment: Mapping[str, str],
+    data_dir: Path | None = None,
+    database_url: str | None = None,
+    config_path: Path | None = None,
+) -> Settings:
+    """Settings from the command line (the arguments), the environment, and the configuration file.
+
+    Raises SettingsError with every mistake of the file.
+    """
+    named_dir = data_dir or _path(environment.get("WAYPOST_DATA_DIR"))
+    directory = (named_dir or default_data_dir(environment)).expanduser().absolute()
+    url = database_url or environment.get("WAYPOST_DATABASE_URL") or None
+    if url is not None and not url.startswith(("postgresql://", "postgres://")):
+        raise SettingsError("the database URL must begin with postgresql://")
+    path = _find_config(config_path or _path(environment.get("WAYPOST_CONFIG")))
+    mistakes: list[str] = []
+    root = Table({} if path is None else read_toml(path), "", mistakes)
+    server = root.table("server")
+    secrets_dir = server.text("secrets_dir", "")
+    settings = Settings(
+        data_dir=directory,
+        secrets_dir=Path(secrets_dir).expanduser().absolute() if secrets_dir else directory / "secrets",
+        database_url=url,
+        config_path=path,
+        public_url=_read_public_url(server),
+        drain_s=server.number("drain_s", DRAIN_S, least=0, most=DRAIN_S_MAX),
+        is_tls_terminated=server.raw("tls") == _TERMINATED,
+    )
+    _refuse_unavailable(server, root.table("egress"))
+    for name in _CATALOGUE_TABLES:
+        root.has(name)
+    root.close()
+    if mistakes:
+        raise SettingsError(*(f"{path}: {mistake}" for mistake in mistakes))
+    return settings
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """The parsed file. Raises SettingsError when it cannot be read or is not TOML; the text itself is not quoted,
+    since it may hold a credential."""
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: is not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        at = re.search(r"\(at (.*)\)$", str(error))
+        raise SettingsError(f"{path}: is not valid TOML{f' (at {at[1]})' if at else ''}") from None
+
+
+def default_data_dir(environment: Mapping[str, str]) -> Path:
+    """`$XDG_DATA_HOME/waypost` (XDG Base Directory Specification: `~/.local/share` when unset or relative)."""
+    base = Path(environment.get("XDG_DATA_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".local/share") / "waypost"
+
+
+def _path(value: str | None) -> Path | None:
+    return Path(value) if value else None
+
+
+def _find_config(named: Path | None) -> Path | None:
+    if named is not None:
+        return named.expanduser().absolute()
+    usual = Path.cwd() / CONFIG_NAME
+    return usual if usual.exists() else None
+
+
+def _read_public_url(table: Table) -> str | None:
+    hint = 'an address such as "https://ai.example.org"'
+    text = table.text("public_url", "", hint=hint)
+    if not text:
+        return None
+    try:
+        parts = urlsplit(text)
+        is_bare = parts.username is None and not parts.query and not parts.fragment and parts.port != 0
+    except ValueError:
+        is_bare = False
+    if not is_bare or parts.scheme not in ("http", "https") or not parts.hostname:
+        table.note("public_url", f"expected {hint}")
+    return text.rstrip("/")
+
+
+def _refuse_unavailable(server: Table, egress: Table) -> None:
+    if server.raw("tls") not in (None, _TERMINATED):
+        server.note("tls", f'not available in this version; put a proxy in front and set tls = "{_TERMINATED}"')
+    unavailable: tuple[tuple[Table, str, object, str], ...] = (
+        (server, "trusted_proxies", [], "the client's address is not used"),
+        (server, "valkey_url", "", "limits are kept in the gateway process"),
+        (server, "cors_origins", [], "browsers cannot call the API from other sites"),
+        (egress, "allow", [], "nothing here sends webhooks or downloads outputs"),
+    )
+    for table, name, default, why in unavailable:
+        if table.raw(name) not in (None, default):
+            table.note(name, f"not available in this version ({why}); leave it out")
+    server.close()
+    egress.close()

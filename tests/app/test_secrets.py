@@ -1,0 +1,153 @@
+"""Our own secrets, and where provider credentials are read from."""
+
+from __future__ import annotations
+
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.policy.samples import document
+from waypost.app.secrets import CredentialReader, Secrets, SecretsError, open_node_id, open_secrets, with_references
+from waypost.policy.catalogue import Catalogue
+from waypost.policy.document import catalogue_document, read_catalogue
+
+
+def catalogue_with(*references: str) -> Catalogue:
+    whole = document()
+    whole["providers"][0]["api_keys"] = list(references)
+    return read_catalogue(whole)
+
+
+def references_of(catalogue: Catalogue) -> tuple[str, ...]:
+    return catalogue.providers[0].api_keys
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_secrets_are_made_once_and_for_the_owner_only(tmp_path: Path) -> None:
+    directory = tmp_path / "data/secrets"
+    first = open_secrets(directory)
+    again = open_secrets(directory)
+    assert (first.pepper, first.ids_key) == (again.pepper, again.ids_key)
+    assert first.pepper != first.ids_key
+    assert len(first.pepper) == len(first.ids_key) == 32
+    assert mode(directory) == 0o700
+    assert sorted((path.name, mode(path)) for path in directory.iterdir()) == [("ids_key", 0o600), ("pepper", 0o600)]
+
+
+def test_processes_that_start_at_once_agree(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        peppers = {each.pepper for each in threads.map(open_secrets, [tmp_path / "secrets"] * 16)}
+    assert len(peppers) == 1
+
+
+def test_a_secret_does_not_show(tmp_path: Path) -> None:
+    secrets = open_secrets(tmp_path / "secrets")
+    assert secrets.pepper.hex() not in f"{secrets} {secrets!r}"
+    assert str(secrets.pepper) not in f"{secrets} {secrets!r}"
+
+
+@pytest.mark.parametrize("bits", [0o750, 0o705])
+def test_a_directory_that_others_can_read_is_refused(tmp_path: Path, bits: int) -> None:
+    directory = tmp_path / "secrets"
+    open_secrets(directory)
+    directory.chmod(bits)
+    with pytest.raises(SecretsError, match=f"run chmod 700 {directory}"):
+        open_secrets(directory)
+
+
+def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    open_secrets(tmp_path / "secrets")
+    (tmp_path / "secrets/pepper").chmod(0o644)
+    with pytest.raises(SecretsError, match=r"run chmod 600 .*pepper"):
+        open_secrets(tmp_path / "secrets")
+
+
+@pytest.mark.parametrize("content", ["", "zz", "00ff"])
+def test_a_damaged_secret_is_never_replaced(tmp_path: Path, content: str) -> None:
+    open_secrets(tmp_path / "secrets")
+    (tmp_path / "secrets/pepper").write_text(content)
+    with pytest.raises(SecretsError, match="restore the directory from a backup"):
+        open_secrets(tmp_path / "secrets")
+    assert (tmp_path / "secrets/pepper").read_text() == content
+
+
+def test_a_node_keeps_its_id(tmp_path: Path) -> None:
+    first = open_node_id(tmp_path / "data")
+    assert len(first) == 16
+    assert open_node_id(tmp_path / "data") == first
+    assert open_node_id(tmp_path / "other") != first
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> Secrets:
+    return open_secrets(tmp_path / "secrets")
+
+
+def test_a_plain_credential_moves_into_a_file(secrets: Secrets, tmp_path: Path) -> None:
+    moved = with_references(catalogue_with("env:A", "plain:sk-canary"), secrets, document_dir=tmp_path)
+    assert "canary" not in str(catalogue_document(moved))
+    kept, reference = references_of(moved)
+    assert kept == "env:A"
+    assert CredentialReader({})(reference) == "sk-canary"
+    path = Path(reference.removeprefix("file:"))
+    assert path.parent.parent == secrets.directory
+    assert (mode(path), mode(path.parent)) == (0o600, 0o700)
+
+
+def test_the_same_credential_is_the_same_reference_and_another_one_another(secrets: Secrets, tmp_path: Path) -> None:
+    def reference_to(value: str) -> str:
+        return references_of(with_references(catalogue_with(f"plain:{value}"), secrets, document_dir=tmp_path))[0]
+
+    assert reference_to("a") == reference_to("a") != reference_to("b")
+
+
+def test_a_relative_path_counts_from_the_document(secrets: Secrets, tmp_path: Path) -> None:
+    moved = with_references(catalogue_with("file:keys/alpha", "file:/run/key"), secrets, document_dir=tmp_path)
+    assert references_of(moved) == (f"file:{tmp_path}/keys/alpha", "file:/run/key")
+
+
+def test_a_credential_is_read_from_where_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-file\n")
+    read = CredentialReader({"ALPHA": " sk-env "})
+    assert (read("env:ALPHA"), read(f"file:{tmp_path / 'key'}")) == ("sk-env", "sk-file")
+
+
+def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("one")
+    read = CredentialReader({})
+    assert read(f"file:{path}") == "one"
+    assert not read.has_changed()
+    replacement = tmp_path / "new"
+    replacement.write_text("two")
+    os.replace(replacement, path)
+    assert read.has_changed()
+    assert read(f"file:{path}") == "two"
+    assert not read.has_changed()
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("env:NONE", "the environment variable NONE is not set"),
+        ("env:EMPTY", "the environment variable EMPTY is not set"),
+        ("env:LINES", "LINES does not hold one line of printable ASCII"),
+        ("file:{dir}/none", "{dir}/none cannot be read: No such file or directory"),
+        ("file:{dir}/binary", "{dir}/binary does not hold one line of printable ASCII"),
+        ("file:{dir}/long", "{dir}/long does not hold one line of printable ASCII"),
+        ("plain:canary", "a credential is read from env:NAME or file:PATH"),
+    ],
+)
+def test_a_credential_that_cannot_be_used_is_told_by_its_place(tmp_path: Path, reference: str, message: str) -> None:
+    (tmp_path / "binary").write_bytes(b"\xffcanary")
+    (tmp_path / "long").write_text("canary" * 2000)
+    read = CredentialReader({"EMPTY": " ", "LINES": "canary\r\nX-Other: canary"})
+    with pytest.raises(LookupError) as caught:
+        read(reference.format(dir=tmp_path))
+    assert str(caught.value) == message.format(dir=tmp_path)
