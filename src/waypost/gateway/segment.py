@@ -1,0 +1,98 @@
+"""Segments: the preallocated files that a journal is made of, and the file operations it needs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+from waypost.ledger.journal_format import MAGIC
+
+_SUFFIX = ".wal"
+
+
+class FileOperations(Protocol):
+    """What a journal asks of the file system; each raises OSError as the system call does."""
+
+    def create(self, path: Path, size_bytes: int) -> int:
+        """A descriptor of a new file whose bytes are all allocated and zero, and whose name is durable."""
+
+    def pwrite(self, fd: int, data: bytes, offset: int, /) -> int:
+        """How much was written."""
+
+    def fdatasync(self, fd: int, /) -> None: ...
+
+    def close(self, fd: int, /) -> None: ...
+
+    def unlink(self, path: Path, /) -> None: ...
+
+
+class SystemFiles:
+    """The operating system's own."""
+
+    pwrite = staticmethod(os.pwrite)
+    # macOS, a platform for development, has no fdatasync.
+    fdatasync = staticmethod(getattr(os, "fdatasync", os.fsync))
+    close = staticmethod(os.close)
+    unlink = staticmethod(os.unlink)
+
+    def create(self, path: Path, size_bytes: int) -> int:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            _allocate(fd, size_bytes)
+            _sync_directory(path.parent)
+        except OSError:
+            os.close(fd)
+            path.unlink()
+            raise
+        return fd
+
+
+class Segment:
+    """One file of a journal. `unfinished` counts the executions that keep it from being deleted."""
+
+    __slots__ = ("end", "fd", "is_emergency", "path", "size_bytes", "synced_end", "unfinished")
+
+    def __init__(self, path: Path, fd: int, size_bytes: int, *, is_emergency: bool) -> None:
+        self.path = path
+        self.fd = fd
+        self.size_bytes = size_bytes
+        self.is_emergency = is_emergency
+        self.end = len(MAGIC)
+        self.synced_end = 0
+        self.unfinished = 0
+
+    @classmethod
+    def create(
+        cls, directory: Path, *, run: int, number: int, size_bytes: int, files: FileOperations, is_emergency: bool
+    ) -> Segment:
+        path = directory / f"{run:08d}-{number:06d}{_SUFFIX}"
+        fd = files.create(path, size_bytes)
+        segment = cls(path, fd, size_bytes, is_emergency=is_emergency)
+        files.pwrite(fd, MAGIC, 0)
+        return segment
+
+
+def segment_paths(directory: Path) -> list[Path]:
+    """The segments in a directory; a damaged one that was put aside is no segment any more."""
+    return sorted(directory.glob("[0-9]*" + _SUFFIX))
+
+
+def run_of(path: Path) -> int:
+    """The number of the process run that wrote a segment; runs count up."""
+    return int(path.name.partition("-")[0])
+
+
+def _allocate(fd: int, size_bytes: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, size_bytes)
+    else:
+        os.ftruncate(fd, size_bytes)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,201 @@
+"""The bytes of the money journal: a segment is a magic number and records, each
+
+    [length u32][CRC-32 u32][LSN u64][type u8][payload]        little-endian; length and CRC cover LSN, type, payload
+
+in a file preallocated with zeros, so that a length of zero is the end of what was written. LSNs of one run of a process
+count up by one through all its segments: a gap is a loss that no checksum could show.
+
+The checksum is CRC-32 (ISO-HDLC) of zlib, not CRC-32C: it finds every burst of up to 32 bits and misses other damage
+once in 4e9, exactly as CRC-32C does, and it is in the standard library. CRC-32C would only buy better odds against
+a few scattered bit errors in one record, and cost a dependency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from struct import Struct
+from struct import error as StructError  # noqa: N812 - it is an exception
+from zlib import crc32
+
+import msgspec
+
+from waypost.ledger.record import Close, Grant, Open, Outcome
+
+MAGIC = b"waypost\x01"  # the last byte is the version of the layout
+RECORD_BYTES_MAX = 16_384  # an acknowledgement of 500 attempts is 8 KiB; OPEN and CLOSE are some 200 bytes
+ACKNOWLEDGED_MAX = 500  # ids in one acknowledgement
+
+
+class Ack(msgspec.Struct, frozen=True, gc=False):
+    """The database has booked these attempts as their records before this one tell."""
+
+    attempt_ids: tuple[bytes, ...]
+
+
+Record = Grant | Open | Close | Ack
+
+_FRAME = Struct("<II")
+_BODY = Struct("<QB")
+_GRANT = Struct("<16s16sq")
+_OPEN = Struct("<16s16s16s16s16sqqqBqq?HHH")
+_CLOSE = Struct("<16sB??qqqqiqqqqqqH")
+_FRAME_BYTES = _FRAME.size
+_PREFIX_BYTES = _FRAME.size + _BODY.size
+_TYPE_GRANT, _TYPE_OPEN, _TYPE_CLOSE, _TYPE_ACK = 1, 2, 3, 4
+
+
+def encode_grant(lsn: int, record: Grant) -> bytes:
+    return _framed(_BODY.pack(lsn, _TYPE_GRANT) + _GRANT.pack(record.lease_id, record.org_id, record.granted_nanos))
+
+
+def encode_open(lsn: int, record: Open) -> bytes:
+    model, provider, deployment = record.model.encode(), record.provider.encode(), record.deployment.encode()
+    fixed = _OPEN.pack(
+        record.attempt_id,
+        record.execution_id,
+        record.lease_id,
+        record.org_id,
+        record.api_key_id,
+        record.hold_nanos,
+        record.cost_bound_nanos,
+        record.price_version,
+        record.attempt_number,
+        record.opened_at_ms,
+        record.accepted_at_ms,
+        record.is_stream,
+        len(model),
+        len(provider),
+        len(deployment),
+    )
+    return _framed(b"".join((_BODY.pack(lsn, _TYPE_OPEN), fixed, model, provider, deployment)))
+
+
+def encode_close(lsn: int, record: Close) -> bytes:
+    error_code = record.error_code.encode()
+    fixed = _CLOSE.pack(
+        record.attempt_id,
+        record.outcome,
+        record.is_final,
+        record.is_estimated,
+        record.charge_nanos,
+        record.cogs_nanos,
+        record.closed_at_ms,
+        record.first_content_ms,
+        record.status,
+        record.input_tokens,
+        record.cache_read_tokens,
+        record.cache_write_5m_tokens,
+        record.cache_write_1h_tokens,
+        record.output_tokens,
+        record.reasoning_tokens,
+        len(error_code),
+    )
+    return _framed(_BODY.pack(lsn, _TYPE_CLOSE) + fixed + error_code)
+
+
+def encode_ack(lsn: int, attempt_ids: Sequence[bytes]) -> bytes:
+    assert len(attempt_ids) <= ACKNOWLEDGED_MAX
+    return _framed(_BODY.pack(lsn, _TYPE_ACK) + b"".join(attempt_ids))
+
+
+def read_segment(data: bytes, damaged_at: list[int]) -> Iterator[tuple[int, Record]]:
+    """(LSN, record) of everything readable in a segment.
+
+    A torn tail, which is what a dying process leaves, ends the reading and is no damage. Anything unreadable before a
+    readable record is: its offset goes to `damaged_at`, and reading goes on behind it, because a CLOSE that can still
+    be read is worth more than the guess that would stand in for it.
+    """
+    at = len(MAGIC)
+    if data[:at] != MAGIC:
+        if any(data):
+            damaged_at.append(0)
+        return
+    while at < len(data):
+        body_end = _valid_end(data, at)
+        if body_end is not None:
+            record = _decode(data, at, body_end)
+            if record is not None:
+                yield _BODY.unpack_from(data, at + _FRAME_BYTES)[0], record
+                at = body_end
+                continue
+        bad, at = at, _next_readable(data, at)
+        if at < len(data) or _is_more_than_torn(data, bad):
+            damaged_at.append(bad)
+
+
+def _framed(body: bytes) -> bytes:
+    return _FRAME.pack(len(body), crc32(body)) + body
+
+
+def _valid_end(data: bytes, at: int) -> int | None:
+    """Where the record at this offset ends, or None when there is none with a right checksum."""
+    if at + _PREFIX_BYTES > len(data):
+        return None
+    length, checksum = _FRAME.unpack_from(data, at)
+    end = at + _FRAME_BYTES + length
+    if not _BODY.size <= length <= RECORD_BYTES_MAX or end > len(data):
+        return None
+    return end if crc32(data[at + _FRAME_BYTES : end]) == checksum else None
+
+
+def _next_readable(data: bytes, bad: int) -> int:
+    """The offset of the next readable record behind an unreadable place, or the end of the data."""
+    rest = data[bad + 1 :].lstrip(b"\0")
+    # A length that is a multiple of 256 begins with zeros of its own.
+    start = max(bad + 1, len(data) - len(rest) - 3)
+    for at in range(start, min(len(data), start + 2 * RECORD_BYTES_MAX)):
+        end = _valid_end(data, at)
+        if end is not None and _decode(data, at, end) is not None:
+            return at
+    return len(data)
+
+
+def _is_more_than_torn(data: bytes, bad: int) -> bool:
+    """Whether more is unreadable than one record that was being written could account for."""
+    return any(data[bad : bad + RECORD_BYTES_MAX]) and bool(data[bad + RECORD_BYTES_MAX :].strip(b"\0"))
+
+
+def _decode(data: bytes, at: int, end: int) -> Record | None:
+    """The record of a frame whose checksum is right; None for a type or length that this layout does not know."""
+    kind = data[at + _PREFIX_BYTES - 1]
+    payload = data[at + _PREFIX_BYTES : end]
+    try:
+        if kind == _TYPE_OPEN:
+            return _decode_open(payload)
+        if kind == _TYPE_CLOSE:
+            return _decode_close(payload)
+        if kind == _TYPE_GRANT:
+            return Grant(*_GRANT.unpack(payload))
+        if kind == _TYPE_ACK:
+            return Ack(tuple(payload[i : i + 16] for i in range(0, len(payload), 16)))
+    except (ValueError, StructError):  # an outcome of a later version, text that is not UTF-8, another length
+        return None
+    return None
+
+
+def _decode_open(payload: bytes) -> Open:
+    *fixed, model_bytes, provider_bytes, deployment_bytes = _OPEN.unpack_from(payload)
+    provider_at = _OPEN.size + model_bytes
+    deployment_at = provider_at + provider_bytes
+    model, provider = payload[_OPEN.size : provider_at], payload[provider_at:deployment_at]
+    deployment = payload[deployment_at : deployment_at + deployment_bytes]
+    return Open(*fixed, *(text.decode() for text in (model, provider, deployment)))
+
+
+def _decode_close(payload: bytes) -> Close:
+    (attempt_id, outcome, is_final, is_estimated, charge, cogs, closed_at, first_content, status, *tokens, length) = (
+        _CLOSE.unpack_from(payload)
+    )
+    return Close(
+        attempt_id,
+        Outcome(outcome),
+        is_final,
+        is_estimated,
+        charge,
+        cogs,
+        closed_at,
+        first_content,
+        status,
+        payload[_CLOSE.size : _CLOSE.size + length].decode(),
+        *tokens,
+    )

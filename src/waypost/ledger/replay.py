@@ -1,0 +1,118 @@
+"""What a journal means after a crash: which attempts the database may not have booked yet, each with one ending.
+
+Replaying twice, or replaying what was booked, is harmless, because booking is idempotent per attempt and per execution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from waypost.ledger.journal_format import Ack, Record
+from waypost.ledger.record import Close, ClosedAttempt, Grant, Open, Outcome
+
+
+def replay(records: Iterable[Record], now_ms: int) -> list[ClosedAttempt]:
+    """What has to be booked (again), from a journal's records in order.
+
+    - A CLOSE that was not acknowledged stands as it is.
+    - An OPEN without CLOSE crashed: the caller pays nothing, the cost is the most the provider may bill.
+    - An execution none of whose attempts ended it ends, as crashed, with its last attempt. That attempt may be booked
+      already; what is new then is the execution's row alone.
+    """
+    executions: dict[bytes, dict[bytes, _Attempt]] = {}
+    attempts: dict[bytes, _Attempt] = {}
+    for record in records:
+        match record:
+            case Open():
+                if record.attempt_id not in attempts:
+                    attempt = attempts[record.attempt_id] = _Attempt(record)
+                    executions.setdefault(record.execution_id, {})[record.attempt_id] = attempt
+            case Close():
+                # Without its OPEN it belongs to a segment that is gone, because everything in it was booked.
+                if record.attempt_id in attempts:
+                    attempts[record.attempt_id].end(record)
+            case Ack():
+                for attempt_id in record.attempt_ids:
+                    if attempt_id in attempts:
+                        _acknowledge(attempts[attempt_id], executions, attempts)
+            case Grant():
+                pass  # the database knows every lease by its node and epoch
+    found = [row for execution in executions.values() for row in _endings(execution, now_ms)]
+    found.sort(key=lambda row: row.close.closed_at_ms)
+    return found
+
+
+def amended(first: Close, later: Close) -> Close:
+    """One ending of two records for the same attempt: the money of the first, the execution's end of the later."""
+    if not later.is_final:
+        return first
+    return msgspec.structs.replace(
+        first, is_final=True, outcome=later.outcome, status=later.status, error_code=later.error_code
+    )
+
+
+class _Attempt:
+    __slots__ = ("close", "is_acknowledged", "open")
+
+    def __init__(self, opened: Open) -> None:
+        self.open = opened
+        self.close: Close | None = None
+        self.is_acknowledged = False
+
+    def end(self, record: Close) -> None:
+        self.close = record if self.close is None else amended(self.close, record)
+        self.is_acknowledged = False
+
+
+def _acknowledge(
+    attempt: _Attempt, executions: dict[bytes, dict[bytes, _Attempt]], attempts: dict[bytes, _Attempt]
+) -> None:
+    attempt.is_acknowledged = True
+    execution = executions[attempt.open.execution_id]
+    if _is_ended(execution) and all(one.is_acknowledged for one in execution.values()):
+        # Forgotten here, so that reading a long journal takes no more memory than what is unfinished in it.
+        del executions[attempt.open.execution_id]
+        for attempt_id in execution:
+            del attempts[attempt_id]
+
+
+def _is_ended(execution: dict[bytes, _Attempt]) -> bool:
+    return any(attempt.close is not None and attempt.close.is_final for attempt in execution.values())
+
+
+def _endings(execution: dict[bytes, _Attempt], now_ms: int) -> list[ClosedAttempt]:
+    is_ended = _is_ended(execution)
+    last = max(execution.values(), key=lambda attempt: attempt.open.attempt_number)
+    rows = []
+    for attempt in execution.values():
+        ends_execution = attempt is last and not is_ended
+        if attempt.close is None:
+            rows.append(ClosedAttempt(attempt.open, _crashed(attempt.open, now_ms, is_final=ends_execution)))
+        elif ends_execution:
+            rows.append(ClosedAttempt(attempt.open, amended(attempt.close, _crashed(attempt.open, now_ms))))
+        elif not attempt.is_acknowledged:
+            rows.append(ClosedAttempt(attempt.open, attempt.close))
+    return rows
+
+
+def _crashed(opened: Open, now_ms: int, *, is_final: bool = True) -> Close:
+    return Close(
+        attempt_id=opened.attempt_id,
+        outcome=Outcome.CRASHED,
+        is_final=is_final,
+        is_estimated=True,
+        charge_nanos=0,
+        cogs_nanos=opened.cost_bound_nanos,
+        closed_at_ms=max(now_ms, opened.opened_at_ms),  # the clock may have stepped back
+        first_content_ms=0,
+        status=0,
+        error_code="INTERNAL_ERROR",
+        input_tokens=0,
+        cache_read_tokens=0,
+        cache_write_5m_tokens=0,
+        cache_write_1h_tokens=0,
+        output_tokens=0,
+        reasoning_tokens=0,
+    )
