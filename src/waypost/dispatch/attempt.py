@@ -21,6 +21,7 @@ from waypost.metering.charge import FREE, Bill, bill_delivered, bill_lost
 from waypost.metering.estimate import likely_tokens, upper_bound
 from waypost.metering.usage import meter
 from waypost.providers.kind import BadAnswer, Failure, StreamReader, UpstreamError
+from waypost.telemetry.events import report_bug
 from waypost.transport.http1_client import Call, TransportFailure
 from waypost.wire.canonical import Usage
 from waypost.wire.openai_chat_answer import Completion, has_content
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 ERROR_BODY_BYTES_MAX = 65_536  # of a refusal; more than any provider's error envelope
 _BROKEN = Failure(code=ErrorCode.GENERATION_FAILED)
+_OUR_FAULT = Failure(code=ErrorCode.INTERNAL_ERROR)
 _TIMED_OUT = Failure(code=ErrorCode.GENERATION_TIMEOUT)
 _UNREACHABLE = Failure(code=ErrorCode.MODEL_UNAVAILABLE)
 _FAILURES = {
@@ -122,15 +124,31 @@ class Attempt:
     def on_data(self, data: bytes) -> None:
         if self._is_ended:
             return
+        try:
+            self._take(data)
+        except Exception as bug:  # noqa: BLE001  an edge: a defect of ours must still end the attempt in the books
+            self._end_by_bug(bug)
+
+    def on_end(self) -> None:
+        if self._is_ended:
+            return
+        try:
+            self._read_whole()
+        except Exception as bug:  # noqa: BLE001  as above
+            self._end_by_bug(bug)
+
+    def on_failure(self, failure: TransportFailure) -> None:
+        if not self._is_ended:
+            self._broke(_FAILURES[failure])
+
+    def _take(self, data: bytes) -> None:
         if self._reader is not None:
             self._read_events(self._reader, data)
         elif self._status == 200 or self._body_bytes < ERROR_BODY_BYTES_MAX:
             self._body.append(data)
             self._body_bytes += len(data)
 
-    def on_end(self) -> None:
-        if self._is_ended:
-            return
+    def _read_whole(self) -> None:
         if self._reader is not None:
             self._finish_stream(self._reader)
         elif self._status == 200:
@@ -139,11 +157,13 @@ class Attempt:
             body = b"".join(self._body)
             self._refused(self.live.kind.failure(self._status, self._headers, body, self.live.provider.error_map))
 
-    def on_failure(self, failure: TransportFailure) -> None:
-        if not self._is_ended:
-            self._broke(_FAILURES[failure])
-
     # How it ends.
+
+    def _end_by_bug(self, bug: Exception) -> None:
+        report_bug(bug)
+        self._stop_call()
+        if not self._is_ended:
+            self._broke(_OUR_FAULT)
 
     def _read_events(self, reader: StreamReader, data: bytes) -> None:
         try:
@@ -179,14 +199,15 @@ class Attempt:
             completion, usage = self.live.kind.completion(
                 self._headers, body, n=request.n, target=self._credential.target
             )
-            if request.is_stream:
-                raise BadAnswer
         except UpstreamError as error:
             self._refused(error.failure)
         except BadAnswer:
             self._broke(_BROKEN)
         else:
-            self._completed(completion, usage, completion.output_bytes)
+            if request.is_stream:
+                self._broke(_BROKEN)  # a whole answer where events were asked for
+            else:
+                self._completed(completion, usage, completion.output_bytes)
 
     def _completed(self, completion: Completion | None, reported: Usage | None, output_bytes: int) -> None:
         bill = self._bill(reported, output_bytes, has_output=output_bytes > 0)

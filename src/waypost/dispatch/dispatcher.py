@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from waypost.dispatch.execution import Execution, Plan
@@ -30,13 +31,14 @@ class Dispatcher:
         self._running: set[Execution] = set()
         self._draining: dict[str, set[Execution]] = {}
         self._sweep: asyncio.TimerHandle | None = None
+        self._is_idle: asyncio.Event | None = None  # waited for by drain
 
     @property
     def running(self) -> int:
         return len(self._running)
 
     def begin(self, plan: Plan, caller: Caller) -> Execution:
-        """Start an execution. Raises Refusal when its OPEN cannot be written; its hold is the caller's to release then."""
+        """Start an execution. Raises Refusal when its OPEN cannot be written: then its hold is still to be released."""
         execution = Execution(self, plan, caller)
         execution.start()
         return execution
@@ -46,6 +48,8 @@ class Dispatcher:
 
     def ended(self, execution: Execution) -> None:
         self._running.discard(execution)
+        if self._is_idle is not None and not self._running:
+            self._is_idle.set()
         if execution.drains_since_s is not None:
             for executions in self._draining.values():
                 executions.discard(execution)
@@ -72,10 +76,11 @@ class Dispatcher:
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for the running executions; end those that take longer, each with its record."""
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + timeout_s
-        while self._running and loop.time() < deadline_s:
-            await asyncio.sleep(0.02)
+        self._is_idle = asyncio.Event()
+        if self._running:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._is_idle.wait()
         for execution in list(self._running):
             execution.cut_off()
         if self._sweep is not None:

@@ -27,7 +27,7 @@ from waypost.metering.price import PriceRow
 from waypost.policy.catalogue import Model
 from waypost.policy.failover import AttemptResult, GiveUp, TryNext, next_step
 from waypost.providers.kind import Failure
-from waypost.telemetry.events import RefusedByProvider, HoldOverrun, UsageDoubtful, emit
+from waypost.telemetry.events import HoldOverrun, RefusedByProvider, UsageDoubtful, emit
 from waypost.telemetry.metrics import Counter
 from waypost.wire.openai_chat import ChatRequest
 from waypost.wire.openai_chat_answer import Chunk, Completion
@@ -104,7 +104,7 @@ class Execution:
     # What the caller's side says.
 
     def leave(self) -> None:
-        """The caller is gone. The attempt ends at once where that stops the billing, else it is drained to its usage."""
+        """The caller is gone. The attempt ends now where that stops the billing, else it is drained to its usage."""
         self._caller = None
         attempt = self._attempt
         if attempt is None:

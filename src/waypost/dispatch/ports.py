@@ -23,10 +23,10 @@ class Hold(Protocol):
 
 
 class Books(Protocol):
-    """Journal, wallet and settler. Both calls are synchronous, so that nothing can come between an event and its record."""
+    """Journal, wallet and settler. Both calls are synchronous: nothing comes between an event and its record."""
 
     def opened(self, record: Open) -> None:
-        """Written before the first upstream byte. Raises Refusal (503) when it cannot be written: then nothing is sent."""
+        """Written before the first upstream byte. Raises Refusal (503) when it cannot be: then nothing is sent."""
 
     def closed(self, attempt: ClosedAttempt, hold: Hold) -> None:
         """The attempt has ended. With `close.is_final` the hold is resolved at `close.charge_nanos`."""

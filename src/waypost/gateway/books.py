@@ -16,13 +16,12 @@ from waypost.ledger.record import ClosedAttempt, Open
 class GatewayBooks:
     """`dispatch.ports.Books` of a gateway process."""
 
-    def __init__(
-        self, *, journal: Journal, wallet: Wallet, settler: Settler, on_final: Callable[[ClosedAttempt], None]
-    ) -> None:
+    def __init__(self, *, journal: Journal, wallet: Wallet, settler: Settler) -> None:
+        self.on_final: Callable[[ClosedAttempt], None] = _ignore
+        """Called when an execution has ended."""
         self._journal = journal
         self._wallet = wallet
         self._settler = settler
-        self._on_final = on_final
 
     def opened(self, record: Open) -> None:
         try:
@@ -32,7 +31,11 @@ class GatewayBooks:
 
     def closed(self, attempt: ClosedAttempt, hold: HoldPort) -> None:
         self._journal.close(attempt.close)
+        self._settler.add(attempt)
         if attempt.close.is_final:
             self._wallet.settle(cast(Hold, hold), attempt.close.charge_nanos)
-            self._on_final(attempt)
-        self._settler.add(attempt)
+            self.on_final(attempt)
+
+
+def _ignore(_: ClosedAttempt) -> None:
+    pass

@@ -19,20 +19,22 @@ from waypost.dispatch.execution import Plan
 from waypost.dispatch.fleet import Fleet
 from waypost.gateway.access import Keyring
 from waypost.gateway.admission import Admission, admit, shrink, too_dear
+from waypost.gateway.journal import JournalFailed, JournalFull
 from waypost.gateway.limits import KeyLimits, Reservation
 from waypost.gateway.models import list_models, show_model
+from waypost.gateway.ports import LedgerUnavailable
 from waypost.gateway.relay import JSON_TYPE, OpenStreams, PlainRelay, StreamRelay
 from waypost.gateway.wallet import Hold, Wallet
 from waypost.kit import ids
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.ids import Ids
-from waypost.ledger.record import ClosedAttempt, InsufficientFunds, LedgerUnavailable
+from waypost.ledger.record import ClosedAttempt, InsufficientFunds
 from waypost.policy.snapshot import View
 from waypost.telemetry.events import report_bug
 from waypost.telemetry.metrics import Counter, Histogram
 from waypost.tenancy.api_key import ApiKey
-from waypost.transport.http1_server import Exchange
+from waypost.transport.exchange import Exchange
 from waypost.wire.dialects import error_headers, render_error
 from waypost.wire.openai_chat import read_request
 from waypost.wire.openai_chat_answer import AnswerIdentity
@@ -41,11 +43,12 @@ _CHAT = "/v1/chat/completions"
 _MODELS = "/v1/models"
 
 
-class State(msgspec.Struct):
-    """What `readyz` tells."""
+class State:
+    """What `/readyz` tells: whether requests are admitted, and what is missing while they are."""
 
-    is_ready: bool = False
-    degraded: tuple[str, ...] = ()
+    def __init__(self) -> None:
+        self.is_ready = False
+        self.degraded: Callable[[], tuple[str, ...]] = tuple
 
 
 class Arrival(msgspec.Struct, gc=False):
@@ -99,21 +102,24 @@ class Gateway:
         """The transport's handler."""
         request_id = self._ids.new()
         try:
-            path = exchange.path
-            if path == _CHAT:
-                _expect_method(exchange, "POST")
-                self._chat(exchange, request_id)
-            elif path == _MODELS or path.startswith(_MODELS + "/"):
-                _expect_method(exchange, "GET", "HEAD")
-                self._models(exchange, request_id)
-            elif path == "/healthz":
-                exchange.respond(200, JSON_TYPE, b'{"status":"ok"}')
-            elif path == "/readyz":
-                self._readyz(exchange)
-            else:
-                raise Refusal(ErrorCode.NOT_FOUND)
+            self._route(exchange, request_id)
         except Refusal as refusal:
             self._refuse(exchange, refusal, request_id)
+
+    def _route(self, exchange: Exchange, request_id: bytes) -> None:
+        path = exchange.path
+        if path == _CHAT:
+            _expect_method(exchange, "POST")
+            self._chat(exchange, request_id)
+        elif path == _MODELS or path.startswith(_MODELS + "/"):
+            _expect_method(exchange, "GET", "HEAD")
+            self._models(exchange, request_id)
+        elif path == "/healthz":
+            exchange.respond(200, JSON_TYPE, b'{"status":"ok"}')
+        elif path == "/readyz":
+            self._readyz(exchange)
+        else:
+            raise Refusal(ErrorCode.NOT_FOUND)
 
     def _chat(self, exchange: Exchange, execution_id: bytes) -> None:
         if not self._state.is_ready:
@@ -155,7 +161,7 @@ class Gateway:
             self._refuse(arrival.exchange, refusal, arrival.id, arrival.limit_headers)
 
     async def _hold_with_grant(self, api_key: ApiKey, admission: Admission) -> tuple[Hold, Admission]:
-        """The hold, after a grant; for a smaller answer when the balance affords only that and the caller set no size."""
+        """The hold, after a grant; for a shorter answer when the balance affords only that and no length was asked."""
         org_id = api_key.org_id
         try:
             try:
@@ -165,7 +171,7 @@ class Gateway:
                 return await self._wallet.hold_with_grant(org_id, admission.hold_nanos), admission
         except InsufficientFunds as short:
             raise too_dear(admission, short.available_nanos) from None
-        except LedgerUnavailable:
+        except (LedgerUnavailable, JournalFull, JournalFailed):
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
 
     def _attempt(self, arrival: Arrival, admission: Admission, hold: Hold) -> None:
@@ -224,10 +230,13 @@ class Gateway:
     def _readyz(self, exchange: Exchange) -> None:
         state = self._state
         status = "ready" if state.is_ready else "not ready"
-        page = {"status": status, "catalogue_version": self._view().version, "degraded": state.degraded}
+        page = {"status": status, "catalogue_version": self._view().version, "degraded": state.degraded()}
         exchange.respond(200 if state.is_ready else 503, JSON_TYPE, msgspec.json.encode(page))
 
     # Around it.
+
+    def close(self) -> None:
+        self._open_streams.close()
 
     def ended(self, attempt: ClosedAttempt) -> None:
         """An execution is in the books: count it, and correct what its key's limit had reserved."""

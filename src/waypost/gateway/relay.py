@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from waypost.dispatch.execution import Execution
 from waypost.kit.errors import Refusal
 from waypost.kit.money import Nanos, format_usd
-from waypost.transport.http1_server import Exchange
+from waypost.transport.exchange import Exchange
 from waypost.wire.canonical import Usage
 from waypost.wire.dialects import error_headers, render_error
 from waypost.wire.openai_chat_answer import AnswerIdentity, Chunk, Completion, render_completion
@@ -37,7 +37,7 @@ class PlainRelay:
     def attach(self, execution: Execution) -> None:
         self._exchange.on_disconnect = execution.leave
 
-    def on_chunks(self, chunks: Sequence[Chunk]) -> None:
+    def on_chunks(self, chunks: Sequence[Chunk]) -> None:  # noqa: ARG002
         raise AssertionError("a plain call has no chunks")
 
     def on_completed(self, completion: Completion | None, usage: Usage, charge_nanos: Nanos) -> None:

@@ -108,6 +108,13 @@ class SettlingDelayed(Event, frozen=True):
     age_s: float
 
 
+class SettlementRefused(Event, frozen=True):
+    """The database took everything but this attempt, because of a defect; its lease stays open."""
+
+    level = "error"
+    execution_id: str
+
+
 class DatabaseLost(Event, frozen=True):
     level = "warning"
     process: str
