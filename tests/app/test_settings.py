@@ -113,7 +113,7 @@ def test_the_file_is_understood(tmp_path: Path) -> None:
         ),
         (
             "[egress]\nallow = ['a']",
-            "egress.allow: not available in this version (nothing here sends webhooks or fetches outputs); leave it out",
+            "egress.allow: not available in this version (nothing here sends webhooks or loads outputs); leave it out",
         ),
     ],
 )

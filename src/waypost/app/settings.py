@@ -158,7 +158,7 @@ def _refuse_unavailable(server: Table, egress: Table) -> None:
         (server, "trusted_proxies", [], "the client's address is not used"),
         (server, "valkey_url", "", "limits are kept in the gateway process"),
         (server, "cors_origins", [], "browsers cannot call the API from other sites"),
-        (egress, "allow", [], "nothing here sends webhooks or fetches outputs"),
+        (egress, "allow", [], "nothing here sends webhooks or loads outputs"),
     )
     for table, name, default, why in unavailable:
         if table.raw(name) not in (None, default):
