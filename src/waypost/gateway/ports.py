@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from waypost.kit.money import Nanos
-from waypost.ledger.record import Balance, ClosedAttempt
+from waypost.ledger.record import Balance, ClosedAttempt, LedgerUnavailable
 from waypost.policy.catalogue import Catalogue
 from waypost.tenancy.api_key import ApiKey
 
 
-class LedgerUnavailable(Exception):
-    """The database did not answer. The outcome of the call is unknown: ask again with the same ids."""
+__all__ = ["Directory", "Ledger", "LedgerUnavailable"]
 
 
 class Ledger(Protocol):
@@ -26,10 +25,13 @@ class Ledger(Protocol):
     ) -> Nanos:
         """Move `amount_nanos` from the wallet into a new lease; the amount granted.
 
-        Raises InsufficientFunds when the wallet holds less, LookupError when there is no such wallet."""
+        Raises InsufficientFunds when the wallet holds less, NodeSuperseded for an older epoch, LookupError when there
+        is no such wallet."""
 
     async def extend(self, *, lease_id: bytes, from_nanos: Nanos, to_nanos: Nanos) -> Nanos:
-        """Raise a lease's grant from one total to a higher one; the total in force. Raises InsufficientFunds."""
+        """Raise a lease's grant from one total to a higher one; the total in force.
+
+        Raises InsufficientFunds, NodeSuperseded, LookupError when the lease is unknown or closed."""
 
     async def settle_batch(self, batch: Sequence[ClosedAttempt]) -> None:
         """Book the attempts and write the metadata rows of those that end an execution, in one transaction.

@@ -95,3 +95,11 @@ class InsufficientFunds(Exception):
     def __init__(self, available_nanos: int) -> None:
         super().__init__("insufficient funds")
         self.available_nanos = available_nanos
+
+
+class LedgerUnavailable(Exception):
+    """The database did not answer. The outcome of the call is unknown: ask again with the same ids."""
+
+
+class NodeSuperseded(LookupError):
+    """A newer epoch of this node was registered, so this one is granted nothing more. What it spent may be settled."""
