@@ -10,7 +10,6 @@ from waypost.ledger.record import Balance, ClosedAttempt, LedgerUnavailable
 from waypost.policy.catalogue import Catalogue
 from waypost.tenancy.api_key import ApiKey
 
-
 __all__ = ["Directory", "Ledger", "LedgerUnavailable"]
 
 
