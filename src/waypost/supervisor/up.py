@@ -1,0 +1,297 @@
+"""`waypost up`, top to bottom: lock, listen, database, catalogue, children, ready; and the way back on SIGTERM.
+
+The public socket is opened here and handed to the gateways, so that a restarted gateway finds the callers who came
+meanwhile waiting in its queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import psycopg
+
+from waypost.storage.database import DatabaseUnfit, migrate
+from waypost.storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from waypost.supervisor.child import Child, ChildFailed, ChildPlan
+from waypost.supervisor.inheritance import Inheritance
+from waypost.supervisor.metrics_port import MetricsPort
+
+WATCH_S = 1.0  # between looks at the configuration file and the embedded database
+_SETTLE_S = 12.0  # what a gateway may take for its books after the last answer
+_BACKLOG = 4096  # callers who may wait while a gateway restarts; the kernel caps it at somaxconn
+_SOCKET_PATH_BYTES_MAX = 103  # sun_path of macOS with its end; Linux has four more
+
+
+class UpRefused(Exception):
+    """`up` cannot start. The message is a sentence for the operator, with what to do."""
+
+
+class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What `waypost up` was told. Port 0 takes any free one."""
+
+    data_dir: Path
+    database: EmbeddedPostgres | None  # None: conninfo names a server that somebody else runs
+    conninfo: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8080
+    metrics_port: int = 9464
+    workers: int = 1
+    drain_s: float = 30.0
+    config_path: Path | None = None  # watched
+    gateway_command: tuple[str, ...] = ()  # `python -m waypost gateway …`, without host and port
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known when everything is ready."""
+
+    url: str
+    metrics_url: str
+
+
+ApplyCatalogue = Callable[[str], Sequence[str]]
+"""Given the database's conninfo, apply the configuration file's catalogue if its content changed since it was last
+applied; returns the mistakes for which it was refused whole. May raise psycopg.OperationalError."""
+
+
+def run_up(
+    options: UpOptions,
+    apply_catalogue: ApplyCatalogue,
+    *,
+    companions: Sequence[ChildPlan] = (),
+    prepare: Callable[[str], None] | None = None,
+    on_ready: Callable[[Deployment], None] | None = None,
+) -> int:
+    """Run the deployment until SIGTERM or SIGINT; the exit code.
+
+    `companions` are started beside the gateways and ended after them. `prepare` is called with the conninfo once the
+    schema is there. `on_ready` is called once; by default it prints the ready line. Raises UpRefused.
+    """
+    _private_dir(options.data_dir)
+    with _Lock(options.data_dir):
+        try:
+            return asyncio.run(_Up(options, apply_catalogue, companions).run(prepare, on_ready or _print_ready))
+        except (EmbeddedPostgresError, DatabaseUnfit, ChildFailed) as error:
+            raise UpRefused(str(error)) from None
+
+
+def _print_ready(deployment: Deployment) -> None:
+    sys.stdout.write(f"waypost ready {deployment.url}\n")
+    sys.stdout.flush()
+
+
+class _Up:
+    def __init__(self, options: UpOptions, apply_catalogue: ApplyCatalogue, companions: Sequence[ChildPlan]) -> None:
+        self._options = options
+        self._apply_catalogue = apply_catalogue
+        self._companions = [Child(plan) for plan in companions]
+        self._gateways: list[Child] = []
+        self._conninfo = options.conninfo
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._reload = asyncio.Event()
+
+    async def run(self, prepare: Callable[[str], None] | None, on_ready: Callable[[Deployment], None]) -> int:
+        self._listen_to_signals()
+        options = self._options
+        with _open_public_socket(options.host, options.port) as public:
+            self._gateways = [Child(plan) for plan in _gateway_plans(options, public.fileno())]
+            metrics = MetricsPort([*self._gateways, *self._companions])
+            try:
+                metrics_port = await metrics.listen(options.host, options.metrics_port)
+            except OSError as error:
+                raise UpRefused(_taken(options.metrics_port, "--metrics-port", error)) from None
+            deployment = Deployment(
+                url=_url(options.host, public.getsockname()[1]), metrics_url=_url(options.host, metrics_port)
+            )
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for child in self._companions:
+                        tasks.create_task(child.run())
+                    await self._serve(tasks, public, prepare, lambda: on_ready(deployment))
+            except BaseExceptionGroup as group:
+                raise group.exceptions[0] from None  # the cause; the others were cancelled for it
+            finally:
+                await metrics.close()
+                if options.database is not None:
+                    await asyncio.to_thread(options.database.stop)
+        return 0
+
+    async def _serve(
+        self,
+        tasks: asyncio.TaskGroup,
+        public: socket.socket,
+        prepare: Callable[[str], None] | None,
+        on_ready: Callable[[], None],
+    ) -> None:
+        """From an empty machine to ready, until told to stop, and back."""
+        try:
+            for step in (self._start_database, lambda: prepare and prepare(self._conninfo), self._apply):
+                await asyncio.to_thread(step)
+                if self._stopping.is_set():
+                    return
+            for child in self._gateways:
+                tasks.create_task(child.run())
+            watch = tasks.create_task(self._watch())
+            await asyncio.gather(*(child.wait_ready() for child in (*self._companions, *self._gateways)))
+            if not self._stopping.is_set():
+                on_ready()
+            await self._stopping.wait()
+            watch.cancel()
+            public.close()  # from now on a caller is refused, and not left waiting
+        finally:
+            for rank in (self._gateways, self._companions):
+                await asyncio.gather(*(child.stop(self._hurry) for child in rank))
+
+    def _start_database(self) -> None:
+        if self._options.database is not None:
+            self._conninfo = self._options.database.start()
+        try:
+            migrate(self._conninfo)
+        except psycopg.OperationalError as error:
+            raise UpRefused(f"The database does not answer ({type(error).__name__}): check its address.") from None
+
+    def _apply(self) -> None:
+        for mistake in self._apply_catalogue(self._conninfo):
+            _tell(mistake)
+
+    async def _watch(self) -> None:
+        """Keep the embedded database alive, and follow the configuration file."""
+        seen = _stamp(self._options.config_path)
+        is_due = False
+        while True:
+            try:
+                async with asyncio.timeout(WATCH_S):
+                    await self._reload.wait()
+            except TimeoutError:
+                pass
+            database = self._options.database
+            if database is not None and not database.is_running:
+                await asyncio.to_thread(self._revive, database)
+            stamp = _stamp(self._options.config_path)
+            is_due = is_due or stamp != seen or self._reload.is_set()
+            self._reload.clear()
+            seen = stamp
+            if is_due:
+                try:
+                    await asyncio.to_thread(self._apply)
+                    is_due = False
+                except psycopg.OperationalError:
+                    pass  # the database is away: at the next look
+
+    @staticmethod
+    def _revive(database: EmbeddedPostgres) -> None:
+        try:
+            database.start()
+        except EmbeddedPostgresError as error:
+            _tell(str(error))
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+
+    def _stop(self) -> None:
+        """The first signal lets running requests end, the second does not."""
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+
+
+class _Lock:
+    """One `up` per data directory, for as long as its process lives."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / "up.lock"
+        self._data_dir = data_dir
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            pid = self._file.read().strip()
+            raise UpRefused(
+                f"Waypost already runs on {self._data_dir} (process {pid}): stop that one, or give another --data-dir."
+            ) from None
+        self._file.truncate(0)
+        self._file.write(f"{os.getpid()}\n")
+        self._file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _gateway_plans(options: UpOptions, listen_fd: int) -> list[ChildPlan]:
+    plans = []
+    run_dir = options.data_dir / "run"
+    _private_dir(run_dir)
+    for number in range(options.workers):
+        name = f"gateway-{number}"
+        path = run_dir / f"{name}.sock"
+        if len(os.fsencode(path)) > _SOCKET_PATH_BYTES_MAX:
+            raise UpRefused(f"{options.data_dir} is too long a path for a Unix socket: give a shorter --data-dir.")
+        inheritance = Inheritance(process=name, internal_socket=path, listen_fd=listen_fd)
+        plans.append(
+            ChildPlan(
+                name=name,
+                command=options.gateway_command,
+                environment=inheritance.environment(),
+                address=path,
+                ready_path="/readyz",
+                inherited_fds=(listen_fd,),
+                drain_s=options.drain_s + _SETTLE_S,
+            )
+        )
+    return plans
+
+
+def _open_public_socket(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        public = socket.socket(family, kind)
+    except OSError as error:
+        raise UpRefused(f"{host} is not an address to listen at ({error.strerror}): give another --host.") from None
+    try:
+        public.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        public.bind(address)
+        public.listen(_BACKLOG)
+    except OSError as error:
+        public.close()
+        raise UpRefused(_taken(port, "--port", error)) from None
+    return public
+
+
+def _taken(port: int, option: str, error: OSError) -> str:
+    return f"Port {port} cannot be used ({error.strerror}): stop the program that has it, or give another {option}."
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _private_dir(path: Path) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+    """What changes when a file does."""
+    try:
+        found = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return None if found is None else (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _tell(sentence: str) -> None:
+    sys.stderr.write(f"waypost: {sentence}\n")
+    sys.stderr.flush()
