@@ -12,6 +12,7 @@ import gc
 import os
 import random  # noqa: TID251  the dice of routing and jitter; no secret hangs on them
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -41,6 +42,7 @@ from waypost.kit.ids import Ids
 from waypost.ledger.record import ClosedAttempt, Outcome
 from waypost.storage.directory import PostgresDirectory
 from waypost.storage.ledger import PostgresLedger
+from waypost.supervisor.inheritance import die_with_supervisor, read_inheritance
 from waypost.telemetry.events import (
     AdmissionStopped,
     Draining,
@@ -69,12 +71,22 @@ class GatewayOptions(msgspec.Struct, frozen=True):
     port: int
     internal_path: Path
     name: str = "gateway-0"
+    listen_fd: int | None = None  # a socket that listens there already, from the supervisor
 
 
 def run_gateway(settings: Settings, conninfo: str, options: GatewayOptions) -> int:
     """Serve until SIGTERM or SIGINT; the process's exit code: 1 when the journal could not be written any more."""
     keep_memory_private()
     quieten_third_parties()
+    inheritance = read_inheritance(os.environ)
+    if inheritance is not None:
+        die_with_supervisor(inheritance)
+        options = msgspec.structs.replace(
+            options,
+            internal_path=inheritance.internal_socket,
+            name=inheritance.process,
+            listen_fd=inheritance.listen_fd,
+        )
     return uvloop.run(GatewayProcess(settings, conninfo, options).serve())
 
 
@@ -126,7 +138,10 @@ class GatewayProcess:
         internal = Http1Server(self._answer_internal, _refuse_framing)
         public = Http1Server(gateway.handle, _refuse_framing, on_bug=report_bug)
         await internal.listen(unix_path=str(options.internal_path))
-        await public.listen(host=options.host, port=options.port)
+        if options.listen_fd is None:
+            await public.listen(host=options.host, port=options.port)
+        else:
+            await public.listen(sock=socket.socket(fileno=options.listen_fd))
         self._state.is_ready = True
         emit(ProcessStarted(process=options.name, pid=os.getpid(), port=public.port))
         # What is alive now stays: the collector need not look at it again.
