@@ -26,8 +26,7 @@ def refuse(code: ErrorCode) -> tuple[bytes, bytes]:
 async def serve() -> None:
     inheritance = read_inheritance(os.environ)
     assert inheritance is not None
-    assert inheritance.listen_fd is not None
-    die_with_supervisor(inheritance)
+    die_with_supervisor(os.environ)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     internal, public = Http1Server(answer, refuse), Http1Server(answer, refuse)

@@ -20,7 +20,6 @@ from typing import TypeVar
 import msgspec
 import uvloop
 
-from waypost.app.hardening import keep_memory_private
 from waypost.app.secrets import CredentialReader, open_node_id, open_secrets
 from waypost.app.settings import Settings
 from waypost.dispatch.dispatcher import Dispatcher
@@ -42,6 +41,7 @@ from waypost.kit.ids import Ids
 from waypost.ledger.record import ClosedAttempt, Outcome
 from waypost.storage.directory import PostgresDirectory
 from waypost.storage.ledger import PostgresLedger
+from waypost.supervisor.hardening import keep_memory_private
 from waypost.supervisor.inheritance import die_with_supervisor, read_inheritance
 from waypost.telemetry.events import (
     AdmissionStopped,
@@ -78,9 +78,9 @@ def run_gateway(settings: Settings, conninfo: str, options: GatewayOptions) -> i
     """Serve until SIGTERM or SIGINT; the process's exit code: 1 when the journal could not be written any more."""
     keep_memory_private()
     quieten_third_parties()
+    die_with_supervisor(os.environ)
     inheritance = read_inheritance(os.environ)
     if inheritance is not None:
-        die_with_supervisor(inheritance)
         options = msgspec.structs.replace(
             options,
             internal_path=inheritance.internal_socket,

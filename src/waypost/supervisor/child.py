@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from waypost.supervisor.inheritance import parent_environment
 from waypost.supervisor.internal_http import Address, is_ready
 from waypost.telemetry.events import ProcessEnded, ProcessStarted, emit
 
@@ -103,7 +104,7 @@ class Child:
             *self.plan.command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),
-            env={**os.environ, **self.plan.environment},
+            env={**os.environ, **parent_environment(), **self.plan.environment},
             pass_fds=self.plan.inherited_fds,
             start_new_session=True,
         )

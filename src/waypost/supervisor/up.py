@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -56,23 +56,26 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     metrics_url: str
 
 
-ApplyCatalogue = Callable[[str], Sequence[str]]
+Prepare = Callable[[str], Awaitable[None]]
+"""Given the database's conninfo, make what must be there before the gateways start."""
+
+ApplyCatalogue = Callable[[str], Awaitable[Sequence[str]]]
 """Given the database's conninfo, apply the configuration file's catalogue if its content changed since it was last
 applied; returns the mistakes for which it was refused whole. May raise psycopg.OperationalError."""
 
 
 def run_up(
     options: UpOptions,
-    apply_catalogue: ApplyCatalogue,
+    apply_catalogue: ApplyCatalogue | None,
     *,
     companions: Sequence[ChildPlan] = (),
-    prepare: Callable[[str], None] | None = None,
+    prepare: Prepare | None = None,
     on_ready: Callable[[Deployment], None] | None = None,
 ) -> int:
     """Run the deployment until SIGTERM or SIGINT; the exit code.
 
-    `companions` are started beside the gateways and ended after them. `prepare` is called with the conninfo once the
-    schema is there. `on_ready` is called once; by default it prints the ready line. Raises UpRefused.
+    `companions` are started beside the gateways and ended after them. `prepare` is called once the schema is there.
+    `on_ready` is called once; by default it prints the ready line. Raises UpRefused.
     """
     _private_dir(options.data_dir)
     with _Lock(options.data_dir):
@@ -88,7 +91,9 @@ def _print_ready(deployment: Deployment) -> None:
 
 
 class _Up:
-    def __init__(self, options: UpOptions, apply_catalogue: ApplyCatalogue, companions: Sequence[ChildPlan]) -> None:
+    def __init__(
+        self, options: UpOptions, apply_catalogue: ApplyCatalogue | None, companions: Sequence[ChildPlan]
+    ) -> None:
         self._options = options
         self._apply_catalogue = apply_catalogue
         self._companions = [Child(plan) for plan in companions]
@@ -98,7 +103,7 @@ class _Up:
         self._hurry = asyncio.Event()
         self._reload = asyncio.Event()
 
-    async def run(self, prepare: Callable[[str], None] | None, on_ready: Callable[[Deployment], None]) -> int:
+    async def run(self, prepare: Prepare | None, on_ready: Callable[[Deployment], None]) -> int:
         self._listen_to_signals()
         options = self._options
         with _open_public_socket(options.host, options.port) as public:
@@ -128,15 +133,15 @@ class _Up:
         self,
         tasks: asyncio.TaskGroup,
         public: socket.socket,
-        prepare: Callable[[str], None] | None,
+        prepare: Prepare | None,
         on_ready: Callable[[], None],
     ) -> None:
         """From an empty machine to ready, until told to stop, and back."""
         try:
-            for step in (self._start_database, lambda: prepare and prepare(self._conninfo), self._apply):
-                await asyncio.to_thread(step)
-                if self._stopping.is_set():
-                    return
+            await asyncio.to_thread(self._start_database)
+            if prepare is not None:
+                await prepare(self._conninfo)
+            await self._apply()
             for child in self._gateways:
                 tasks.create_task(child.run())
             watch = tasks.create_task(self._watch())
@@ -158,9 +163,10 @@ class _Up:
         except psycopg.OperationalError as error:
             raise UpRefused(f"The database does not answer ({type(error).__name__}): check its address.") from None
 
-    def _apply(self) -> None:
-        for mistake in self._apply_catalogue(self._conninfo):
-            _tell(mistake)
+    async def _apply(self) -> None:
+        if self._apply_catalogue is not None:
+            for mistake in await self._apply_catalogue(self._conninfo):
+                _tell(mistake)
 
     async def _watch(self) -> None:
         """Keep the embedded database alive, and follow the configuration file."""
@@ -181,7 +187,7 @@ class _Up:
             seen = stamp
             if is_due:
                 try:
-                    await asyncio.to_thread(self._apply)
+                    await self._apply()
                     is_due = False
                 except psycopg.OperationalError:
                     pass  # the database is away: at the next look
