@@ -1,0 +1,179 @@
+"""API keys: made, listed, revoked, rotated; and followed by the gateways."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from waypost.kit.ids import text
+from waypost.storage.changes import Followed, take_version
+from waypost.storage.pool import Pool
+from waypost.tenancy.api_key import ApiKey, Scope
+
+ROTATION_GRACE_S = 3600  # how long a rotated key's old text stays valid
+
+CREATE = """
+INSERT INTO api_key (id, org_id, name, scope, requests_per_minute, tokens_per_minute, models, version)
+VALUES (%(id)s, %(org_id)s, %(name)s, %(scope)s, %(requests_per_minute)s, %(tokens_per_minute)s, %(models)s,
+        %(version)s)
+"""
+
+ADD_DIGEST = """
+INSERT INTO api_key_digest (digest, api_key_id, org_id, pepper_version, prefix, last_four)
+SELECT %(digest)s, id, org_id, %(pepper_version)s, %(prefix)s, %(last_four)s FROM api_key WHERE id = %(id)s
+"""
+
+# Revoking again keeps the first moment; a revoked key is not rotated.
+REVOKE = """
+UPDATE api_key SET valid_until = now(), version = %(version)s
+ WHERE id = %(id)s AND (valid_until IS NULL OR valid_until > now())
+"""
+
+ROTATE = """
+UPDATE api_key SET version = %(version)s
+ WHERE id = %(id)s AND (valid_until IS NULL OR valid_until > now())
+"""
+
+END_DIGESTS = """
+UPDATE api_key_digest SET valid_until = now() + make_interval(secs => %(grace_s)s)
+ WHERE api_key_id = %(id)s AND valid_until IS NULL
+RETURNING valid_until
+"""
+
+LIST = """
+SELECT api_key.id, name, scope, requests_per_minute, tokens_per_minute, models, api_key.created_at,
+       api_key.valid_until, prefix, last_four
+  FROM api_key
+  JOIN LATERAL (SELECT prefix, last_four FROM api_key_digest
+                 WHERE api_key_id = api_key.id ORDER BY created_at DESC LIMIT 1) AS newest ON true
+ WHERE org_id = %(org_id)s
+ ORDER BY api_key.id
+"""
+
+# A text that is over is told as over since 1970: the follower's clock may be behind this one.
+SINCE = """
+SELECT id, org_id, digest, scope, requests_per_minute, tokens_per_minute, models,
+       CASE WHEN ends <= now() THEN 0 ELSE (extract(epoch FROM ends) * 1000)::bigint END
+  FROM (SELECT api_key.*, digest, least(api_key.valid_until, api_key_digest.valid_until) AS ends
+          FROM api_key JOIN api_key_digest ON api_key_id = api_key.id
+         WHERE version > %(version)s) AS told
+ WHERE %(version)s > 0 OR ends IS NULL OR ends > now()
+"""
+
+NEWEST = "SELECT coalesce(max(version), 0) FROM api_key"
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a key may do; None = unlimited, `models` None = all."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    models: frozenset[str] | None = None
+
+
+class Secret(msgspec.Struct, frozen=True):
+    """What is kept of a key's text."""
+
+    digest: bytes
+    prefix: str  # the first twelve characters
+    last_four: str
+    pepper_version: int = 1
+
+
+class ListedKey(msgspec.Struct, frozen=True):
+    """A key as its owner sees it."""
+
+    id: bytes
+    name: str
+    scope: Scope
+    limits: Limits
+    created_at: datetime
+    valid_until: datetime | None
+    prefix: str
+    last_four: str
+
+
+async def create_api_key(
+    pool: Pool, *, api_key_id: bytes, org_id: bytes, secret: Secret, name: str, scope: Scope, limits: Limits
+) -> None:
+    """Make a key. Raises LookupError for an unknown organisation. `pool` is the app's, here and below."""
+    async with pool.system() as connection:
+        version = await take_version(connection, Followed.API_KEYS)
+        if (await connection.execute("SELECT FROM org WHERE id = %s", (UUID(bytes=org_id),))).rowcount == 0:
+            raise LookupError("no such organisation")
+        await connection.execute(
+            CREATE,
+            {
+                "id": UUID(bytes=api_key_id),
+                "org_id": UUID(bytes=org_id),
+                "name": name,
+                "scope": scope.value,
+                "requests_per_minute": limits.requests_per_minute,
+                "tokens_per_minute": limits.tokens_per_minute,
+                "models": None if limits.models is None else sorted(limits.models),
+                "version": version,
+            },
+        )
+        await connection.execute(ADD_DIGEST, _digest_parameters(api_key_id, secret))
+
+
+async def list_api_keys(pool: Pool, org_id: bytes) -> list[ListedKey]:
+    """The organisation's keys, revoked ones too, oldest first."""
+    async with pool.tenant(org_id) as connection:
+        rows = await (await connection.execute(LIST, {"org_id": UUID(bytes=org_id)})).fetchall()
+    return [
+        ListedKey(row[0].bytes, row[1], Scope(row[2]), Limits(row[3], row[4], _models(row[5])), *row[6:])
+        for row in rows
+    ]
+
+
+async def revoke_api_key(pool: Pool, api_key_id: bytes) -> None:
+    """End a key and every text of it at once; again without effect. Raises LookupError for an unknown one."""
+    async with pool.system() as connection:
+        parameters = {"id": UUID(bytes=api_key_id), "version": await take_version(connection, Followed.API_KEYS)}
+        if not (await connection.execute(REVOKE, parameters)).rowcount:
+            known = await connection.execute("SELECT FROM api_key WHERE id = %(id)s", parameters)
+            if not known.rowcount:
+                raise LookupError(text("key", api_key_id))
+
+
+async def rotate_api_key(pool: Pool, api_key_id: bytes, secret: Secret) -> datetime:
+    """Give a key a new text; until when the one before it stays valid. Raises LookupError for an unknown or revoked
+    key."""
+    async with pool.system() as connection:
+        parameters = {
+            **_digest_parameters(api_key_id, secret),
+            "version": await take_version(connection, Followed.API_KEYS),
+            "grace_s": ROTATION_GRACE_S,
+        }
+        if not (await connection.execute(ROTATE, parameters)).rowcount:
+            raise LookupError(text("key", api_key_id))
+        row = await (await connection.execute(END_DIGESTS, parameters)).fetchone()
+        await connection.execute(ADD_DIGEST, parameters)
+    assert row is not None
+    valid_until: datetime = row[0]
+    return valid_until
+
+
+async def api_keys_since(pool: Pool, version: int) -> tuple[Sequence[ApiKey], int]:
+    """Every text of every key made or changed after `version`, and the newest version. From 0: those still valid."""
+    async with pool.system(is_view=True) as connection:
+        rows = await (await connection.execute(SINCE, {"version": version})).fetchall()
+        newest = await (await connection.execute(NEWEST)).fetchone()
+    assert newest is not None
+    keys = [
+        ApiKey(row[0].bytes, row[1].bytes, row[2], Scope(row[3]), row[4], row[5], _models(row[6]), row[7])
+        for row in rows
+    ]
+    return keys, max(version, newest[0])
+
+
+def _models(names: list[str] | None) -> frozenset[str] | None:
+    return None if names is None else frozenset(names)
+
+
+def _digest_parameters(api_key_id: bytes, secret: Secret) -> dict[str, object]:
+    return {"id": UUID(bytes=api_key_id), **msgspec.structs.asdict(secret)}

@@ -1,0 +1,100 @@
+"""A few connections of one role, kept open and lent out one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
+
+from waypost.ledger.record import LedgerUnavailable
+from waypost.storage.roles import Role
+
+# Long enough for any statement of ours under load, short enough that a stuck one does not stop its caller for good.
+_LIMITS = {
+    "statement_timeout": "5s",
+    "lock_timeout": "2s",
+    "idle_in_transaction_session_timeout": "10s",
+}
+_CONNECT_S = 5
+_UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError)
+
+
+class Pool:
+    """Up to `size` connections to one database. For one event loop."""
+
+    def __init__(self, conninfo: str, role: Role, *, size: int = 8) -> None:
+        self._conninfo = conninfo
+        self._role = role
+        self._idle: list[AsyncConnection] = []  # the last one used is the first one lent
+        self._places = asyncio.Semaphore(size)
+        self._is_closed = False
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection]:
+        """A connection in autocommit. Raises LedgerUnavailable when the server did not answer or gave up, without
+        any text of its own; whatever was the statement's own fault comes through."""
+        async with self._places:
+            try:
+                connection = self._idle.pop() if self._idle else await connect(self._conninfo, self._role)
+            except _UNREACHABLE:
+                raise LedgerUnavailable from None
+            try:
+                yield connection
+            except _UNREACHABLE:
+                raise LedgerUnavailable from None
+            finally:
+                await self._take_back(connection)
+
+    @asynccontextmanager
+    async def system(self, *, is_view: bool = False) -> AsyncIterator[AsyncConnection]:
+        """A transaction that sees every organisation: for sweeps, snapshots and the operator's commands.
+
+        As a view it changes nothing, and all its statements see the same moment."""
+        async with self.connection() as connection, connection.transaction():
+            if is_view:
+                await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            await connection.execute("SET LOCAL waypost.scope = 'system'")
+            yield connection
+
+    @asynccontextmanager
+    async def tenant(self, org_id: bytes) -> AsyncIterator[AsyncConnection]:
+        """A transaction that sees one organisation."""
+        async with self.connection() as connection, connection.transaction():
+            await connection.execute("SELECT set_config('waypost.org_id', %s, true)", (org_id.hex(),))
+            yield connection
+
+    async def close(self) -> None:
+        """Close the idle connections; those lent out are closed when they come back."""
+        self._is_closed = True
+        await self._close_idle()
+
+    async def _take_back(self, connection: AsyncConnection) -> None:
+        if connection.info.transaction_status is TransactionStatus.IDLE and not self._is_closed:
+            self._idle.append(connection)
+            return
+        # Cancelled in the middle, or the server is gone: and then the idle ones are gone too.
+        was_lost = connection.broken
+        await connection.close()
+        if was_lost:
+            await self._close_idle()
+
+    async def _close_idle(self) -> None:
+        while self._idle:
+            await self._idle.pop().close()
+
+
+async def connect(conninfo: str, role: Role) -> AsyncConnection:
+    """A connection that has taken the role and cannot wait for ever. Raises psycopg.OperationalError."""
+    connection = await AsyncConnection.connect(conninfo, autocommit=True, connect_timeout=_CONNECT_S)
+    try:
+        settings = {"role": role.value, "timezone": "UTC", **_LIMITS}
+        calls = ", ".join("set_config(%s, %s, false)" for _ in settings)
+        await connection.execute(f"SELECT {calls}", [part for setting in settings.items() for part in setting])
+    except BaseException:
+        await connection.close()
+        raise
+    return connection

@@ -1,0 +1,137 @@
+"""One statement that books a batch of attempts: the hot path's only write to the database.
+
+It inserts what is not booked yet, takes the sums of exactly that from the leases, and writes the metadata rows of the
+executions that ended. The lease rows are locked first, so each attempt is priced against what its lease really has
+left; what no lease covers any more, because it came late, the house bears. That is exact for one attempt of a lease;
+several that only together exceed it break the lease's CHECK, and the caller then books them one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from waypost.ledger.record import ClosedAttempt
+from waypost.storage.packed import Int8Array, UuidArray, int8_row
+
+_IDS = ("attempt_id", "execution_id", "org_id", "lease_id", "api_key_id")
+_NUMBERS = (
+    "charge",
+    "cogs",
+    "price_version",
+    "input_tokens",
+    "cache_read_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "outcome",
+    "flags",
+    "accepted_at_ms",
+    "closed_at_ms",
+    "first_content_ms",
+    "attempts",
+    "status",
+    "model",  # these four are places in the array of texts
+    "provider",
+    "deployment",
+    "error_code",
+)
+_TEXTS = ("model", "provider", "deployment", "error_code")
+_ESTIMATED, _FINAL, _STREAM = 1, 2, 4
+_UNITS = ", ".join(name for name in _NUMBERS if name.endswith("_tokens"))
+
+
+def _element(name: str) -> str:
+    if name in _IDS:
+        return f"(%(ids)s)[i * {len(_IDS)} + {_IDS.index(name) + 1}]"
+    element = f"(%(numbers)s)[i * {len(_NUMBERS)} + {_NUMBERS.index(name) + 1}]"
+    return f"(%(texts)s::text[])[{element}]" if name in _TEXTS else element
+
+
+SETTLE = f"""
+WITH open_lease AS MATERIALIZED (
+    SELECT id, org_id, granted - settled - released AS room
+      FROM lease
+     WHERE id = ANY (%(lease_ids)s)
+     ORDER BY id
+       FOR NO KEY UPDATE
+),
+attempt AS MATERIALIZED (
+    SELECT {", ".join(f"{_element(name)} AS {name}" for name in (*_IDS, *_NUMBERS) if name != "charge")},
+           {_element("charge")} AS worth,
+           least({_element("charge")}, coalesce(open_lease.room, 0)) AS charge
+      FROM generate_series(0, %(count)s - 1) AS i
+      LEFT JOIN open_lease ON open_lease.id = {_element("lease_id")} AND open_lease.org_id = {_element("org_id")}
+),
+fresh AS (
+    INSERT INTO settlement (attempt_id, execution_id, org_id, lease_id, charge, house, cogs, price_version,
+                            {_UNITS}, outcome, is_estimated, model, provider, deployment)
+    SELECT attempt_id, execution_id, org_id, lease_id, charge, worth - charge, cogs, price_version,
+           {_UNITS}, outcome::smallint, flags & {_ESTIMATED} <> 0, model, provider, deployment
+      FROM attempt
+        ON CONFLICT DO NOTHING
+    RETURNING lease_id, charge
+),
+ended AS (
+    INSERT INTO execution (id, org_id, api_key_id, accepted_at, closed_at, charge, {_UNITS}, first_content_ms,
+                           attempts, outcome, status, is_stream, is_estimated, model, error_code)
+    SELECT execution_id, org_id, api_key_id, to_timestamp(accepted_at_ms / 1000.0), to_timestamp(closed_at_ms / 1000.0),
+           charge, {_UNITS}, first_content_ms, attempts::smallint, outcome::smallint, status::smallint,
+           flags & {_STREAM} <> 0, flags & {_ESTIMATED} <> 0, model, error_code
+      FROM attempt
+     WHERE flags & {_FINAL} <> 0
+        ON CONFLICT DO NOTHING
+)
+UPDATE lease
+   SET settled = settled + spent.charge
+  FROM (SELECT lease_id, sum(charge)::bigint AS charge FROM fresh GROUP BY lease_id HAVING sum(charge) > 0) AS spent
+ WHERE lease.id = spent.lease_id
+"""  # noqa: S608 - put together from the names above
+
+_ROW = int8_row(len(_NUMBERS))
+
+
+def settle_parameters(batch: Sequence[ClosedAttempt]) -> dict[str, object]:
+    """What SETTLE takes. The attempts are ordered by id, so that two batches never wait for each other in a ring."""
+    ids: list[bytes] = []
+    rows: list[bytes] = []
+    places: dict[str, int] = {}
+    for attempt in sorted(batch, key=_attempt_id):
+        opened, closed = attempt.open, attempt.close
+        ids += (opened.attempt_id, opened.execution_id, opened.org_id, opened.lease_id, opened.api_key_id)
+        flags = _ESTIMATED * closed.is_estimated + _FINAL * closed.is_final + _STREAM * opened.is_stream
+        # fmt: off
+        rows.append(_ROW.pack(
+            8, closed.charge_nanos,
+            8, closed.cogs_nanos,
+            8, opened.price_version,
+            8, closed.input_tokens,
+            8, closed.cache_read_tokens,
+            8, closed.cache_write_5m_tokens,
+            8, closed.cache_write_1h_tokens,
+            8, closed.output_tokens,
+            8, closed.reasoning_tokens,
+            8, closed.outcome,
+            8, flags,
+            8, opened.accepted_at_ms,
+            8, closed.closed_at_ms,
+            8, closed.first_content_ms,
+            8, opened.attempt_number,
+            8, closed.status,
+            8, places.setdefault(opened.model, len(places) + 1),
+            8, places.setdefault(opened.provider, len(places) + 1),
+            8, places.setdefault(opened.deployment, len(places) + 1),
+            8, places.setdefault(closed.error_code, len(places) + 1),
+        ))
+        # fmt: on
+    return {
+        "count": len(rows),
+        "ids": UuidArray(ids),
+        "numbers": Int8Array(rows, len(rows) * len(_NUMBERS)),
+        "texts": list(places),
+        "lease_ids": UuidArray(sorted(set(ids[_IDS.index("lease_id") :: len(_IDS)]))),
+    }
+
+
+def _attempt_id(attempt: ClosedAttempt) -> bytes:
+    return attempt.open.attempt_id

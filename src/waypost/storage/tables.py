@@ -1,0 +1,220 @@
+"""Every table of the product, each column with what privacy says of it.
+
+Ids are UUIDs made by us (`kit.ids`), money is whole nano-USD in `bigint`, times are `timestamptz`. The revisions in
+`migrations/` make these tables; a test holds both to each other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, Boolean, DateTime, Integer, LargeBinary, SmallInteger, Text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+
+from waypost.privacy.data_map import (
+    DAYS_PER_YEAR,
+    Anchor,
+    Category,
+    Column,
+    DataMap,
+    Erase,
+    Export,
+    ExternalTable,
+    Purpose,
+    Retention,
+    impersonal,
+    personal,
+)
+
+_ACCOUNT_LIFE = Retention(Anchor.ENDED, days=30)
+_TWELVE_MONTHS = Retention(Anchor.RECORDED, days=DAYS_PER_YEAR)
+_SEVEN_YEARS = Retention(Anchor.RECORDED, days=7 * DAYS_PER_YEAR + 2)
+
+_ORGANISATION = personal(Category.ORGANISATION, Purpose.SERVICE, retention=_ACCOUNT_LIFE)
+_KEY = personal(Category.CREDENTIAL, Purpose.SERVICE, Purpose.SECURITY, retention=_ACCOUNT_LIFE)
+_KEY_DIGEST = personal(Category.CREDENTIAL, Purpose.SECURITY, retention=_ACCOUNT_LIFE, export=Export.SECRET)
+_EXECUTION = personal(Category.EXECUTION_METADATA, Purpose.SERVICE, Purpose.BILLING, retention=_TWELVE_MONTHS)
+# Which provider answered stays invisible in the product, but not to a person who asks who received their data.
+_RECIPIENT = personal(Category.RECIPIENT, Purpose.BILLING, retention=_TWELVE_MONTHS, export=Export.ON_VERIFIED_REQUEST)
+_BALANCE = personal(Category.ORGANISATION, Purpose.BILLING, retention=_ACCOUNT_LIFE)
+_LEASE = personal(Category.EXECUTION_METADATA, Purpose.BILLING, retention=_TWELVE_MONTHS)
+_BOOKS = personal(
+    Category.BILLING,
+    Purpose.BILLING,
+    Purpose.BOOKKEEPING,
+    retention=_SEVEN_YEARS,
+    erase=Erase.PSEUDONYMISED,
+)
+_CONFIGURATION = impersonal(Category.CONFIGURATION)
+_OPERATION = impersonal(Category.OPERATION)
+
+_ID = UUID(as_uuid=True)
+_TIME = DateTime(timezone=True)
+
+METADATA = sa.MetaData()
+
+
+def _column(name: str, kind: Any, info: dict[str, Any], **options: Any) -> sa.Column[Any]:
+    return sa.Column(name, kind, info=info, nullable=options.pop("nullable", False), **options)
+
+
+def _units(info: dict[str, Any]) -> list[sa.Column[Any]]:
+    """The disjoint token classes of `wire.canonical.Usage`, and reasoning as a part of output."""
+    names = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "reasoning")
+    return [_column(f"{name}_tokens", BigInteger, info) for name in names]
+
+
+org = sa.Table(
+    "org",
+    METADATA,
+    _column("id", _ID, _ORGANISATION, primary_key=True),
+    _column("name", Text, _ORGANISATION),
+    _column("is_unlimited", Boolean, _ORGANISATION),  # holds against a credit of the house, and is not billed
+    _column("created_at", _TIME, _ORGANISATION, server_default=sa.func.now()),
+)
+
+api_key = sa.Table(
+    "api_key",
+    METADATA,
+    _column("id", _ID, _KEY, primary_key=True),
+    _column("org_id", _ID, _KEY),
+    _column("name", Text, _KEY),
+    _column("scope", Text, _KEY),
+    _column("requests_per_minute", BigInteger, _KEY, nullable=True),
+    _column("tokens_per_minute", BigInteger, _KEY, nullable=True),
+    _column("models", ARRAY(Text), _KEY, nullable=True),
+    _column("created_at", _TIME, _KEY, server_default=sa.func.now()),
+    _column("valid_until", _TIME, _KEY, nullable=True),
+    _column("version", BigInteger, _KEY),  # of the newest change; see storage.api_keys
+)
+
+# A key has one digest, and for an hour after a rotation the ones before it too.
+api_key_digest = sa.Table(
+    "api_key_digest",
+    METADATA,
+    _column("digest", LargeBinary, _KEY_DIGEST, primary_key=True),
+    _column("api_key_id", _ID, _KEY),
+    _column("org_id", _ID, _KEY),
+    _column("pepper_version", SmallInteger, _KEY),
+    _column("prefix", Text, _KEY),
+    _column("last_four", Text, _KEY),
+    _column("created_at", _TIME, _KEY, server_default=sa.func.now()),
+    _column("valid_until", _TIME, _KEY, nullable=True),
+)
+
+catalogue_version = sa.Table(
+    "catalogue_version",
+    METADATA,
+    _column("version", Integer, _CONFIGURATION, primary_key=True, autoincrement=False),
+    _column("content_hash", LargeBinary, _CONFIGURATION),
+    _column("document", JSONB, _CONFIGURATION),
+    _column("source", Text, _CONFIGURATION),
+    _column("applied_at", _TIME, _CONFIGURATION, server_default=sa.func.now()),
+)
+
+node = sa.Table(
+    "node",
+    METADATA,
+    _column("id", _ID, _OPERATION, primary_key=True),
+    _column("epoch", Integer, _OPERATION),
+    _column("registered_at", _TIME, _OPERATION, server_default=sa.func.now()),
+    _column("heartbeat_at", _TIME, _OPERATION, server_default=sa.func.now()),
+)
+
+wallet = sa.Table(
+    "wallet",
+    METADATA,
+    _column("org_id", _ID, _BALANCE, primary_key=True),
+    _column("available", BigInteger, _BALANCE, server_default="0"),
+)
+
+lease = sa.Table(
+    "lease",
+    METADATA,
+    _column("id", _ID, _LEASE, primary_key=True),
+    _column("org_id", _ID, _LEASE),
+    _column("node_id", _ID, _OPERATION),
+    _column("node_epoch", Integer, _OPERATION),
+    _column("granted", BigInteger, _LEASE),
+    _column("settled", BigInteger, _LEASE, server_default="0"),
+    _column("released", BigInteger, _LEASE, server_default="0"),
+    _column("held_reported", BigInteger, _LEASE, server_default="0"),
+    _column("is_closed", Boolean, _LEASE, server_default="false"),
+    _column("granted_at", _TIME, _LEASE, server_default=sa.func.now()),
+)
+
+topup = sa.Table(
+    "topup",
+    METADATA,
+    _column("reference", Text, _BOOKS, primary_key=True),
+    _column("org_id", _ID, _BOOKS),
+    _column("amount", BigInteger, _BOOKS),
+    _column("created_at", _TIME, _BOOKS, server_default=sa.func.now()),
+)
+
+refund = sa.Table(
+    "refund",
+    METADATA,
+    _column("attempt_id", _ID, _BOOKS, primary_key=True),
+    _column("refund_key", Text, _BOOKS, primary_key=True),
+    _column("org_id", _ID, _BOOKS),
+    _column("amount", BigInteger, _BOOKS),
+    _column("created_at", _TIME, _BOOKS, server_default=sa.func.now()),
+)
+
+# One row per attempt. Partitioned by month of the attempt's id; charge + house = what the attempt was worth.
+settlement = sa.Table(
+    "settlement",
+    METADATA,
+    _column("attempt_id", _ID, _EXECUTION, primary_key=True),
+    _column("execution_id", _ID, _EXECUTION),
+    _column("org_id", _ID, _EXECUTION),
+    _column("lease_id", _ID, _EXECUTION),
+    _column("charge", BigInteger, _EXECUTION),  # the customer paid
+    _column("house", BigInteger, _EXECUTION),  # no lease covered it any more, so the house bears it
+    _column("cogs", BigInteger, _EXECUTION),  # the provider bills
+    _column("refunded", BigInteger, _EXECUTION, server_default="0"),  # of the charge
+    _column("price_version", BigInteger, _EXECUTION),
+    *_units(_EXECUTION),
+    _column("outcome", SmallInteger, _EXECUTION),
+    _column("is_estimated", Boolean, _EXECUTION),
+    _column("model", Text, _EXECUTION),
+    _column("provider", Text, _RECIPIENT),
+    _column("deployment", Text, _RECIPIENT),
+    postgresql_partition_by="RANGE (attempt_id)",
+)
+
+# One row per accepted request. It never names a provider: what stands here, its owner sees.
+execution = sa.Table(
+    "execution",
+    METADATA,
+    _column("id", _ID, _EXECUTION, primary_key=True),
+    _column("org_id", _ID, _EXECUTION),
+    _column("api_key_id", _ID, _EXECUTION),
+    _column("accepted_at", _TIME, _EXECUTION),
+    _column("closed_at", _TIME, _EXECUTION),
+    _column("charge", BigInteger, _EXECUTION),
+    *_units(_EXECUTION),
+    _column("first_content_ms", BigInteger, _EXECUTION),
+    _column("attempts", SmallInteger, _EXECUTION),
+    _column("outcome", SmallInteger, _EXECUTION),
+    _column("status", SmallInteger, _EXECUTION),
+    _column("is_stream", Boolean, _EXECUTION),
+    _column("is_estimated", Boolean, _EXECUTION),
+    _column("model", Text, _EXECUTION),
+    _column("error_code", Text, _EXECUTION),
+    postgresql_partition_by="RANGE (id)",
+)
+
+EXTERNAL = (ExternalTable("alembic_version", "the number of the schema's newest revision"),)
+
+
+def data_map() -> DataMap:
+    """The map of the database as plain privacy values."""
+    columns = tuple(
+        Column(table.name, column.name, column.info.get("privacy"))
+        for table in METADATA.sorted_tables
+        for column in table.columns
+    )
+    return DataMap(columns, EXTERNAL)

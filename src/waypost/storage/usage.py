@@ -1,0 +1,57 @@
+"""What an organisation used, by day and model: from the rows of its executions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from uuid import UUID
+
+import msgspec
+
+from waypost.kit.ids import lowest_at
+from waypost.kit.money import Nanos
+from waypost.storage.pool import Pool
+
+# The id's time is the time of acceptance, so the bound prunes whole partitions.
+USAGE = """
+SELECT (accepted_at AT TIME ZONE 'UTC')::date AS day,
+       model,
+       count(*),
+       sum(input_tokens + cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens)::bigint,
+       sum(output_tokens)::bigint,
+       sum(charge)::bigint
+  FROM execution
+ WHERE org_id = %(org_id)s AND id >= %(lowest_id)s
+ GROUP BY day, model
+ ORDER BY day, model
+"""
+
+
+class UsageRow(msgspec.Struct, frozen=True):
+    """One model on one day (UTC), or the total of several rows: `day` None and `model` empty."""
+
+    day: date | None
+    model: str
+    requests: int
+    input_tokens: int  # all input classes together
+    output_tokens: int
+    charge_nanos: Nanos
+
+
+async def usage_of(pool: Pool, org_id: bytes, *, since_ms: int = 0) -> list[UsageRow]:
+    """Rows by day and model, oldest first, of what was accepted from `since_ms` on. `pool` is the app's."""
+    parameters = {"org_id": UUID(bytes=org_id), "lowest_id": UUID(bytes=lowest_at(since_ms))}
+    async with pool.tenant(org_id) as connection:
+        rows = await (await connection.execute(USAGE, parameters)).fetchall()
+    return [UsageRow(*row) for row in rows]
+
+
+def total_of(rows: Sequence[UsageRow]) -> UsageRow:
+    return UsageRow(
+        None,
+        "",
+        sum(row.requests for row in rows),
+        sum(row.input_tokens for row in rows),
+        sum(row.output_tokens for row in rows),
+        sum(row.charge_nanos for row in rows),
+    )

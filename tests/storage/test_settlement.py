@@ -1,0 +1,126 @@
+"""Booking: once per attempt, exact to the nano, and never stopped by a row that comes late."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import psycopg
+import pytest
+
+from tests.storage.books import IDS, NOW_MS, attempt, open_books
+from waypost.ledger.record import Outcome
+
+
+async def test_every_field_arrives_where_it_belongs(database: str) -> None:
+    async with open_books(database) as books:
+        org_id = await books.org(credit_nanos=1_000)
+        lease_id = await books.grant(org_id, 1_000)
+        booked = attempt(
+            org_id,
+            lease_id,
+            100,
+            outcome=Outcome.DISCONNECTED,
+            is_estimated=True,
+            attempt_number=3,
+            status=499,
+            error_code="GENERATION_FAILED",
+        )
+        await books.ledger.settle_batch([booked])
+
+        assert await books.one(
+            "SELECT encode(uuid_send(attempt_id), 'hex'), encode(uuid_send(execution_id), 'hex'), charge, house, cogs,"
+            " price_version, input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens,"
+            " output_tokens, reasoning_tokens, outcome, is_estimated, model, provider, deployment FROM settlement"
+        ) == (
+            *(booked.open.attempt_id.hex(), booked.open.execution_id.hex(), 100, 0, 50),
+            *(1, 10, 20, 30, 40, 50, 5, 4, True, "swift-1", "alpha", "alpha/alpha-large"),
+        )
+        assert await books.one(
+            "SELECT encode(uuid_send(id), 'hex'), encode(uuid_send(api_key_id), 'hex'), charge,"
+            " (extract(epoch FROM accepted_at) * 1000)::bigint, (extract(epoch FROM closed_at) * 1000)::bigint,"
+            " input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens,"
+            " reasoning_tokens, first_content_ms, attempts, outcome, status, is_stream, is_estimated, model, error_code"
+            " FROM execution"
+        ) == (
+            *(booked.open.execution_id.hex(), booked.open.api_key_id.hex(), 100, NOW_MS, NOW_MS + 1234),
+            *(10, 20, 30, 40, 50, 5, 321, 3, 4, 499, True, True, "swift-1", "GENERATION_FAILED"),
+        )
+
+
+async def test_only_a_final_attempt_makes_an_execution(database: str) -> None:
+    async with open_books(database) as books:
+        org_id = await books.org(credit_nanos=1_000)
+        lease_id = await books.grant(org_id, 1_000)
+        failed = attempt(org_id, lease_id, 0, is_final=False, outcome=Outcome.FAILED)
+        final = attempt(org_id, lease_id, 100, execution_id=failed.open.execution_id, attempt_number=2)
+        await books.ledger.settle_batch([failed])
+        assert await books.one("SELECT count(*) FROM execution") == (0,)
+        await books.ledger.settle_batch([failed, final])
+        assert await books.one("SELECT attempts, charge, outcome FROM execution") == (2, 100, 1)
+        await books.totals()
+
+
+async def test_duplicated_shuffled_and_overlapping_batches_book_everything_once(database: str) -> None:
+    async with open_books(database) as books:
+        org_id = await books.org(credit_nanos=1_000_000)
+        leases = [await books.grant(org_id, 100_000) for _ in range(3)]
+        dice = random.Random(7)
+        attempts = [attempt(org_id, dice.choice(leases), dice.randrange(100)) for _ in range(300)]
+        batches = [dice.sample(attempts, 120) for _ in range(12)] + [attempts, [attempts[0], attempts[0]]]
+        await asyncio.gather(*(books.ledger.settle_batch(batch) for batch in batches))
+
+        spent = sum(one.close.charge_nanos for one in attempts)
+        assert await books.one("SELECT count(*), sum(charge)::bigint FROM settlement") == (300, spent)
+        assert await books.one("SELECT count(*), sum(charge)::bigint FROM execution") == (300, spent)
+        assert await books.one("SELECT sum(settled)::bigint FROM lease") == (spent,)
+        assert (await books.totals()).charged_nanos == spent
+
+
+async def test_what_comes_after_the_lease_was_closed_is_borne_by_the_house(database: str) -> None:
+    async with open_books(database) as books:
+        org_id = await books.org(credit_nanos=1_000)
+        lease_id = await books.grant(org_id, 500)
+        await books.ledger.close(lease_id=lease_id, released_nanos=500)
+        late = [attempt(org_id, lease_id, 100), attempt(org_id, IDS.new(), 30)]
+        for _ in range(2):
+            await books.ledger.settle_batch(late)
+        totals = await books.totals()
+        assert (totals.charged_nanos, totals.house_nanos, totals.available_nanos) == (0, 130, 1_000)
+        assert await books.one("SELECT sum(charge)::bigint FROM execution") == (0,)
+
+
+async def test_a_batch_that_together_exceeds_its_lease_is_booked_as_far_as_it_goes(database: str) -> None:
+    async with open_books(database) as books:
+        org_id, other = await books.org(credit_nanos=1_000), await books.org(credit_nanos=1_000)
+        lease_id, lease_of_other = await books.grant(org_id, 250), await books.grant(other, 250)
+        batch = [attempt(org_id, lease_id, 100) for _ in range(4)] + [attempt(other, lease_of_other, 200)]
+        for _ in range(2):
+            await books.ledger.settle_batch(batch)
+        totals = await books.totals()
+        assert (totals.charged_nanos, totals.house_nanos) == (450, 150)
+
+
+async def test_a_lease_never_pays_for_another_organisation(database: str) -> None:
+    async with open_books(database) as books:
+        org_id, other = await books.org(credit_nanos=1_000), await books.org(credit_nanos=1_000)
+        await books.ledger.settle_batch([attempt(other, await books.grant(org_id, 500), 100)])
+        totals = await books.totals()
+        assert (totals.charged_nanos, totals.house_nanos) == (0, 100)
+
+
+async def test_a_row_that_can_never_be_booked_is_refused_alone(database: str) -> None:
+    async with open_books(database) as books:
+        org_id = await books.org(credit_nanos=1_000)
+        lease_id = await books.grant(org_id, 500)
+        impossible = attempt(org_id, lease_id, 10, output_tokens=-1)
+        with pytest.raises(psycopg.errors.CheckViolation):
+            await books.ledger.settle_batch([impossible])
+        await books.ledger.settle_batch([attempt(org_id, lease_id, 10)])
+        assert (await books.totals()).charged_nanos == 10
+
+
+async def test_an_empty_batch_is_nothing(database: str) -> None:
+    async with open_books(database) as books:
+        await books.ledger.settle_batch([])
+        assert (await books.totals()).charged_nanos == 0
