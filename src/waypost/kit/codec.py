@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from functools import lru_cache
 
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
 def is_deeper_than(document: bytes, depth_max: int) -> bool:
@@ -28,20 +28,28 @@ def is_deeper_than(document: bytes, depth_max: int) -> bool:
     return bool(rest)
 
 
-def repeated_key(document: bytes, names: Iterable[str]) -> str | None:
+def repeated_key(document: bytes, names: tuple[str, ...]) -> str | None:
     """The first of `names` that stands twice as a key of the outermost object of a valid JSON document.
 
     A spelling with escapes (`"mod\\u0065l"`) counts as the same key.
     """
-    watched = tuple(names)
     # An ASCII name can only be escaped as \u00xx.
-    if b"\\u00" not in document and all(document.count(b'"%b"' % name.encode()) < 2 for name in watched):
-        return None
+    if document.find(b"\\u00") < 0:
+        for quoted in _quoted(names):
+            if document.count(quoted) > 1:
+                break
+        else:
+            return None
     outermost: list[str] = []
 
     def remember(pairs: list[tuple[str, object]]) -> None:
         # Called for the innermost objects first, so the last call is the outermost object's.
         outermost[:] = [key for key, _ in pairs]
 
-    json.loads(document, object_pairs_hook=remember)
-    return next((name for name in watched if outermost.count(name) > 1), None)
+    json.loads(document, object_pairs_hook=remember, parse_int=str)  # a number of any length is no error here
+    return next((name for name in names if outermost.count(name) > 1), None)
+
+
+@lru_cache(maxsize=64)
+def _quoted(names: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(f'"{name}"'.encode() for name in names)

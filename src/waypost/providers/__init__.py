@@ -1,0 +1,8 @@
+"""Provider kinds: how a call is built, an answer read, an error mapped. Sans-io."""
+
+from __future__ import annotations
+
+from waypost.providers.kind import ProviderKind
+from waypost.providers.openai import OpenAIChat
+
+KINDS: dict[str, ProviderKind] = {"openai": OpenAIChat()}

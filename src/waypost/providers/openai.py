@@ -1,0 +1,182 @@
+"""The openai kind: providers that speak OpenAI's chat completions over HTTP with a bearer key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from waypost.kit.errors import ErrorCode
+from waypost.providers.error_map import error_of, failure_of, read_error, retry_after_s
+from waypost.providers.kind import (
+    BadAnswer,
+    ErrorRule,
+    Failure,
+    RequestChanges,
+    StreamReader,
+    Target,
+    UpstreamError,
+)
+from waypost.providers.openai_fields import (
+    ABSENT,
+    Said,
+    arguments_of,
+    audio_of,
+    calls_of,
+    finish_reason_of,
+    is_broken,
+    is_error,
+    is_null,
+    logprobs_of,
+    unknown_and_exposed,
+    usage_of,
+)
+from waypost.providers.openai_stream import OpenAIStream
+from waypost.wire.canonical import Usage
+from waypost.wire.openai_chat import ChatRequest
+from waypost.wire.openai_chat_answer import Choice, Completion, Logprobs, ToolCall
+
+_ASKS_FOR_USAGE = msgspec.Raw(b'{"include_usage":true}')
+# A tier changes what the provider bills; every call runs in the tier that the catalogue has the price of.
+_NOT_FORWARDED = ("service_tier",)
+
+
+class _Choice(msgspec.Struct, gc=False):
+    message: Said
+    index: int | None = None
+    finish_reason: str | None = None
+    logprobs: Logprobs | None = None
+
+
+class _Answer(msgspec.Struct, gc=False):
+    choices: list[_Choice] | None = None
+    usage: msgspec.Raw = ABSENT
+    error: msgspec.Raw = ABSENT
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_any = msgspec.json.Decoder().decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class OpenAIChat:
+    """See `providers.kind.ProviderKind`."""
+
+    __slots__ = ()
+
+    def prepare(self, target: Target) -> Target:
+        return msgspec.structs.replace(target, head=_head(target))
+
+    def call(self, request: ChatRequest, target: Target, *, output_tokens_max: int | None) -> tuple[bytes, bytes]:
+        fields = request.fields.copy()
+        fields["model"] = msgspec.Raw(_encode(target.upstream_model))
+        if request.is_stream:
+            fields["stream_options"] = _stream_options(fields.get("stream_options"))
+        if output_tokens_max is not None and request.output_tokens_max is None:
+            fields["max_completion_tokens"] = msgspec.Raw(b"%d" % output_tokens_max)
+        for name in _NOT_FORWARDED:
+            fields.pop(name, None)
+        if target.changes is not None:
+            _change(fields, target.changes)
+        return target.head or _head(target), _encode(fields)
+
+    def completion(
+        self,
+        headers: Mapping[bytes, bytes],  # noqa: ARG002  other kinds say there what the body leaves out
+        body: bytes,
+        *,
+        n: int = 1,
+        target: Target | None = None,
+    ) -> tuple[Completion, Usage | None]:
+        expose, rules = (target.expose, target.error_rules) if target is not None else ((), ())
+        try:
+            answer = _decode_answer(body)
+            if answer.error is not ABSENT and is_error(answer.error):
+                raise UpstreamError(failure_of(error_of(200, {"error": _decode_any(answer.error)}), rules))
+            choices = [_choice(choice, at) for at, choice in enumerate(answer.choices or ())]
+            unknown, exposed_top, exposed = unknown_and_exposed(body, "message", expose)
+        except (ValueError, RecursionError):
+            # From the decoder: not JSON, cut off, not UTF-8, of wrong types, out of range or too deep.
+            raise BadAnswer from None
+        for choice, fields in zip(choices, exposed, strict=True):
+            choice.exposed = fields
+        choices.sort(key=_index)
+        if [choice.index for choice in choices] != list(range(n)):
+            raise BadAnswer  # fewer, more or other choices than were asked for
+        return Completion(choices, exposed_top, unknown), usage_of(answer.usage)
+
+    def failure(self, status: int, headers: Mapping[bytes, bytes], body: bytes, rules: Sequence[ErrorRule]) -> Failure:
+        return failure_of(read_error(status, body), rules, retry_after_s(headers))
+
+    def stream(self, *, n: int = 1, target: Target | None = None) -> StreamReader:
+        if target is None:
+            return OpenAIStream(n=n)
+        return OpenAIStream(n=n, expose=target.expose, rules=target.error_rules)
+
+
+def _head(target: Target) -> bytes:
+    lines = [f"POST {target.path_prefix}/chat/completions HTTP/1.1", f"host: {target.host_header.decode()}"]
+    if target.credential:
+        lines.append(f"authorization: Bearer {target.credential}")
+    lines += ["content-type: application/json", "accept-encoding: identity", "user-agent: waypost"]
+    lines += [f"{name}: {value}" for name, value in target.headers]
+    return "".join([f"{line}\r\n" for line in lines]).encode("ascii")
+
+
+def _stream_options(sent: msgspec.Raw | None) -> msgspec.Raw:
+    if sent is None or is_null(sent):
+        return _ASKS_FOR_USAGE
+    options = _decode_fields(sent)
+    options["include_usage"] = msgspec.Raw(b"true")
+    return msgspec.Raw(_encode(options))
+
+
+def _change(fields: dict[str, msgspec.Raw], changes: RequestChanges) -> None:
+    for name, new_name in changes.rename.items():
+        if name in fields:
+            fields[new_name] = fields.pop(name)
+    for name in changes.drop:
+        fields.pop(name, None)
+    fields.update(changes.set)
+
+
+def _choice(sent: _Choice, position: int) -> Choice:
+    if is_broken(sent.finish_reason):
+        raise UpstreamError(Failure(ErrorCode.GENERATION_FAILED))
+    said = sent.message
+    calls = _tool_calls(said)
+    reason = finish_reason_of(sent.finish_reason, has_calls=bool(calls))
+    if not reason:
+        raise BadAnswer  # it stopped in the middle
+    if reason == "tool_calls":
+        for call in calls:
+            call.arguments = call.arguments or "{}"  # as OpenAI writes a call without arguments
+    return Choice(
+        position if sent.index is None else sent.index,
+        reason,
+        said.content or "",
+        said.reasoning_content or said.reasoning or "",
+        said.refusal or "",
+        calls,
+        audio_of(said.audio),
+        logprobs_of(sent.logprobs),
+    )
+
+
+def _tool_calls(said: Said) -> list[ToolCall]:
+    calls: list[ToolCall] = []
+    seen: set[str] = set()
+    for sent in calls_of(said):
+        function = sent.function
+        if function is None or not function.name:
+            raise BadAnswer
+        # Two calls under one id could not be answered apart: the second is treated as having none.
+        given_id = "" if sent.id is None or sent.id in seen else sent.id
+        seen.add(given_id)
+        calls.append(ToolCall(given_id, function.name, arguments_of(function)))
+    return calls
+
+
+def _index(choice: Choice) -> int:
+    return choice.index

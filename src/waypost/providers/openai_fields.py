@@ -1,0 +1,190 @@
+"""What providers that speak OpenAI's chat format send, as loosely as they do, and how each oddity is read.
+
+Known from the wild: calls without ids, without an index, with the name late or in every piece, arguments as an object,
+the legacy `function_call`, reasoning under two names, finish reasons of other vendors, numbers as floats or strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from waypost.wire.canonical import Usage
+from waypost.wire.openai_chat_answer import Audio, Logprobs
+
+ABSENT = msgspec.Raw(b"")
+_NO_FIELDS: dict[str, msgspec.Raw] = {}
+_NULL = msgspec.Raw(b"null")
+UNREADABLE = -1
+"""Stands for a count that is no whole number; metering refuses it as it does any negative one."""
+
+
+class Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: str | dict[str, msgspec.Raw] | None = None
+
+
+class Call(msgspec.Struct, gc=False):
+    index: int | None = None
+    id: str | None = None
+    function: Function | None = None
+
+
+class SentAudio(msgspec.Struct, gc=False):
+    id: str | None = None
+    data: str | None = None
+    transcript: str | None = None
+    expires_at: int | None = None
+
+
+class Said(msgspec.Struct, gc=False):
+    """A message, or a delta of one."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[Call] | None = None
+    function_call: Function | None = None
+    audio: SentAudio | None = None
+
+
+SAID_FIELDS = frozenset((*Said.__struct_fields__, "role"))
+COMPLETION_FIELDS = frozenset(("id", "object", "created", "model", "choices", "usage", "service_tier"))
+
+_decode_any = msgspec.json.Decoder().decode
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_choices = msgspec.json.Decoder(list[dict[str, msgspec.Raw]] | None).decode
+_decode_said = msgspec.json.Decoder(dict[str, msgspec.Raw] | None).decode
+_encode = msgspec.json.Encoder().encode
+
+_FINISH_REASONS = {
+    "length": "length",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "max_length": "length",
+    "model_length": "length",
+    "model_context_window_exceeded": "length",
+    "content_filter": "content_filter",
+    "content_filtered": "content_filter",
+    "safety": "content_filter",
+    "sensitive": "content_filter",
+    "refusal": "content_filter",
+    "recitation": "content_filter",
+    "blocklist": "content_filter",
+    "prohibited_content": "content_filter",
+}
+# The provider's way of saying that it broke: passing these off as "stop" would invent a success.
+_BROKEN = frozenset(("error", "abort", "cancelled", "insufficient_system_resource", "network_error"))
+
+
+def is_broken(finish_reason: str | None) -> bool:
+    return finish_reason is not None and finish_reason.lower() in _BROKEN
+
+
+def finish_reason_of(sent: str | None, *, has_calls: bool) -> str:
+    """Ours for the provider's; "" while there is none. Whether calls were made is read from the calls."""
+    if not sent or sent == "null":
+        return ""
+    ours = _FINISH_REASONS.get(sent.lower(), "stop")
+    return "tool_calls" if has_calls and ours == "stop" else ours
+
+
+def calls_of(said: Said) -> Sequence[Call]:
+    """The calls, the legacy one as the first and only."""
+    if said.tool_calls:
+        return said.tool_calls
+    return () if said.function_call is None else (Call(0, None, said.function_call),)
+
+
+def arguments_of(function: Function) -> str:
+    """Arguments as JSON text; some providers send the object itself."""
+    sent = function.arguments
+    if isinstance(sent, dict):
+        return _encode(sent).decode()
+    return sent or ""
+
+
+def audio_of(sent: SentAudio | None) -> Audio | None:
+    if sent is None:
+        return None
+    return Audio(sent.id or "", sent.data or "", sent.transcript or "", sent.expires_at or 0)
+
+
+def logprobs_of(sent: Logprobs | None) -> Logprobs | None:
+    """None for the older layouts, which have neither list."""
+    return sent if sent is not None and (sent.content is not None or sent.refusal is not None) else None
+
+
+def is_null(sent: msgspec.Raw) -> bool:
+    return len(sent) == 4 and bytes(sent) == b"null"
+
+
+def is_error(sent: msgspec.Raw) -> bool:
+    """Whether a top-level `error` is more than null, false or empty."""
+    return bool(len(sent)) and bool(_decode_any(sent))
+
+
+def usage_of(sent: msgspec.Raw) -> Usage | None:
+    """The usage object in disjoint classes; None when absent, null or without any count."""
+    if not len(sent):
+        return None
+    try:
+        usage = _decode_any(sent)
+    except (ValueError, RecursionError):
+        return Usage(UNREADABLE)
+    if usage is None or usage == {}:
+        return None
+    if not isinstance(usage, dict):
+        return Usage(UNREADABLE)
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if prompt is None and completion is None:
+        return None
+    input_tokens, output_tokens = _count(prompt, UNREADABLE), _count(completion, UNREADABLE)
+    cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
+    written = _detail(usage, "prompt_tokens_details", "cache_write_tokens")
+    reasoning = _detail(usage, "completion_tokens_details", "reasoning_tokens")
+    # A few providers count reasoning beside the completion instead of inside it; their total gives them away.
+    if reasoning > 0 and (
+        reasoning > output_tokens >= 0
+        or _count(usage.get("total_tokens"), 0) == input_tokens + output_tokens + reasoning
+    ):
+        output_tokens += reasoning
+    if min(input_tokens, output_tokens, cached, written, reasoning) < 0:
+        return Usage(UNREADABLE)
+    return Usage(input_tokens - cached - written, cached, written, 0, output_tokens, reasoning)
+
+
+def unknown_and_exposed(
+    document: bytes, inner: str, expose: Sequence[str]
+) -> tuple[int, dict[str, bytes], list[dict[str, bytes]]]:
+    """How many fields of a valid answer are outside the closed set; those to let through, at the top and per choice
+    (in its `inner` object: `message` or `delta`), as JSON spelled our way."""
+    top = _decode_object(document)
+    unknown = len(top.keys() - COMPLETION_FIELDS)
+    exposed: list[dict[str, bytes]] = []
+    for choice in _decode_choices(top.get("choices", _NULL)) or ():
+        said = _decode_said(choice.get(inner, _NULL)) or _NO_FIELDS
+        unknown += len(said.keys() - SAID_FIELDS)
+        exposed.append(_selected(said, expose, SAID_FIELDS) if expose else {})
+    return unknown, _selected(top, expose, COMPLETION_FIELDS) if expose else {}, exposed
+
+
+def _selected(fields: dict[str, msgspec.Raw], expose: Sequence[str], closed: frozenset[str]) -> dict[str, bytes]:
+    return {name: _encode(_decode_any(fields[name])) for name in expose if name in fields and name not in closed}
+
+
+def _detail(usage: dict[str, object], group: str, name: str) -> int:
+    details = usage.get(group)
+    return _count(details.get(name), 0) if isinstance(details, dict) else 0
+
+
+def _count(value: object, missing: int) -> int:
+    if value is None:
+        return missing
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else UNREADABLE

@@ -1,0 +1,62 @@
+"""How a refusal reads in each caller's format. The canonical code stands in every one of them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from waypost.kit.errors import ErrorCode, Refusal
+
+_encode = msgspec.json.Encoder().encode
+
+# OpenAI's vocabulary; its SDKs choose the exception class by HTTP status, people and logs read the type.
+_OPENAI_TYPES = {
+    ErrorCode.INSUFFICIENT_BALANCE: "insufficient_quota",
+    ErrorCode.RATE_LIMITED: "rate_limit_error",
+    ErrorCode.UNAUTHENTICATED: "authentication_error",
+    ErrorCode.PERMISSION_DENIED: "permission_error",
+    ErrorCode.NOT_FOUND: "not_found_error",
+    ErrorCode.CONFLICT: "conflict_error",
+}
+
+
+class _OpenAIError(msgspec.Struct, gc=False):
+    message: str
+    type: str
+    param: str | None
+    code: str
+    request_id: str
+
+
+class _Detail(msgspec.Struct, gc=False):
+    field: str
+    code: str
+    message: str
+
+
+class _CanonicalError(msgspec.Struct, gc=False, omit_defaults=True):
+    code: str
+    message: str
+    retryable: bool
+    request_id: str
+    details: list[_Detail] | None = None
+
+
+def render_error(dialect: str, refusal: Refusal, request_id: str) -> bytes:
+    """The error object of a dialect, as JSON: `"openai"` or `"canonical"`."""
+    code = refusal.code
+    if dialect == "openai":
+        kind = _OPENAI_TYPES.get(code) or ("server_error" if code.status >= 500 else "invalid_request_error")
+        return _encode({"error": _OpenAIError(refusal.message, kind, refusal.param, code.name, request_id)})
+    assert dialect == "canonical", "a dialect without an error envelope"
+    details = None
+    if code is ErrorCode.INPUT_VALIDATION_ERROR and refusal.param is not None:
+        details = [_Detail(refusal.param, "INVALID", refusal.message)]
+    error = _CanonicalError(code.name, refusal.message, code.is_retryable, request_id, details)
+    return _encode({"error": error})
+
+
+def error_headers(refusal: Refusal) -> bytes:
+    """`retry-after` when a wait is known to help; `x-should-retry: false`, which SDKs obey, when none can."""
+    if refusal.retry_after_s is not None:
+        return b"retry-after: %d\r\n" % refusal.retry_after_s
+    return b"" if refusal.code.is_retryable else b"x-should-retry: false\r\n"

@@ -1,0 +1,133 @@
+"""OpenAI chat completions, streamed: the one order in which a caller sees an answer, whatever order it came in.
+
+Per choice: the role by itself, then reasoning, content, refusal and tool calls as they come, empty ones left out. At
+the end every choice's finish_reason in a chunk of its own, usage when asked for, `[DONE]`. A tool call opens with its
+id and name and no arguments; its arguments follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from waypost.kit.errors import Refusal
+from waypost.wire.canonical import Usage
+from waypost.wire.dialects import render_error
+from waypost.wire.openai_chat_answer import (
+    AnswerIdentity,
+    Chunk,
+    Logprobs,
+    ToolCallDelta,
+    encode_value,
+    render_audio,
+    render_exposed,
+    render_usage,
+    shown_finish_reason,
+)
+
+HEARTBEAT = b": waypost\n\n"
+"""A comment: keeps connections open without being an event."""
+
+_DONE = b"data: [DONE]\n\n"
+
+
+class StreamRenderer:
+    """Writes one stream. Constant bytes are made once; what is left per token is its JSON text and a join."""
+
+    __slots__ = ("_after_delta", "_end", "_finish_reasons", "_head", "_heads", "_identity", "_includes_usage")
+
+    def __init__(self, identity: AnswerIdentity, include_usage: bool) -> None:
+        self._identity = identity
+        self._includes_usage = include_usage
+        self._head = b'data: {"id":"%b","object":"chat.completion.chunk","created":%d,"model":%b,%b,"choices":[' % (
+            identity.completion_id.encode(),
+            identity.created_s,
+            encode_value(identity.model),
+            b'"service_tier":"default"',
+        )
+        self._end = b"]%b}\n\n" % (b',"usage":null' if include_usage else b"")
+        self._after_delta = b'},"logprobs":null,"finish_reason":null}' + self._end
+        self._heads: dict[int, bytes] = {}  # by choice, from its first chunk on: everything up to the delta's fields
+        self._finish_reasons: dict[int, str] = {}
+
+    def render(self, chunks: Iterable[Chunk]) -> bytes:
+        """The events to send now, joined; b"" when there is nothing to show yet."""
+        out: list[bytes] = []
+        for chunk in chunks:
+            index = chunk.index
+            head = self._heads.get(index) or self._start(index, out)
+            logprobs = chunk.logprobs
+            if logprobs is not None:
+                self._render_with_logprobs(head, chunk, logprobs, out)
+            else:
+                if chunk.reasoning:
+                    out += (head, b'"reasoning_content":', encode_value(chunk.reasoning), self._after_delta)
+                if chunk.content:
+                    out += (head, b'"content":', encode_value(chunk.content), self._after_delta)
+                if chunk.refusal:
+                    out += (head, b'"refusal":', encode_value(chunk.refusal), self._after_delta)
+            if chunk.tool_calls:
+                for call in chunk.tool_calls:
+                    self._render_call(head, index, call, out)
+            if chunk.audio is not None:
+                out += (head, b'"audio":', render_audio(chunk.audio, self._identity, index), self._after_delta)
+            if chunk.exposed or chunk.exposed_top:
+                self._render_exposed(head, chunk, out)
+            if chunk.finish_reason:
+                self._finish_reasons[index] = chunk.finish_reason
+        return b"".join(out)
+
+    def finish(self, usage: Usage, cost: str) -> bytes:
+        """The end of a complete answer. `cost` is decimal USD text."""
+        out: list[bytes] = []
+        for index in sorted(self._finish_reasons):
+            head = self._heads.get(index) or self._start(index, out)
+            reason = shown_finish_reason(self._finish_reasons[index], self._identity)
+            out += (head, b'},"logprobs":null,"finish_reason":"', reason, b'"}', self._end)
+        if self._includes_usage:
+            out += (self._head, b'],"usage":', render_usage(usage, cost), b"}\n\n")
+        out.append(_DONE)
+        return b"".join(out)
+
+    def fail(self, refusal: Refusal, request_id: str) -> bytes:
+        """The end of an answer that broke: an error event, which SDKs raise, and no `[DONE]`."""
+        return b"data: " + render_error("openai", refusal, request_id) + b"\n\n"
+
+    def _start(self, index: int, out: list[bytes]) -> bytes:
+        head = self._heads[index] = self._head + b'{"index":%d,"delta":{' % index
+        out += (head, b'"role":"assistant","content":"","refusal":null', self._after_delta)
+        return head
+
+    def _render_with_logprobs(self, head: bytes, chunk: Chunk, logprobs: Logprobs, out: list[bytes]) -> None:
+        after_delta = self._after_delta
+        if self._identity.wants_logprobs:
+            after_delta = b'},"logprobs":%b,"finish_reason":null}%b' % (encode_value(logprobs), self._end)
+        if chunk.reasoning:
+            out += (head, b'"reasoning_content":', encode_value(chunk.reasoning), self._after_delta)
+        if chunk.refusal:
+            # Log probabilities stand with the text they are about, once.
+            refusal_end = self._after_delta if chunk.content else after_delta
+            out += (head, b'"refusal":', encode_value(chunk.refusal), refusal_end)
+        if chunk.content or (self._identity.wants_logprobs and not chunk.refusal):
+            # A token may be a part of a character only, and so have a probability but no text.
+            out += (head, b'"content":', encode_value(chunk.content), after_delta)
+
+    def _render_call(self, head: bytes, choice: int, call: ToolCallDelta, out: list[bytes]) -> None:
+        if self._identity.uses_functions:
+            if call.index:
+                return  # the legacy field has room for one call
+            opening, closing = b'"function_call":{', b"}"
+            named = b'"name":%b,"arguments":""'
+        else:
+            opening, closing = b'"tool_calls":[{"index":%d,' % call.index, b"}}]"
+            our_id = self._identity.tool_call_id(call.id, choice=choice, index=call.index) if call.name else ""
+            named = b'"id":"%b","type":"function","function":{"name":%%b,"arguments":""' % our_id.encode()
+        if call.name:
+            out += (head, opening, named % encode_value(call.name), closing, self._after_delta)
+        if call.arguments:
+            begin = b'"arguments":' if self._identity.uses_functions else b'"function":{"arguments":'
+            out += (head, opening, begin, encode_value(call.arguments), closing, self._after_delta)
+
+    def _render_exposed(self, head: bytes, chunk: Chunk, out: list[bytes]) -> None:
+        delta = render_exposed(chunk.exposed)[1:]
+        top = render_exposed(chunk.exposed_top)
+        out += (head, delta, self._after_delta[:-3], top, b"}\n\n")
