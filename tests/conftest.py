@@ -36,7 +36,15 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker_input is not None:
         config.stash[_DIR] = Path(worker_input["postgres_dir"])
     else:
-        config.stash[_DIR] = Path(tempfile.mkdtemp(prefix="waypost-test-"))
+        config.stash[_DIR] = Path(tempfile.mkdtemp(prefix="waypost-test-", dir=_quick_place()))
+
+
+def _quick_place() -> str | None:
+    """Memory, where a machine has some to spare: a database is copied there in a tenth of the time."""
+    memory = Path("/dev/shm")
+    if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2 << 30:
+        return str(memory)
+    return None
 
 
 @pytest.hookimpl(optionalhook=True)
