@@ -12,7 +12,7 @@ def main() -> int:
     data_dir, conninfo, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     config = data_dir.parent / "waypost.toml"
 
-    async def apply_catalogue(given: str) -> list[str]:
+    def apply_catalogue(given: str) -> list[str]:
         assert given == conninfo
         text = config.read_text()
         if text.startswith("bad"):

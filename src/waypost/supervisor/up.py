@@ -12,17 +12,20 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psycopg
 
 from waypost.storage.database import DatabaseUnfit, migrate
 from waypost.storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from waypost.storage.roles import RolesMissing
 from waypost.supervisor.child import Child, ChildFailed, ChildPlan
 from waypost.supervisor.inheritance import Inheritance
 from waypost.supervisor.metrics_port import MetricsPort
+from waypost.telemetry.events import report_bug
 
 WATCH_S = 1.0  # between looks at the configuration file and the embedded database
 _SETTLE_S = 12.0  # what a gateway may take for its books after the last answer
@@ -56,10 +59,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     metrics_url: str
 
 
-Prepare = Callable[[str], Awaitable[None]]
-"""Given the database's conninfo, make what must be there before the gateways start."""
+Prepare = Callable[[str], None]
+"""Given the database's conninfo, make what must be there before the gateways start. Runs in a thread, as does
+the next."""
 
-ApplyCatalogue = Callable[[str], Awaitable[Sequence[str]]]
+ApplyCatalogue = Callable[[str], Sequence[str]]
 """Given the database's conninfo, apply the configuration file's catalogue if its content changed since it was last
 applied; returns the mistakes for which it was refused whole. May raise psycopg.OperationalError."""
 
@@ -81,7 +85,7 @@ def run_up(
     with _Lock(options.data_dir):
         try:
             return asyncio.run(_Up(options, apply_catalogue, companions).run(prepare, on_ready or _print_ready))
-        except (EmbeddedPostgresError, DatabaseUnfit, ChildFailed) as error:
+        except (EmbeddedPostgresError, DatabaseUnfit, RolesMissing, ChildFailed) as error:
             raise UpRefused(str(error)) from None
 
 
@@ -140,20 +144,27 @@ class _Up:
         try:
             await asyncio.to_thread(self._start_database)
             if prepare is not None:
-                await prepare(self._conninfo)
-            await self._apply()
+                await asyncio.to_thread(prepare, self._conninfo)
+            await asyncio.to_thread(self._apply)
             for child in self._gateways:
                 tasks.create_task(child.run())
-            watch = tasks.create_task(self._watch())
-            await asyncio.gather(*(child.wait_ready() for child in (*self._companions, *self._gateways)))
-            if not self._stopping.is_set():
+            tasks.create_task(self._watch())
+            if await self._get_ready():
                 on_ready()
-            await self._stopping.wait()
-            watch.cancel()
+                await self._stopping.wait()
             public.close()  # from now on a caller is refused, and not left waiting
         finally:
             for rank in (self._gateways, self._companions):
                 await asyncio.gather(*(child.stop(self._hurry) for child in rank))
+
+    async def _get_ready(self) -> bool:
+        """Whether everything got ready before somebody asked us to stop."""
+        children = (*self._companions, *self._gateways)
+        ready: asyncio.Future[Any] = asyncio.gather(*(child.wait_ready() for child in children))
+        stopping: asyncio.Future[Any] = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait((ready, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        return not self._stopping.is_set()
 
     def _start_database(self) -> None:
         if self._options.database is not None:
@@ -163,9 +174,9 @@ class _Up:
         except psycopg.OperationalError as error:
             raise UpRefused(f"The database does not answer ({type(error).__name__}): check its address.") from None
 
-    async def _apply(self) -> None:
+    def _apply(self) -> None:
         if self._apply_catalogue is not None:
-            for mistake in await self._apply_catalogue(self._conninfo):
+            for mistake in self._apply_catalogue(self._conninfo):
                 _tell(mistake)
 
     async def _watch(self) -> None:
@@ -178,6 +189,8 @@ class _Up:
                     await self._reload.wait()
             except TimeoutError:
                 pass
+            if self._stopping.is_set():
+                return
             database = self._options.database
             if database is not None and not database.is_running:
                 await asyncio.to_thread(self._revive, database)
@@ -186,11 +199,17 @@ class _Up:
             self._reload.clear()
             seen = stamp
             if is_due:
-                try:
-                    await self._apply()
-                    is_due = False
-                except psycopg.OperationalError:
-                    pass  # the database is away: at the next look
+                is_due = not await asyncio.to_thread(self._apply_again)
+
+    def _apply_again(self) -> bool:
+        """Whether that is settled; not so while the database is away."""
+        try:
+            self._apply()
+        except psycopg.OperationalError:
+            return False
+        except Exception as error:  # noqa: BLE001 - the edge of the process: what serves goes on serving
+            report_bug(error)
+        return True
 
     @staticmethod
     def _revive(database: EmbeddedPostgres) -> None:
@@ -210,6 +229,7 @@ class _Up:
         if self._stopping.is_set():
             self._hurry.set()
         self._stopping.set()
+        self._reload.set()  # wakes who watches
 
 
 class _Lock:
