@@ -1,0 +1,102 @@
+"""`waypost demo`, top to bottom: weights, model, account, `up`, and the card."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+from waypost.demo import local_model, simulated_model
+from waypost.demo.account import Account, keep_account, open_account, read_account
+from waypost.demo.card import render_card
+from waypost.demo.offer import LOCAL, SIMULATED, Offer, catalogue_of
+from waypost.demo.weights import TERMS_URL, assemble_weights
+from waypost.kit.money import Nanos
+from waypost.supervisor.child import ChildPlan
+from waypost.supervisor.up import Deployment, UpOptions, run_up
+
+_ACCOUNT_FILE = "demo.json"
+
+
+def run_demo(options: UpOptions, *, is_simulated: bool, pepper: bytes) -> int:
+    """Run until SIGTERM or SIGINT; the exit code. `pepper` keys the digests of API keys.
+
+    Raises DemoUnavailable without extra `demo`, WeightsDamaged, and UpRefused."""
+    console = Console(stderr=True)
+    options.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    demo = _Demo(options, SIMULATED if is_simulated else LOCAL, pepper)
+    if is_simulated:
+        command = _module("waypost.demo.simulated_model", str(demo.account.upstream_port))
+        notes = []
+        health_path = simulated_model.HEALTH_PATH
+    else:
+        weights = _assemble_aloud(console, options.data_dir / "models")
+        command = _module("waypost.demo.local_model", str(weights), str(demo.account.upstream_port))
+        notes = [f"terms    {TERMS_URL} (Gemma's, for the model's use)"]
+        health_path = local_model.HEALTH_PATH
+    console.print("Starting PostgreSQL, the model and the gateway …", highlight=False)
+    model = ChildPlan(
+        name="model",
+        command=command,
+        environment={local_model.API_KEY_VARIABLE: demo.account.upstream_key},
+        address=demo.account.upstream_port,
+        ready_path=health_path,
+    )
+    return run_up(options, None, companions=[model], prepare=demo.prepare, on_ready=demo.card_printer(notes))
+
+
+class _Demo:
+    """The account on its way from the file to the card."""
+
+    def __init__(self, options: UpOptions, offer: Offer, pepper: bytes) -> None:
+        self._path = options.data_dir / _ACCOUNT_FILE
+        self._offer = offer
+        self._pepper = pepper
+        self._balance: Nanos = 0
+        kept = read_account(self._path)
+        self.account: Account = msgspec.structs.replace(kept, upstream_port=_free_port(kept.upstream_port))
+        # The gateways are children of this process, and read the credential where the catalogue says.
+        os.environ[local_model.API_KEY_VARIABLE] = kept.upstream_key
+
+    def prepare(self, conninfo: str) -> None:
+        catalogue = catalogue_of(self._offer, self.account.upstream_port)
+        self.account, balance = open_account(conninfo, self.account, catalogue, pepper=self._pepper)
+        self._balance = balance.available_nanos
+        keep_account(self._path, self.account)
+
+    def card_printer(self, notes: list[str]) -> Callable[[Deployment], None]:
+        def print_card(deployment: Deployment) -> None:
+            sys.stdout.write(render_card(deployment, self.account, self._offer, self._balance, notes))
+            sys.stdout.flush()
+
+        return print_card
+
+
+def _assemble_aloud(console: Console, directory: Path) -> Path:
+    columns = TextColumn("Putting the model together"), BarColumn(), DownloadColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("")
+        return assemble_weights(directory, lambda done, total: progress.update(task, completed=done, total=total))
+
+
+def _module(name: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-P", "-m", name, *arguments)
+
+
+def _free_port(preferred: int) -> int:
+    """The loopback port of the last run if it is free, so that the catalogue stays what it was; else any."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise AssertionError("the kernel has no free port")
