@@ -1,0 +1,244 @@
+"""One pooled connection to an origin, and the call that it carries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import ParamSpec, Protocol, cast
+
+from waypost.transport.http1_response import ResponseReader, TransportFailure
+from waypost.transport.limits import CallTimeouts
+
+_P = ParamSpec("_P")
+
+
+class Receiver(Protocol):
+    """Is told the answer as it arrives: never from inside `Pool.call`, and never after `Call.abort`."""
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """The final answer's status (200 … 599) and headers, names in lower case."""
+
+    def on_data(self, data: bytes) -> None:
+        """At most once per read of the socket."""
+
+    def on_end(self) -> None:
+        """The message is complete, and the connection is back in the pool."""
+
+    def on_failure(self, failure: TransportFailure) -> None:
+        """There will be no (further) answer. Exactly one of `on_end` and `on_failure` is called."""
+
+
+class Owner(Protocol):
+    """The pool, as its connections see it."""
+
+    def add(self, connection: ClientConnection) -> None: ...
+    def keep(self, connection: ClientConnection) -> bool: ...
+    def forget(self, connection: ClientConnection) -> None: ...
+    def remove(self, connection: ClientConnection) -> None: ...
+    def bug(self, error: Exception) -> None: ...
+
+
+class Call:
+    """One request under way. A caller uses `is_sent`, `abort`, `pause` and `resume`; the rest is the pool's."""
+
+    __slots__ = (
+        "body_bytes",
+        "body_bytes_max",
+        "connection",
+        "has_answered",
+        "has_moved",
+        "is_close_delimited",
+        "is_paused",
+        "is_sent",
+        "opening",
+        "quiet_since_s",
+        "receiver",
+        "timeouts",
+        "total_at_s",
+    )
+
+    def __init__(self, receiver: Receiver, timeouts: CallTimeouts, *, now_s: float, body_bytes_max: int) -> None:
+        self.is_sent = False
+        """Whether any byte of the request was handed to a connected socket."""
+        self.is_close_delimited = False
+        """After `on_end`: the answer ended with the connection, so nobody can tell whether it was complete."""
+        self.receiver = receiver
+        self.timeouts = timeouts
+        self.total_at_s = now_s + timeouts.total_s
+        self.quiet_since_s = now_s
+        self.has_moved = False  # since the last sweep
+        self.has_answered = False
+        self.is_paused = False
+        self.body_bytes = 0
+        self.body_bytes_max = body_bytes_max
+        self.connection: ClientConnection | None = None
+        self.opening: asyncio.Task[None] | None = None
+
+    def abort(self) -> None:
+        """Close the connection at once. The receiver hears nothing more."""
+        if self.connection is not None:
+            self.connection.discard()
+        elif self.opening is not None:
+            opening, self.opening = self.opening, None
+            opening.cancel()
+
+    def pause(self) -> None:
+        """Read no more until `resume`."""
+        if self.connection is not None and not self.is_paused:
+            self.is_paused = True
+            self.connection.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.connection is not None and self.is_paused:
+            self.is_paused = False
+            self.has_moved = True
+            self.connection.transport.resume_reading()
+
+
+class ClientConnection(asyncio.Protocol):
+    """Carries one call at a time."""
+
+    __slots__ = ("_call", "_is_head_told", "_is_open", "_is_reused", "_owner", "_reader", "idle_until_s", "transport")
+
+    transport: asyncio.Transport
+
+    def __init__(self, owner: Owner, header_bytes_max: int) -> None:
+        self._owner = owner
+        self._reader = ResponseReader(header_bytes_max)
+        self._call: Call | None = None
+        self._is_open = False
+        self._is_reused = False
+        self._is_head_told = False
+        self.idle_until_s = 0.0
+
+    # What the pool calls.
+
+    def start(self, call: Call, request: bytes, *, is_head_request: bool) -> None:
+        """Send the request of a call."""
+        self._call = call
+        call.connection = self
+        call.has_moved = True
+        call.is_sent = True
+        self._is_head_told = False
+        self._reader.expect(is_head_request=is_head_request)
+        self.transport.write(request)
+
+    def check(self, now_s: float) -> None:
+        """Enforce what is due."""
+        call = self._call
+        if call is None:
+            if now_s >= self.idle_until_s:
+                self.discard()
+        elif now_s >= call.total_at_s:
+            self.fail(TransportFailure.TOTAL_TIMEOUT)
+        elif call.has_moved or call.is_paused:
+            call.has_moved = False
+            call.quiet_since_s = now_s
+        elif call.has_answered:
+            if now_s - call.quiet_since_s >= call.timeouts.idle_s:
+                self.fail(TransportFailure.IDLE_TIMEOUT)
+        elif call.timeouts.first_byte_s is not None and now_s - call.quiet_since_s >= call.timeouts.first_byte_s:
+            self.fail(TransportFailure.FIRST_BYTE_TIMEOUT)
+
+    def fail(self, failure: TransportFailure) -> None:
+        """Close at once, and tell the receiver."""
+        call = self._call
+        self.discard()
+        if call is not None:
+            self.tell(call.receiver.on_failure, failure)
+
+    def discard(self) -> None:
+        """Close at once; the receiver hears nothing more."""
+        call = self._call
+        if call is not None:
+            self._call = call.connection = None
+        self._owner.forget(self)
+        if self._is_open:
+            self.transport.abort()
+
+    def tell(self, callback: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs) -> None:
+        """A bug in a receiver must not reach the loop, which would log what was said."""
+        try:
+            callback(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001
+            self._owner.bug(error)
+
+    # What the loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._is_open = True
+        self._owner.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        call = self._call
+        if call is None:
+            self.discard()  # an idle connection that speaks is out of step with us
+            return
+        call.has_moved = call.has_answered = True
+        try:
+            malformed = self._reader.feed(data)
+            failure = self._deliver(call) or malformed  # what arrived before the fault counts
+        except Exception as error:  # noqa: BLE001  see `tell`
+            self._owner.bug(error)
+            failure = TransportFailure.MALFORMED
+        if self._call is not call:
+            return  # aborted by its receiver
+        if failure is not None:
+            self.fail(failure)
+        elif self._reader.is_complete:
+            self._finish(call)
+
+    def eof_received(self) -> None:
+        self._end(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_open = False
+        self._end(exc)
+        self._owner.remove(self)
+        self._reader.close()
+
+    # The answer.
+
+    def _deliver(self, call: Call) -> TransportFailure | None:
+        reader = self._reader
+        if not reader.has_head:
+            return None
+        if not self._is_head_told:
+            self._is_head_told = True
+            if reader.body_length is not None and reader.body_length > call.body_bytes_max and not reader.is_complete:
+                return TransportFailure.TOO_LARGE
+            call.receiver.on_head(reader.status, reader.headers)
+        data = reader.take_body()
+        if data and self._call is call:
+            call.body_bytes += len(data)
+            if call.body_bytes > call.body_bytes_max:
+                return TransportFailure.TOO_LARGE
+            call.receiver.on_data(data)
+        return None
+
+    def _finish(self, call: Call) -> None:
+        transport = self.transport
+        self._call = call.connection = None
+        # An answer before the end of its request: the origin may not read the rest.
+        is_reusable = self._reader.is_reusable and not transport.get_write_buffer_size()
+        if is_reusable and not transport.is_closing() and self._owner.keep(self):
+            self._is_reused = True
+            if call.is_paused:
+                transport.resume_reading()
+        else:
+            transport.abort()
+        self.tell(call.receiver.on_end)
+
+    def _end(self, exc: Exception | None) -> None:
+        """The origin closed, or the connection broke."""
+        call = self._call
+        if call is None:
+            self._owner.forget(self)
+        elif self._reader.is_close_delimited and exc is None:
+            call.is_close_delimited = True
+            self._finish(call)
+        elif not call.has_answered:
+            self.fail(TransportFailure.RESET_REUSED if self._is_reused else TransportFailure.RESET)
+        else:
+            self.fail(TransportFailure.TRUNCATED if exc is None else TransportFailure.RESET)

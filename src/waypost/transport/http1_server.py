@@ -1,0 +1,128 @@
+"""The HTTP/1.1 server: listens, keeps the connections, and looks after their deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from waypost.transport.exchange import Exchange
+from waypost.transport.limits import ServerLimits
+from waypost.transport.server_connection import Connection, Handler, Refuse, Rules
+from waypost.transport.sweep import Sweep
+
+__all__ = ["Exchange", "Handler", "Http1Server", "Refuse", "ServerLimits"]
+
+_BACKLOG = 4096  # a burst of reconnecting callers after a restart; the kernel caps it at somaxconn
+_TLS_SHUTDOWN_S = 2.0
+
+
+class Http1Server:
+    """Listens, and gives every complete request to `handler`, inside the loop and outside any task.
+
+    `refuse` renders what the transport itself answers. An exception out of a handler is counted in `bugs`, handed to
+    `on_bug`, and answered with INTERNAL_ERROR where nothing was written yet.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        refuse: Refuse,
+        limits: ServerLimits | None = None,
+        *,
+        on_bug: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        self._rules = Rules(handler, refuse, limits or ServerLimits(), on_bug)
+        self._rules.on_lost = self._on_lost
+        self._listeners: list[asyncio.Server] = []
+        self._sweep: Sweep | None = None
+        self._emptied: asyncio.Event = asyncio.Event()
+        self.port = 0
+        """Of the first TCP listener."""
+
+    @property
+    def connections(self) -> int:
+        return len(self._rules.connections)
+
+    @property
+    def exchanges(self) -> int:
+        """Requests whose answer has not ended."""
+        return self._rules.state.exchanges
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Request bodies held at the moment."""
+        return self._rules.state.buffered_bytes
+
+    @property
+    def bugs(self) -> int:
+        """Exceptions out of handlers since the start."""
+        return self._rules.state.bugs
+
+    async def listen(
+        self,
+        *,
+        host: str = "",
+        port: int = 0,
+        unix_path: str = "",
+        sock: socket.socket | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        """Accept connections; may be called for several addresses. Raises OSError when the address cannot be taken."""
+        loop = asyncio.get_running_loop()
+        rules = self._rules
+        rules.time = loop.time
+        tls: dict[str, Any] = {}
+        if ssl_context is not None:
+            handshake_s = rules.limits.head_s
+            tls = {"ssl": ssl_context, "ssl_handshake_timeout": handshake_s, "ssl_shutdown_timeout": _TLS_SHUTDOWN_S}
+
+        def connect() -> Connection:
+            return Connection(rules)
+
+        if unix_path:
+            listener = await loop.create_unix_server(connect, unix_path, backlog=_BACKLOG, **tls)
+        elif sock is not None:
+            listener = await loop.create_server(connect, sock=sock, backlog=_BACKLOG, **tls)
+        else:
+            listener = await loop.create_server(connect, host or None, port, backlog=_BACKLOG, **tls)
+        if not unix_path:
+            self.port = self.port or listener.sockets[0].getsockname()[1]
+        self._listeners.append(listener)
+        if self._sweep is None:
+            self._sweep = Sweep(loop, self._check)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Stop accepting, close what is idle, let what runs end for up to `timeout_s`, then abort the rest."""
+        rules = self._rules
+        rules.state.is_draining = True
+        for listener in self._listeners:
+            listener.close()
+        for connection in tuple(rules.connections):
+            connection.retire()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._until_empty()
+        except TimeoutError:
+            for connection in tuple(rules.connections):
+                connection.cut()
+            await self._until_empty()
+        if self._sweep is not None:
+            self._sweep.stop()
+
+    async def _until_empty(self) -> None:
+        while self._rules.connections:
+            self._emptied.clear()
+            await self._emptied.wait()
+
+    def _on_lost(self) -> None:
+        if not self._rules.connections:
+            self._emptied.set()
+
+    def _check(self, now_s: float) -> None:
+        rules = self._rules
+        rules.state.refresh_date()
+        for connection in [each for each in rules.connections if each.deadline_s <= now_s]:
+            connection.check(now_s)

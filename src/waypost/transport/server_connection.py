@@ -1,0 +1,356 @@
+"""One caller's HTTP/1.1 connection: hands each complete request to the handler, and keeps time.
+
+It answers requests one at a time and in order. While one is being answered, what the caller sends ahead
+is read once (at most 256 KiB) and then left in the kernel. Nothing here makes a task, a future or a timer per request:
+the server's sweep looks at the single `deadline_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final, cast
+
+from waypost.kit.errors import ErrorCode
+from waypost.transport.exchange import CLOSE, Exchange, render_head
+from waypost.transport.http1_request import Phase, RequestReader
+from waypost.transport.limits import ServerLimits
+from waypost.transport.server_state import ServerState
+
+Handler = Callable[[Exchange], None]
+Refuse = Callable[[ErrorCode], tuple[bytes, bytes]]
+"""An error code → (header lines, body) of its answer; the status is the code's."""
+
+_IDLE, _HEAD, _BODY = Phase
+_NEVER_S: Final = float("inf")
+
+
+class Rules:
+    """What every connection of a server is given."""
+
+    __slots__ = ("connections", "handler", "limits", "on_bug", "on_lost", "refuse", "state", "time")
+
+    def __init__(
+        self, handler: Handler, refuse: Refuse, limits: ServerLimits, on_bug: Callable[[BaseException], None] | None
+    ) -> None:
+        self.handler = handler
+        self.refuse = refuse
+        self.limits = limits
+        self.on_bug = on_bug
+        self.state = ServerState()
+        self.connections: set[Connection] = set()
+        self.time: Callable[[], float] = lambda: 0.0
+        self.on_lost: Callable[[], None] = lambda: None
+
+    def bug(self, error: Exception) -> None:
+        self.state.bugs += 1
+        if self.on_bug is not None:
+            self.on_bug(error)
+
+
+class Connection(asyncio.Protocol):
+    """One caller's connection."""
+
+    __slots__ = (
+        "_base_bytes",
+        "_blocked_bytes",
+        "_client_host",
+        "_exchange",
+        "_is_advancing",
+        "_is_blocked",
+        "_is_closing",
+        "_is_paused",
+        "_linger_bytes",
+        "_queue",
+        "_reader",
+        "_refusal",
+        "_rules",
+        "_since_s",
+        "_watched",
+        "deadline_s",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._reader = RequestReader(rules.limits, rules.state, self._on_request, rules.time)
+        self._queue: deque[Exchange] = deque()
+        self._exchange: Exchange | None = None
+        self._refusal: ErrorCode | None = None  # waits for the answers before it
+        self._client_host = ""
+        self._watched: Phase | None = None  # what `deadline_s` is for; None while an answer is being made
+        self._since_s = 0.0  # when we began to wait for a body, and
+        self._base_bytes = 0  # what had arrived of it by then
+        self._is_advancing = False
+        self._is_paused = False
+        self._is_blocked = False
+        self._blocked_bytes = 0
+        self._is_closing = False
+        self._linger_bytes = -1  # ≥ 0 while a refused caller may finish sending
+        self.deadline_s = _NEVER_S
+
+    # What the loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        rules = self._rules
+        self.transport.set_write_buffer_limits(high=rules.limits.write_high_water_bytes)
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple) and peer:
+            self._client_host = str(peer[0])
+        rules.connections.add(self)
+        if rules.state.is_draining:
+            self._close()
+            return
+        self._watched = _IDLE
+        self.deadline_s = rules.time() + rules.limits.head_s
+
+    def data_received(self, data: bytes) -> None:
+        if self._linger_bytes >= 0:
+            self._linger_bytes -= len(data)
+            if self._linger_bytes < 0:
+                self._close_now()
+            return
+        if self._is_closing or self._refusal is not None:
+            return
+        try:
+            self._refusal = self._reader.feed(data)
+        except Exception as error:  # noqa: BLE001  a bug of ours must not reach the loop, which would log what was sent
+            self._rules.bug(error)
+            self.cut()
+            return
+        if self._exchange is None:
+            self._advance()
+        else:
+            self._pause()
+
+    def eof_received(self) -> None:
+        # A caller that closed its side has gone away: TCP cannot tell a half-close from a full one in time.
+        self._is_closing = True
+        self.deadline_s = self._rules.time() + self._rules.limits.stalled_reader_s
+        self._lose()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  why it was lost changes nothing
+        rules = self._rules
+        self._is_closing = True
+        self._lose()
+        for exchange in self._queue:
+            rules.state.buffered_bytes -= len(exchange.body)
+            exchange.detach()
+        self._queue.clear()
+        self._reader.close()
+        del self._reader  # it calls us back: without the cycle both go at once
+        rules.connections.discard(self)
+        rules.on_lost()
+
+    def pause_writing(self) -> None:
+        self._is_blocked = True
+        self._blocked_bytes = self.transport.get_write_buffer_size()
+        self.deadline_s = self._rules.time() + self._rules.limits.stalled_reader_s
+        if self._exchange is not None and self._exchange.on_blocked is not None:
+            self._guard(self._exchange, self._exchange.on_blocked)
+
+    def resume_writing(self) -> None:
+        self._is_blocked = False
+        if self._is_closing:
+            return
+        if self._exchange is None:
+            self._watched = None
+            self._advance()
+            return
+        self.deadline_s = _NEVER_S
+        if self._exchange.on_writable is not None:
+            self._guard(self._exchange, self._exchange.on_writable)
+
+    # What an exchange calls.
+
+    def finish(self, exchange: Exchange, *, is_kept: bool) -> None:
+        self._release(exchange)
+        if not is_kept or self._rules.state.is_draining:
+            self._close()
+        elif not self._is_advancing:
+            self._advance()
+
+    def drop(self, exchange: Exchange, *, must_reset: bool) -> None:
+        self._release(exchange)
+        if must_reset:
+            self.cut()
+        else:
+            self._close()
+
+    # What the server calls.
+
+    def check(self, now_s: float) -> None:
+        """The deadline has passed."""
+        limits = self._rules.limits
+        if self._linger_bytes >= 0:
+            self._close_now()
+        elif self._is_blocked and self.transport.get_write_buffer_size() < self._blocked_bytes:
+            self._blocked_bytes = self.transport.get_write_buffer_size()
+            self.deadline_s = now_s + limits.stalled_reader_s
+        elif self._is_blocked or self._is_closing:
+            self.cut()
+        elif self._watched is _IDLE:
+            self._close()
+        elif self._watched is _BODY and self._is_body_in_time(now_s):
+            self.deadline_s = min(now_s + 1.0, self._since_s + limits.body_s)
+        else:
+            self._refuse(ErrorCode.REQUEST_TIMEOUT)
+
+    def retire(self) -> None:
+        """Close, unless a request is under way."""
+        if self._exchange is None and not self._queue and not self._is_closing and self._reader.phase is _IDLE:
+            self._close()
+
+    # Requests, one after the other.
+
+    def _on_request(self, request: RequestReader) -> None:
+        self._queue.append(Exchange(request, self, self._rules.state, self._client_host))
+
+    def _advance(self) -> None:
+        """Start the next request, or see to what we are waiting for."""
+        queue = self._queue
+        self._is_advancing = True  # an answer given within the handler comes back to this loop, not into a deeper one
+        while queue and self._exchange is None and not self._is_blocked and not self._is_closing:
+            self._start(queue.popleft())
+        self._is_advancing = False
+        if self._is_closing:
+            return
+        if self._exchange is not None or self._is_blocked:
+            if queue or self._refusal is not None:
+                self._pause()
+        elif self._refusal is not None:
+            self._refuse(self._refusal)
+        else:
+            if self._is_paused:
+                self._is_paused = False
+                self.transport.resume_reading()
+            if self._reader.owes_continue:
+                self._reader.owes_continue = False
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._watch()
+
+    def _start(self, exchange: Exchange) -> None:
+        rules = self._rules
+        self._exchange = exchange
+        rules.state.exchanges += 1
+        self._watched = None
+        self.deadline_s = _NEVER_S
+        try:
+            rules.handler(exchange)
+        except Exception as error:  # noqa: BLE001  one request fails, the process does not
+            self._fail(exchange, error)
+
+    def _release(self, exchange: Exchange) -> None:
+        self._exchange = None
+        state = self._rules.state
+        state.exchanges -= 1
+        state.buffered_bytes -= len(exchange.body)
+        exchange.detach()
+
+    def _watch(self) -> None:
+        phase = self._reader.phase
+        if phase is self._watched:
+            return  # the time for a head runs from its first byte
+        self._watched = phase
+        limits = self._rules.limits
+        now_s = self._since_s = self._rules.time()
+        if phase is _IDLE:
+            self.deadline_s = now_s + limits.keep_alive_s
+        elif phase is _HEAD:
+            self.deadline_s = now_s + limits.head_s
+        else:
+            self._base_bytes = self._reader.body_bytes
+            self.deadline_s = now_s + min(limits.body_grace_s, limits.body_s)
+
+    def _is_body_in_time(self, now_s: float) -> bool:
+        limits = self._rules.limits
+        waited_s = now_s - self._since_s
+        arrived = self._reader.body_bytes - self._base_bytes
+        return waited_s < limits.body_s and arrived >= waited_s * limits.body_bytes_per_s
+
+    def _pause(self) -> None:
+        if not self._is_paused:
+            self._is_paused = True
+            self.transport.pause_reading()
+
+    # Ends.
+
+    def _refuse(self, code: ErrorCode) -> None:
+        """Answer on our own, and close."""
+        rules = self._rules
+        try:
+            headers, body = rules.refuse(code)
+        except Exception as error:  # noqa: BLE001  as in `_start`
+            rules.bug(error)
+            self.cut()
+            return
+        head = render_head(code.status, rules.state.date_line, CLOSE, headers)
+        if self._reader.is_head_request:
+            body = b""
+        self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+        self._is_closing = True
+        self._linger()
+
+    def _fail(self, exchange: Exchange, error: Exception) -> None:
+        """A bug in the handler."""
+        self._rules.bug(error)
+        if exchange.has_written:
+            exchange.abort()
+        elif exchange.is_open:
+            try:
+                headers, body = self._rules.refuse(ErrorCode.INTERNAL_ERROR)
+            except Exception as second:  # noqa: BLE001  as in `_start`
+                self._rules.bug(second)
+                exchange.abort()
+            else:
+                exchange.respond(ErrorCode.INTERNAL_ERROR.status, headers, body)
+
+    def _guard(self, exchange: Exchange, callback: Callable[[], None]) -> None:
+        try:
+            callback()
+        except Exception as error:  # noqa: BLE001  as in `_start`
+            self._fail(exchange, error)
+
+    def _lose(self) -> None:
+        """The caller has gone away."""
+        exchange = self._exchange
+        if exchange is not None:
+            callback = exchange.on_disconnect
+            self._release(exchange)
+            if callback is not None:
+                self._guard(exchange, callback)
+
+    def _close(self) -> None:
+        """Close once everything written has been sent."""
+        self._is_closing = True
+        if self._is_paused or self._queue or self._reader.phase is not _IDLE:
+            self._linger()
+        else:
+            self._close_now()
+
+    def _linger(self) -> None:
+        """Send our side's end and read on for a moment: closing with unread bytes would reset our answer away."""
+        limits = self._rules.limits
+        self._linger_bytes = limits.linger_bytes
+        self.deadline_s = self._rules.time() + limits.linger_s
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        if self._is_paused:
+            self._is_paused = False
+            self.transport.resume_reading()
+
+    def _close_now(self) -> None:
+        self._is_closing = True
+        self._linger_bytes = -1
+        self.deadline_s = self._rules.time() + self._rules.limits.stalled_reader_s
+        self.transport.close()
+
+    def cut(self) -> None:
+        """Close at once, whatever is under way and whatever was not sent yet."""
+        self._is_closing = True
+        self._lose()
+        self.transport.abort()
