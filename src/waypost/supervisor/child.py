@@ -17,7 +17,7 @@ import msgspec
 
 from waypost.supervisor.inheritance import parent_environment
 from waypost.supervisor.internal_http import Address, is_ready
-from waypost.telemetry.events import ProcessEnded, ProcessStarted, emit
+from waypost.telemetry.events import ProcessEnded, emit
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 5.0
@@ -108,7 +108,6 @@ class Child:
             pass_fds=self.plan.inherited_fds,
             start_new_session=True,
         )
-        emit(ProcessStarted(process=self.plan.name, pid=self._process.pid))
         return self._process
 
     def _say_so(self, failures: int, exit_code: int) -> None:
