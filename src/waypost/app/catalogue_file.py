@@ -1,0 +1,64 @@
+"""From a file to a version of the catalogue: read, checked as a whole, freed of secrets, applied."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import psycopg
+
+from waypost.app.operator import Operator, act
+from waypost.app.secrets import CredentialReader, open_secrets, with_references
+from waypost.app.settings import Settings, SettingsError, read_toml
+from waypost.ledger.record import LedgerUnavailable
+from waypost.policy.catalogue import Catalogue
+from waypost.policy.document import CatalogueError, read_catalogue
+
+FROM_FILE = "file"  # the configuration file that `up` watches
+
+
+def read_catalogue_file(settings: Settings, path: Path) -> Catalogue:
+    """The catalogue of a file, ready to be stored. Raises CatalogueError, each mistake beginning with the file's path,
+    and SettingsError when it cannot be read at all."""
+    try:
+        catalogue = read_catalogue(read_toml(path))
+    except CatalogueError as error:
+        raise CatalogueError(f"{path}: {mistake}" for mistake in error.mistakes) from None
+    return with_references(catalogue, open_secrets(settings.secrets_dir), document_dir=path.absolute().parent)
+
+
+def apply_watched_file(settings: Settings, conninfo: str) -> Sequence[str]:
+    """Apply the configuration file if its content changed since it was last applied; the mistakes for which it was
+    refused whole. Raises psycopg.OperationalError when the database does not answer."""
+    if settings.config_path is None:
+        return ()
+    try:
+        catalogue = read_catalogue_file(settings, settings.config_path)
+    except (CatalogueError, SettingsError) as error:
+        return error.mistakes
+    mistakes = _unreadable_credentials(catalogue)
+    if mistakes:
+        return [f"{settings.config_path}: {mistake}" for mistake in mistakes]
+
+    async def work(operator: Operator) -> None:
+        await operator.follow_catalogue(catalogue, source=FROM_FILE)
+
+    try:
+        act(settings, conninfo, work)
+    except LedgerUnavailable:
+        raise psycopg.OperationalError from None
+    return ()
+
+
+def _unreadable_credentials(catalogue: Catalogue) -> list[str]:
+    """The gateways read credentials from the same places as this process, whose children they are."""
+    read_credential = CredentialReader(os.environ)
+    mistakes = []
+    for i, provider in enumerate(catalogue.providers):
+        for j, reference in enumerate(provider.api_keys):
+            try:
+                read_credential(reference)
+            except LookupError as error:
+                mistakes.append(f"providers[{i}].api_keys[{j}]: {error.args[0]}")
+    return mistakes

@@ -1,0 +1,43 @@
+"""The one place where commands open the database: the one that is named, or the embedded one, started if need be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from waypost.app.settings import Settings
+from waypost.storage.embedded import EmbeddedPostgres
+from waypost.storage.health import is_migrated
+
+EMBEDDED_DIR = "postgres"  # below the data directory
+
+
+def embedded_postgres(settings: Settings) -> EmbeddedPostgres:
+    """The PostgreSQL of this data directory, running or not."""
+    return EmbeddedPostgres(settings.data_dir / EMBEDDED_DIR)
+
+
+@contextmanager
+def open_database(settings: Settings) -> Iterator[str]:
+    """Conninfo of the migrated database, good for as long as the context lasts.
+
+    The embedded server is shared with a running `up`; whoever leaves last stops it."""
+    if settings.database_url is not None:
+        _migrate(settings.database_url)
+        yield settings.database_url
+        return
+    server = embedded_postgres(settings)
+    try:
+        conninfo = server.start()
+        _migrate(conninfo)
+        yield conninfo
+    finally:
+        server.stop()
+
+
+def _migrate(conninfo: str) -> None:
+    if is_migrated(conninfo):
+        return
+    from waypost.storage.database import migrate  # noqa: PLC0415  Alembic and SQLAlchemy take a second to import
+
+    migrate(conninfo)

@@ -1,0 +1,19 @@
+"""`waypost demo`, put together from the settings."""
+
+from __future__ import annotations
+
+from waypost.app.operator import CommandRefused
+from waypost.app.secrets import open_secrets
+from waypost.app.settings import Settings
+from waypost.app.up import up_options
+from waypost.demo.session import run_demo
+from waypost.demo.weights import DemoUnavailable, WeightsDamaged
+
+
+def serve_demo(settings: Settings, *, host: str, port: int, metrics_port: int, is_simulated: bool) -> int:
+    """Run everything with a model of its own until told to stop; the exit code."""
+    options = up_options(settings, host=host, port=port, metrics_port=metrics_port)
+    try:
+        return run_demo(options, is_simulated=is_simulated, pepper=open_secrets(settings.secrets_dir).pepper)
+    except (DemoUnavailable, WeightsDamaged) as error:
+        raise CommandRefused(str(error)) from None

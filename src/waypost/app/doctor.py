@@ -1,0 +1,168 @@
+"""`waypost doctor`: everything that a deployment needs, looked at once, with what to do where something is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+import psycopg
+
+from waypost.app.database import open_database
+from waypost.app.secrets import CredentialReader, SecretsError, open_secrets
+from waypost.app.settings import Settings
+from waypost.gateway.segment import segment_paths
+from waypost.kit.clock import Clock
+from waypost.ledger.record import LedgerUnavailable
+from waypost.policy.catalogue import Catalogue, Provider
+from waypost.storage.catalogues import newest_catalogue
+from waypost.storage.database import DatabaseUnfit
+from waypost.storage.embedded import EmbeddedPostgresError
+from waypost.storage.health import Health, health
+from waypost.storage.pool import Pool
+from waypost.storage.roles import Role, RolesMissing
+
+DISK_FREE_BYTES_MIN = 256 * 1024 * 1024  # a journal segment is 64 MiB and the next one is made ahead
+DISK_FREE_BYTES_LOW = 2 * 1024 * 1024 * 1024
+CLOCK_OFFSET_S_MAX = 2.0
+CONNECT_S = 3.0
+
+
+class Verdict(Enum):
+    FINE = "ok"
+    DOUBTFUL = "warn"
+    BAD = "FAIL"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing looked at; a verdict other than fine says what to do."""
+
+    subject: str
+    verdict: Verdict
+    sentence: str
+
+
+def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
+    """Look at everything, one finding after the other."""
+    yield _secrets(settings)
+    yield _disk(settings.data_dir)
+    yield _journal(settings.data_dir / "journal")
+    try:
+        with open_database(settings) as conninfo:
+            found, catalogue = asyncio.run(_ask(conninfo))
+            yield _database(settings, found)
+            yield _clock(found, clock)
+    except (psycopg.OperationalError, LedgerUnavailable):
+        yield Finding("database", Verdict.BAD, "does not answer: check --database-url (WAYPOST_DATABASE_URL)")
+        return
+    except (DatabaseUnfit, EmbeddedPostgresError, RolesMissing) as error:
+        yield Finding("database", Verdict.BAD, str(error))
+        return
+    if catalogue is None:
+        yield Finding("catalogue", Verdict.DOUBTFUL, "none yet: `waypost catalog apply FILE`, or `up --config FILE`")
+        return
+    yield Finding(
+        "catalogue",
+        Verdict.FINE,
+        f"version {catalogue[1]}: {len(catalogue[0].models)} models, {len(catalogue[0].providers)} providers",
+    )
+    yield from _credentials(catalogue[0])
+    yield from asyncio.run(_reach(catalogue[0].providers))
+
+
+def _secrets(settings: Settings) -> Finding:
+    try:
+        open_secrets(settings.secrets_dir)
+    except SecretsError as error:
+        return Finding("secrets", Verdict.BAD, str(error))
+    except OSError as error:
+        return Finding("secrets", Verdict.BAD, f"{settings.secrets_dir}: {error.strerror}")
+    return Finding("secrets", Verdict.FINE, f"{settings.secrets_dir}, for the owner only; back it up")
+
+
+def _disk(data_dir: Path) -> Finding:
+    try:
+        free_bytes = shutil.disk_usage(data_dir).free
+    except OSError as error:
+        return Finding("disk", Verdict.BAD, f"{data_dir}: {error.strerror}")
+    sentence = f"{free_bytes // 2**20:,} MiB free at {data_dir}"
+    if free_bytes < DISK_FREE_BYTES_MIN:
+        return Finding("disk", Verdict.BAD, f"{sentence}: too little to write the journal; make room")
+    if free_bytes < DISK_FREE_BYTES_LOW:
+        return Finding("disk", Verdict.DOUBTFUL, f"{sentence}: make room soon")
+    return Finding("disk", Verdict.FINE, sentence)
+
+
+def _journal(directory: Path) -> Finding:
+    """Segments of a gateway that runs are in use; without one they wait for its next start."""
+    damaged = sorted(directory.glob("*/*.damaged"))
+    if damaged:
+        return Finding("journal", Verdict.DOUBTFUL, f"{damaged[0]} could not be read whole: keep it, and report it")
+    gateways = sorted(path for path in directory.glob("*") if path.is_dir())
+    segments = [segment for gateway in gateways for segment in segment_paths(gateway)]
+    size_bytes = sum(segment.stat().st_size for segment in segments)
+    return Finding("journal", Verdict.FINE, f"{len(segments)} segments, {size_bytes // 2**20} MiB, none damaged")
+
+
+async def _ask(conninfo: str) -> tuple[Health, tuple[Catalogue, int] | None]:
+    pool = Pool(conninfo, Role.APP, size=1)
+    try:
+        return await health(pool), await newest_catalogue(pool)
+    finally:
+        await pool.close()
+
+
+def _database(settings: Settings, found: Health) -> Finding:
+    kind = "embedded PostgreSQL" if settings.database_url is None else "PostgreSQL"
+    return Finding("database", Verdict.FINE, f"{kind} {found.server_version}")
+
+
+def _clock(found: Health, clock: Clock) -> Finding:
+    ours = datetime.fromtimestamp(clock.unix_ns() / 1e9, UTC)
+    offset_s = abs((found.now - ours).total_seconds())
+    if offset_s > CLOCK_OFFSET_S_MAX:
+        sentence = f"{offset_s:.1f} s apart from the database's: set both by NTP"
+        return Finding("clock", Verdict.DOUBTFUL, sentence)
+    return Finding("clock", Verdict.FINE, f"{ours:%Y-%m-%d %H:%M:%S} UTC, as the database's")
+
+
+def _credentials(catalogue: Catalogue) -> Iterator[Finding]:
+    read_credential = CredentialReader(os.environ)
+    for provider in catalogue.providers:
+        for reference in provider.api_keys:
+            try:
+                read_credential(reference)
+            except LookupError as error:
+                sentence = f"{error.args[0]} for this command; the gateway needs it"
+                yield Finding(f"credential of {provider.id}", Verdict.DOUBTFUL, sentence)
+            else:
+                yield Finding(
+                    f"credential of {provider.id}", Verdict.FINE, f"{reference.partition(':')[0]} is readable"
+                )
+
+
+async def _reach(providers: tuple[Provider, ...]) -> list[Finding]:
+    return list(await asyncio.gather(*(_reach_one(provider) for provider in providers)))
+
+
+async def _reach_one(provider: Provider) -> Finding:
+    """A TCP connection and nothing more: a provider is not to be billed or alarmed by a doctor."""
+    address = urlsplit(provider.base_url)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    subject = f"provider {provider.id}"
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            _, writer = await asyncio.open_connection(address.hostname, port)
+    except TimeoutError:
+        return Finding(subject, Verdict.BAD, f"{address.hostname}:{port} does not answer within {CONNECT_S:.0f} s")
+    except OSError as error:
+        reason = error.strerror or "the name does not resolve"
+        return Finding(subject, Verdict.BAD, f"{address.hostname}:{port} cannot be reached ({reason})")
+    writer.close()
+    return Finding(subject, Verdict.FINE, f"{address.hostname}:{port} takes connections")

@@ -1,0 +1,198 @@
+"""What an operator does with a deployment from the command line, one method per command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import msgspec
+
+from waypost.app.database import open_database
+from waypost.app.secrets import open_secrets
+from waypost.app.settings import Settings
+from waypost.kit import ids
+from waypost.kit.clock import Clock, SystemClock
+from waypost.kit.ids import Ids
+from waypost.kit.money import Nanos
+from waypost.ledger.record import Balance
+from waypost.policy.catalogue import Catalogue
+from waypost.policy.document import with_creation_times
+from waypost.storage import api_keys, catalogues, ledger_check, nodes, orgs, usage
+from waypost.storage.ledger import PostgresLedger
+from waypost.storage.pool import Pool
+from waypost.storage.roles import Role
+from waypost.tenancy.api_key import Scope, assemble, digest, shown
+
+_Result = TypeVar("_Result")
+NAME_CHARACTERS_MAX = 200
+
+
+class CommandRefused(Exception):
+    """The command cannot be done as asked. The text is one sentence for the operator."""
+
+
+class NewKey(msgspec.Struct, frozen=True):
+    """A key whose text is seen this once. `previous_valid_until` after a rotation: the end of the text before it."""
+
+    id: bytes
+    text: str
+    previous_valid_until: datetime | None = None
+
+
+class Operator:
+    """Acts on the database directly, so that it needs no running deployment. For one event loop."""
+
+    def __init__(self, settings: Settings, conninfo: str, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._ids = Ids()
+        self._pool = Pool(conninfo, Role.APP, size=1)
+        self._ledger = PostgresLedger(conninfo)
+
+    async def close(self) -> None:
+        await self._pool.close()
+        await self._ledger.close_connections()
+
+    async def create_org(self, name: str, *, is_unlimited: bool) -> bytes:
+        org_id = self._ids.new()
+        _check_name(name)
+        await orgs.create_org(self._pool, self._ledger, org_id=org_id, name=name, is_unlimited=is_unlimited)
+        return org_id
+
+    async def create_key(self, org_id: bytes, *, name: str, scope: Scope, limits: api_keys.Limits) -> NewKey:
+        _check_name(name)
+        key = NewKey(self._ids.new(), assemble(os.urandom(32)))
+        try:
+            await api_keys.create_api_key(
+                self._pool,
+                api_key_id=key.id,
+                org_id=org_id,
+                secret=self._kept_of(key.text),
+                name=name,
+                scope=scope,
+                limits=limits,
+            )
+        except LookupError:
+            raise _no_org(org_id) from None
+        return key
+
+    async def list_keys(self, org_id: bytes) -> list[api_keys.ListedKey]:
+        await self._check_org(org_id)
+        return await api_keys.list_api_keys(self._pool, org_id)
+
+    async def revoke_key(self, key_id: bytes) -> None:
+        try:
+            await api_keys.revoke_api_key(self._pool, key_id)
+        except LookupError:
+            raise CommandRefused(f"there is no key {ids.text('key', key_id)}: see `waypost key list`") from None
+
+    async def rotate_key(self, key_id: bytes) -> NewKey:
+        text = assemble(os.urandom(32))
+        try:
+            until = await api_keys.rotate_api_key(self._pool, key_id, self._kept_of(text))
+        except LookupError:
+            shown_id = ids.text("key", key_id)
+            raise CommandRefused(f"there is no key {shown_id}, or it is revoked: see `waypost key list`") from None
+        return NewKey(key_id, text, until)
+
+    async def add_credit(self, org_id: bytes, amount_nanos: Nanos, reference: str | None) -> bool:
+        """Whether it was credited now; False when that reference was credited before."""
+        try:
+            return await self._ledger.topup(
+                org_id=org_id,
+                amount_nanos=amount_nanos,
+                reference=reference or ids.text("credit", self._ids.new()),
+            )
+        except LookupError:
+            raise _no_org(org_id) from None
+        except ValueError as error:
+            raise CommandRefused(str(error)) from None
+
+    async def balance(self, org_id: bytes) -> Balance:
+        try:
+            return await self._ledger.snapshot(org_id)
+        except LookupError:
+            raise _no_org(org_id) from None
+
+    async def usage(self, org_id: bytes, *, since: datetime | None) -> list[usage.UsageRow]:
+        await self._check_org(org_id)
+        since_ms = 0 if since is None else int(since.timestamp() * 1000)
+        return await usage.usage_of(self._pool, org_id, since_ms=max(0, since_ms))
+
+    async def follow_catalogue(self, catalogue: Catalogue, *, source: str) -> int | None:
+        """Apply a source that is looked at again and again: the new version, or None when its content is what was last
+        applied from it, so that a rollback holds."""
+        return await catalogues.apply_catalogue(self._pool, catalogue, source=source, now_s=self._now_s())
+
+    async def apply_catalogue(self, catalogue: Catalogue) -> int | None:
+        """Make it the newest version: its number, or None when it is that already."""
+        now_s = self._now_s()
+        newest = await catalogues.newest_catalogue(self._pool)
+        if newest is not None and with_creation_times(catalogue, newest[0], now_s) == newest[0]:
+            return None
+        # The source names the moment, since a source's unchanged content is not applied twice.
+        source = f"command at {datetime.fromtimestamp(now_s, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        return await catalogues.apply_catalogue(self._pool, catalogue, source=source, now_s=now_s)
+
+    async def newest_catalogue(self) -> tuple[Catalogue, int]:
+        found = await catalogues.newest_catalogue(self._pool)
+        if found is None:
+            raise CommandRefused("there is no catalogue yet: apply one with `waypost catalog apply FILE`")
+        return found
+
+    async def catalogue_history(self) -> list[catalogues.CatalogueVersion]:
+        return await catalogues.catalogue_history(self._pool)
+
+    async def roll_back_catalogue(self, version: int) -> int:
+        try:
+            return await catalogues.roll_back_catalogue(self._pool, version)
+        except LookupError as error:
+            raise CommandRefused(f"{error.args[0]}: see `waypost catalog history`") from None
+
+    async def list_nodes(self) -> list[nodes.Node]:
+        return await nodes.list_nodes(self._pool)
+
+    async def check_ledger(self) -> ledger_check.LedgerCheck:
+        return await ledger_check.check_ledger(self._pool)
+
+    def _now_s(self) -> int:
+        return self._clock.unix_ns() // 1_000_000_000
+
+    def _kept_of(self, key_text: str) -> api_keys.Secret:
+        pepper = open_secrets(self._settings.secrets_dir).pepper
+        return api_keys.Secret(digest(pepper, key_text.encode()), *shown(key_text))
+
+    async def _check_org(self, org_id: bytes) -> None:
+        if await orgs.find_org(self._pool, org_id) is None:
+            raise _no_org(org_id)
+
+
+def operate(settings: Settings, work: Callable[[Operator], Awaitable[_Result]]) -> _Result:
+    """Open the database, do the work, and leave everything as it was found."""
+    with open_database(settings) as conninfo:
+        return act(settings, conninfo, work)
+
+
+def act(settings: Settings, conninfo: str, work: Callable[[Operator], Awaitable[_Result]]) -> _Result:
+    """Do the work on a database that is open."""
+
+    async def run() -> _Result:
+        operator = Operator(settings, conninfo, SystemClock())
+        try:
+            return await work(operator)
+        finally:
+            await operator.close()
+
+    return asyncio.run(run())
+
+
+def _check_name(name: str) -> None:
+    if not name.strip() or len(name) > NAME_CHARACTERS_MAX or not name.isprintable():
+        raise CommandRefused(f"a name is 1 to {NAME_CHARACTERS_MAX} printable characters")
+
+
+def _no_org(org_id: bytes) -> CommandRefused:
+    return CommandRefused(f"there is no organisation {ids.text('org', org_id)}")

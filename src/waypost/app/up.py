@@ -1,0 +1,39 @@
+"""`waypost up`, put together from the settings."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from waypost.app.catalogue_file import apply_watched_file
+from waypost.app.database import embedded_postgres
+from waypost.app.settings import Settings
+from waypost.supervisor.up import UpOptions, run_up
+
+
+def up_options(settings: Settings, *, host: str, port: int, metrics_port: int, workers: int = 1) -> UpOptions:
+    """What the supervisor is told. The database's URL travels to children in the environment: a command line is
+    readable by every user of the machine."""
+    command = [sys.executable, "-m", "waypost", "gateway", "--data-dir", str(settings.data_dir)]
+    if settings.config_path is not None:
+        command += ["--config", str(settings.config_path)]
+    if settings.database_url is not None:
+        os.environ["WAYPOST_DATABASE_URL"] = settings.database_url
+    return UpOptions(
+        data_dir=settings.data_dir,
+        database=embedded_postgres(settings) if settings.database_url is None else None,
+        conninfo=settings.database_url or "",
+        host=host,
+        port=port,
+        metrics_port=metrics_port,
+        workers=workers,
+        drain_s=settings.drain_s,
+        config_path=settings.config_path,
+        gateway_command=tuple(command),
+    )
+
+
+def serve(settings: Settings, *, host: str, port: int, metrics_port: int, workers: int = 1) -> int:
+    """Run everything until told to stop; the exit code."""
+    options = up_options(settings, host=host, port=port, metrics_port=metrics_port, workers=workers)
+    return run_up(options, lambda conninfo: apply_watched_file(settings, conninfo))

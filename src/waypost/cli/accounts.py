@@ -1,0 +1,218 @@
+"""Organisations, their keys, and their money."""
+
+# ruff: noqa: PLC0415  heavy imports stand inside commands, so that `--help` is quick
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from waypost.cli.words import (
+    AsJson,
+    Config,
+    DatabaseUrl,
+    DataDir,
+    KeyId,
+    OrgId,
+    PerMinute,
+    operate,
+    parse_id,
+    parse_moment,
+    print_json,
+    print_table,
+    settings_of,
+    show_id,
+    show_time,
+)
+from waypost.kit.money import format_usd, format_usd_floor, parse_usd
+from waypost.tenancy.api_key import Scope
+
+if TYPE_CHECKING:
+    from waypost.storage.api_keys import Limits
+
+
+def org_create(
+    name: Annotated[str, typer.Argument(help="For people to recognise it by; need not be unique.")],
+    unlimited: Annotated[
+        bool, typer.Option("--unlimited", help="Not billed: holds against the house's credit.")
+    ] = False,
+    as_json: AsJson = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Make an organisation and print its id."""
+    settings = settings_of(data_dir, database_url, config)
+    org_id = show_id("org", operate(settings, lambda operator: operator.create_org(name, is_unlimited=unlimited)))
+    print_json({"id": org_id, "name": name, "unlimited": unlimited}) if as_json else typer.echo(org_id)
+
+
+def key_create(
+    org_id: OrgId,
+    name: Annotated[str, typer.Option(help="For people to recognise it by.")] = "key",
+    scope: Annotated[str, typer.Option(metavar="full|execution", help="What the key may be used for.")] = "full",
+    requests_per_minute: PerMinute = None,
+    tokens_per_minute: PerMinute = None,
+    models: Annotated[str | None, typer.Option(metavar="A,B", help="Model slugs it may call. Default: all.")] = None,
+    as_json: AsJson = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Make an API key and print it, alone: it is shown this once."""
+    from waypost.storage.api_keys import Limits
+
+    if scope not in ("full", "execution"):
+        raise typer.BadParameter("full or execution", param_hint="--scope")
+    slugs = None if models is None else frozenset(slug.strip() for slug in models.split(",") if slug.strip())
+    if slugs is not None and not slugs:
+        raise typer.BadParameter("slugs with commas between them", param_hint="--models")
+    limits = Limits(requests_per_minute, tokens_per_minute, slugs)
+    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    made = operate(settings, lambda operator: operator.create_key(owner, name=name, scope=Scope(scope), limits=limits))
+    key_id = show_id("key", made.id)
+    if as_json:
+        print_json({"id": key_id, "key": made.text, "org": org_id, "name": name, "scope": scope} | _show_limits(limits))
+    else:
+        typer.echo(f"waypost: {key_id}; the key is shown this once", err=True)
+        typer.echo(made.text)
+
+
+def key_list(
+    org_id: OrgId,
+    as_json: AsJson = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Show the keys of an organisation, as far as anybody can still see them."""
+    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    rows = [
+        {
+            "id": show_id("key", each.id),
+            "name": each.name,
+            "scope": each.scope.value,
+            "key": f"{each.prefix}…{each.last_four}",
+            "created_at": show_time(each.created_at),
+            "revoked_at": None if each.valid_until is None else show_time(each.valid_until),
+        }
+        | _show_limits(each.limits)
+        for each in operate(settings, lambda operator: operator.list_keys(owner))
+    ]
+    print_json({"keys": rows}) if as_json else print_table(rows)
+
+
+def key_revoke(
+    key_id: KeyId, config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None
+) -> None:
+    """End a key: within two seconds no gateway takes it any more."""
+    settings, raw_id = settings_of(data_dir, database_url, config), parse_id("key", key_id, "KEY_ID")
+    operate(settings, lambda operator: operator.revoke_key(raw_id))
+    typer.echo(f"{key_id} is revoked")
+
+
+def key_rotate(
+    key_id: KeyId,
+    as_json: AsJson = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Give a key a new text and print it, alone: it is shown this once. The text before it stays valid for 1 h."""
+    settings, raw_id = settings_of(data_dir, database_url, config), parse_id("key", key_id, "KEY_ID")
+    made = operate(settings, lambda operator: operator.rotate_key(raw_id))
+    assert made.previous_valid_until is not None
+    until = show_time(made.previous_valid_until)
+    if as_json:
+        print_json({"id": key_id, "key": made.text, "previous_valid_until": until})
+    else:
+        typer.echo(f"waypost: {key_id}; the key before it stays valid until {until}", err=True)
+        typer.echo(made.text)
+
+
+def credit_add(
+    org_id: OrgId,
+    usd: Annotated[str, typer.Option(metavar="USD", help="The amount, such as 10 or 0.25.")],
+    reference: Annotated[str | None, typer.Option(help="Names the payment: the same one is credited once.")] = None,
+    as_json: AsJson = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Credit an organisation with a payment."""
+    try:
+        amount_nanos = parse_usd(usd)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--usd") from None
+    if reference is not None and not 1 <= len(reference) <= 255:
+        raise typer.BadParameter("1 to 255 characters", param_hint="--reference")
+    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    is_new = operate(settings, lambda operator: operator.add_credit(owner, amount_nanos, reference))
+    if as_json:
+        print_json({"org": org_id, "credited": is_new, "amount_nanos": str(amount_nanos)})
+    elif is_new:
+        typer.echo(f"credited {format_usd(amount_nanos)} USD to {org_id}")
+    else:
+        typer.echo("this reference was credited before; nothing changed")
+
+
+def balance(
+    org_id: OrgId,
+    as_json: AsJson = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Show an organisation's money: available, held by running requests, and locked in leases of lost nodes."""
+    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    found = operate(settings, lambda operator: operator.balance(owner))
+    parts = {"available": found.available_nanos, "held": found.held_nanos, "suspense": found.suspense_nanos}
+    usd = format_usd_floor(found.total_nanos)
+    if as_json:
+        print_json({f"{name}_nanos": str(nanos) for name, nanos in parts.items()} | {"usd": usd})
+    else:
+        shown = ", ".join(f"{format_usd_floor(nanos)} {name}" for name, nanos in parts.items())
+        typer.echo(f"{usd} USD: {shown}")
+
+
+def usage(
+    org_id: OrgId,
+    since: Annotated[
+        str | None, typer.Option(metavar="DATE", help="From this day on (UTC), such as 2026-11-01.")
+    ] = None,
+    as_json: AsJson = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Show what an organisation used, by day (UTC) and model, and what it paid."""
+    from waypost.storage.usage import UsageRow, total_of
+
+    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    from_moment = None if since is None else parse_moment(since, "--since")
+    found = operate(settings, lambda operator: operator.usage(owner, since=from_moment))
+
+    def counts(row: UsageRow) -> dict[str, object]:
+        return {
+            "requests": row.requests,
+            "input_tokens": row.input_tokens,
+            "output_tokens": row.output_tokens,
+            "charge_nanos": str(row.charge_nanos),
+        }
+
+    rows = [{"day": str(row.day), "model": row.model} | counts(row) for row in found]
+    total = total_of(found)
+    if as_json:
+        print_json({"rows": rows, "total": counts(total)})
+    else:
+        print_table(rows)
+        typer.echo(f"total: {total.requests} requests, {format_usd(total.charge_nanos)} USD")
+
+
+def _show_limits(limits: Limits) -> dict[str, object]:
+    return {
+        "requests_per_minute": limits.requests_per_minute,
+        "tokens_per_minute": limits.tokens_per_minute,
+        "models": None if limits.models is None else sorted(limits.models),
+    }

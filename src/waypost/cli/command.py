@@ -1,0 +1,72 @@
+"""The tree of commands, and the edge where every error becomes a sentence and an exit code.
+
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+"""
+
+# ruff: noqa: PLC0415  heavy imports stand inside commands, so that `--help` is quick
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import typer
+
+from waypost.cli import accounts, operation, running
+
+cli = typer.Typer(
+    name="waypost",
+    help="A self-hosted AI API router: one key and one balance reach every model, exactly billed, nothing kept.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_ALONE: tuple[Callable[..., None], ...] = (
+    running.up,
+    running.demo,
+    running.gateway,
+    running.sim,
+    running.doctor,
+    accounts.balance,
+    accounts.usage,
+)
+_GROUPS: dict[tuple[str, str], dict[str, Callable[..., None]]] = {
+    ("org", "Organisations: each has one balance and any number of keys."): {"create": accounts.org_create},
+    ("key", "API keys."): {
+        "create": accounts.key_create,
+        "list": accounts.key_list,
+        "revoke": accounts.key_revoke,
+        "rotate": accounts.key_rotate,
+    },
+    ("credit", "Money paid in."): {"add": accounts.credit_add},
+    ("catalog", "Versions of providers, models and prices."): {
+        "apply": operation.catalog_apply,
+        "show": operation.catalog_show,
+        "history": operation.catalog_history,
+        "rollback": operation.catalog_rollback,
+    },
+    ("node", "Gateway nodes."): {"list": operation.node_list},
+    ("ledger", "The books."): {"check": operation.ledger_check},
+}
+for _command in _ALONE:
+    cli.command()(_command)
+for (_name, _about), _commands in _GROUPS.items():
+    _group = typer.Typer(help=_about, no_args_is_help=True, rich_markup_mode=None)
+    for _word, _command in _commands.items():
+        _group.command(_word)(_command)
+    cli.add_typer(_group, name=_name)
+
+
+def main() -> NoReturn:
+    """Run the command line; every error becomes a sentence and an exit code."""
+    try:
+        cli()
+    except Exception as error:  # noqa: BLE001  the process edge: whatever it is, a person reads one sentence
+        from waypost.app.failure import sentences
+
+        for sentence in sentences(error):
+            typer.echo(f"waypost: {sentence}", err=True)
+        sys.exit(1)
+    sys.exit(0)

@@ -1,0 +1,110 @@
+"""The catalogue's versions, the nodes, and the books."""
+
+# ruff: noqa: PLC0415  heavy imports stand inside commands, so that `--help` is quick
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from waypost.cli.words import (
+    AsJson,
+    Config,
+    DatabaseUrl,
+    DataDir,
+    operate,
+    print_json,
+    print_table,
+    settings_of,
+    show_id,
+    show_time,
+)
+from waypost.kit.money import format_usd
+
+
+def catalog_apply(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="TOML with [[providers]] and [[models]].")],
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Make a file's providers, models and prices the newest version; a file with a mistake is refused whole."""
+    from waypost.app.catalogue_file import read_catalogue_file
+
+    settings = settings_of(data_dir, database_url, config)
+    catalogue = read_catalogue_file(settings, file)
+    version = operate(settings, lambda operator: operator.apply_catalogue(catalogue))
+    typer.echo("unchanged" if version is None else f"version {version}")
+
+
+def catalog_show(config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Print the newest version as JSON, in the form of the configuration file."""
+    from waypost.policy.document import catalogue_document
+
+    catalogue, version = operate(
+        settings_of(data_dir, database_url, config), lambda operator: operator.newest_catalogue()
+    )
+    print_json({"version": version} | catalogue_document(catalogue), indent=2)
+
+
+def catalog_history(
+    as_json: AsJson = False, config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None
+) -> None:
+    """List the versions, the newest first."""
+    versions = operate(settings_of(data_dir, database_url, config), lambda operator: operator.catalogue_history())
+    rows = [
+        {"version": each.version, "applied_at": show_time(each.applied_at), "source": each.source} for each in versions
+    ]
+    print_json({"versions": rows}) if as_json else print_table(rows)
+
+
+def catalog_rollback(
+    version: Annotated[int, typer.Argument(metavar="N", min=1, help="The version whose content to return to.")],
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Make an earlier version's content the newest version. It holds until the configuration file changes."""
+    settings = settings_of(data_dir, database_url, config)
+    typer.echo(f"version {operate(settings, lambda operator: operator.roll_back_catalogue(version))}")
+
+
+def node_list(
+    as_json: AsJson = False, config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None
+) -> None:
+    """Show gateway nodes: when each was last heard of, and the money that its leases hold."""
+    rows = [
+        {
+            "id": show_id("node", each.id),
+            "alive": each.is_alive,
+            "epoch": each.epoch,
+            "heartbeat_at": show_time(each.heartbeat_at),
+            "leased_nanos": str(each.leased_nanos),
+            "left_behind_nanos": str(each.left_behind_nanos),
+        }
+        for each in operate(settings_of(data_dir, database_url, config), lambda operator: operator.list_nodes())
+    ]
+    print_json({"nodes": rows}) if as_json else print_table(rows)
+
+
+def ledger_check(
+    as_json: AsJson = False, config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None
+) -> None:
+    """Check the rules of the books over everything in them. Exit code 1 when one is broken."""
+    found = operate(settings_of(data_dir, database_url, config), lambda operator: operator.check_ledger())
+    totals = msgspec.structs.asdict(found.totals)
+    is_ok = not found.violations
+    if as_json:
+        shown = {name: str(nanos) for name, nanos in totals.items()}
+        print_json({"ok": is_ok, "violations": list(found.violations), "totals": shown})
+    else:
+        for line in found.violations:
+            typer.echo(line)
+        print_table(
+            [{"total": name.removesuffix("_nanos"), "usd": format_usd(nanos)} for name, nanos in totals.items()]
+        )
+        typer.echo("every rule holds" if is_ok else f"{len(found.violations)} rules are broken")
+    raise typer.Exit(0 if is_ok else 1)

@@ -1,0 +1,99 @@
+"""Commands that start something, and the doctor."""
+
+# ruff: noqa: PLC0415  heavy imports stand inside commands, so that `--help` is quick
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from waypost.app.settings import is_loopback
+from waypost.cli.words import Config, DatabaseUrl, DataDir, Host, Port, settings_of
+from waypost.kit.clock import SystemClock
+
+MetricsPort = Annotated[int, typer.Option(min=0, max=65535, help="Port of the metrics; 0 takes a free one.")]
+
+
+def up(
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    metrics_port: MetricsPort = 9464,
+    workers: Annotated[int, typer.Option(min=1, max=1, help="Gateway processes; this version runs one.")] = 1,
+) -> None:
+    """Start everything, and print one line when it is ready: waypost ready http://HOST:PORT.
+
+    Logs are JSON lines on stderr. SIGTERM lets running requests finish, then ends.
+    """
+    from waypost.app.up import serve
+
+    settings = settings_of(data_dir, database_url, config)
+    if not is_loopback(host) and not settings.is_tls_terminated:
+        typer.echo(
+            f"waypost: {host} is reachable from other machines without TLS: put a proxy in front and set "
+            'tls = "terminated" under [server]',
+            err=True,
+        )
+    raise typer.Exit(serve(settings, host=host, port=port, metrics_port=metrics_port, workers=workers))
+
+
+def demo(
+    simulated: Annotated[bool, typer.Option("--simulated", help="A simulated model instead of a real one.")] = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    metrics_port: MetricsPort = 9464,
+) -> None:
+    """Start everything with a real model on this machine, an organisation, a key and 5 USD of credit.
+
+    Prints lines to paste into a terminal and into Python. A second run finds the same key again.
+    """
+    from waypost.app.demo import serve_demo
+
+    settings = settings_of(data_dir, database_url, config)
+    raise typer.Exit(serve_demo(settings, host=host, port=port, metrics_port=metrics_port, is_simulated=simulated))
+
+
+def gateway(
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+) -> None:
+    """Start one gateway alone: for a cluster, where the database is elsewhere."""
+    from waypost.app.gateway import serve_gateway
+
+    raise typer.Exit(serve_gateway(settings_of(data_dir, database_url, config), host=host, port=port))
+
+
+def sim(port: Port = 9100, host: Host = "127.0.0.1") -> None:
+    """Start the provider simulator: the whole product can be tried on it without any provider's key.
+
+    GET /_sim/bill is its own bill, POST /_sim/faults arms faults, GET /_sim/requests tells what it saw.
+    """
+    from waypost import simulator
+
+    simulator.run(port, host)
+
+
+def doctor(config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Check settings, secrets, disk, journal, database, clock and providers; print the settings, secrets masked.
+
+    Exit code 1 when something is wrong that keeps requests from being answered.
+    """
+    from waypost.app.doctor import Verdict, examine
+
+    settings = settings_of(data_dir, database_url, config)
+    for name, value in settings.shown():
+        typer.echo(f"      {name:<20} {value}")
+    is_bad = False
+    for finding in examine(settings, SystemClock()):
+        is_bad = is_bad or finding.verdict is Verdict.BAD
+        typer.echo(f"{finding.verdict.value:<5} {finding.subject:<20} {finding.sentence}")
+    raise typer.Exit(1 if is_bad else 0)
