@@ -69,7 +69,7 @@ class Settler:
             await asyncio.sleep(GATHER_S)
             while self._queue:
                 try:
-                    await self._book()
+                    await self.book()
                     pause_s = RETRY_S_MIN
                     await asyncio.sleep(0)  # a ledger that answers without waiting must not keep the loop
                 except LedgerUnavailable:
@@ -86,7 +86,8 @@ class Settler:
             return False
         return True
 
-    async def _book(self) -> None:
+    async def book(self) -> None:
+        """One batch of what `run` does. Raises LedgerUnavailable."""
         batch = [attempt for attempt, _ in islice(self._queue, self._batch_max)]
         try:
             await self._ledger.settle_batch(batch)

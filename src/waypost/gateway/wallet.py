@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 
@@ -23,10 +24,10 @@ from waypost.kit.money import Nanos
 from waypost.ledger.lease import LEASE_S, Lease, is_tail, lease_size
 from waypost.ledger.record import Grant, InsufficientFunds
 
-HEARTBEAT_S = 1.0  # holds are shown in balances at most this late
-BALANCE_AGE_S_MAX = 1.0  # how old a balance may be that the size of a lease is taken from
-IDLE_S = 30.0  # a lease without a hold for so long goes back
-RATE_WEIGHT = 0.3  # of the last second in the moving average of what an organisation spends
+HEARTBEAT_S = 1  # holds are shown in balances at most this late
+BALANCE_AGE_S_MAX = 1  # how old a balance may be that the size of a lease is taken from
+IDLE_S = 30  # a lease without a hold for so long goes back
+RATE_PERCENT = 30  # weight of the last second in the moving average of what an organisation spends
 
 
 class NodeIdentity(msgspec.Struct, frozen=True):
@@ -96,12 +97,12 @@ class _Account:
         self.waiters = 0  # callers of hold_with_grant
         self.waiting_nanos = 0  # the sum of what they wait for
         self.available_nanos = 0  # as the ledger said at balance_s
-        self.balance_s = float("-inf")
+        self.balance_s: float | None = None
         self.is_tail = False
         self.raised_by = 0  # size of the last raise: below half of it the next one is due
         self.rate_nanos = 0  # spent per second, moving average
         self.spent_before = 0
-        self.last_hold_s = 0.0
+        self.last_hold_s: float = 0
 
 
 class Wallet:
@@ -122,9 +123,10 @@ class Wallet:
         self.is_ledger_reachable = True
 
     def hold(self, org_id: bytes, amount_nanos: Nanos) -> Hold | None:
-        """Reserve an amount from the lease at hand; None when it has no room. Amounts are at least 1 nano: even what is
-        free needs a lease to be recorded on."""
-        assert amount_nanos > 0
+        """Reserve an amount from the lease at hand; None when it has no room.
+
+        What is free holds 1 nano: it too needs a lease to be recorded on."""
+        amount_nanos = amount_nanos or 1
         account = self._accounts.get(org_id)
         if account is None:
             return None
@@ -141,6 +143,7 @@ class Wallet:
 
         Callers of one organisation share one call to the ledger. Raises InsufficientFunds with what one request could
         have at most, LedgerUnavailable, LookupError for an unknown organisation, JournalFull, JournalFailed."""
+        amount_nanos = amount_nanos or 1
         account = self._accounts.setdefault(org_id, _Account(org_id))
         turns_before = account.turns
         account.waiters += 1
@@ -150,7 +153,7 @@ class Wallet:
                 hold = self.hold(org_id, amount_nanos)
                 if hold is not None:
                     return hold
-                turn = account.turn or self._take_turn(account, self._raise(account, amount_nanos))
+                turn = account.turn or self._take_turn(account, partial(self._raise, account, amount_nanos))
                 is_fresh = account.turns > turns_before  # an older answer may not know of a credit that I know of
                 try:
                     # A caller who leaves must not take the outcome of the call with him.
@@ -192,7 +195,7 @@ class Wallet:
         """Raise the leases that ran low since the last time."""
         low, self._low = self._low, set()
         accounts = [self._accounts[org_id] for org_id in low if org_id in self._accounts]
-        turns = [self._take_turn(one, self._raise(one, 0)) for one in accounts if one.turn is None]
+        turns = [self._take_turn(one, partial(self._raise, one, 0)) for one in accounts if one.turn is None]
         for turn in turns:
             await self._finish(turn)
 
@@ -202,7 +205,7 @@ class Wallet:
         for account in list(self._accounts.values()):
             self._measure(account)
             if account.turn is None and (self._is_unfinished(account) or self._is_idle(account)):
-                turns.append(self._take_turn(account, self._give_back(account)))
+                turns.append(self._take_turn(account, partial(self._give_back, account)))
         for turn in turns:
             await self._finish(turn)
         for account in list(self._accounts.values()):
@@ -218,7 +221,7 @@ class Wallet:
         for account in list(self._accounts.values()):
             while account.turn is not None:
                 await self._finish(account.turn)
-            await self._finish(self._take_turn(account, self._give_back(account)))
+            await self._finish(self._take_turn(account, partial(self._give_back, account)))
             if not self.is_ledger_reachable:
                 break
         return sum(account.lease is not None or account.closing is not None for account in self._accounts.values())
@@ -245,17 +248,19 @@ class Wallet:
 
     # Turns: one call to the ledger at a time for each organisation.
 
-    def _take_turn(self, account: _Account, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+    def _take_turn(self, account: _Account, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         assert account.turn is None
         account.turns += 1
-        account.turn = asyncio.ensure_future(work)
-        account.turn.add_done_callback(lambda turn: self._end_turn(account, turn))
+        account.turn = asyncio.ensure_future(self._work_through(account, work))
+        account.turn.add_done_callback(_hear)
         return account.turn
 
-    def _end_turn(self, account: _Account, turn: asyncio.Task[None]) -> None:
-        account.turn = None
-        if not turn.cancelled():
-            turn.exception()  # those who wait have it; when nobody does any more, it is not forgotten noise
+    async def _work_through(self, account: _Account, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        finally:
+            # Here and not in a callback: who wakes by the turn's end must find it gone.
+            account.turn = None
 
     async def _raise(self, account: _Account, needed_nanos: Nanos) -> None:
         """Take more from the wallet: at least what `needed_nanos` lacks. Raises as hold_with_grant does."""
@@ -281,7 +286,7 @@ class Wallet:
 
     async def _size(self, account: _Account, lacking: Nanos) -> Nanos:
         now_s = self._clock.monotonic_s()
-        if now_s - account.balance_s > BALANCE_AGE_S_MAX:
+        if account.balance_s is None or now_s - account.balance_s > BALANCE_AGE_S_MAX:
             balance = await self._ledger.snapshot(account.org_id)
             account.available_nanos, account.balance_s = balance.available_nanos, now_s
         available, nodes = account.available_nanos, self._node.nodes
@@ -352,7 +357,7 @@ class Wallet:
         released_nanos = lease.granted_nanos - lease.spent_nanos
         await self._ledger.close(lease_id=lease.lease_id, released_nanos=released_nanos)
         account.closing = None
-        account.balance_s = float("-inf")
+        account.balance_s = None
 
     # What the heartbeat looks at.
 
@@ -370,7 +375,7 @@ class Wallet:
         spent = account.lease.spent_nanos if account.lease else 0
         new = max(0, spent - account.spent_before)
         account.spent_before = spent
-        account.rate_nanos += round(RATE_WEIGHT * (new - account.rate_nanos))
+        account.rate_nanos += (new - account.rate_nanos) * RATE_PERCENT // 100
 
     def _is_unfinished(self, account: _Account) -> bool:
         return account.asked_to is not None or account.closing is not None
@@ -381,3 +386,9 @@ class Wallet:
             return False
         # In the tail somebody else may need the rest at once.
         return account.is_tail or self._clock.monotonic_s() - account.last_hold_s >= IDLE_S
+
+
+def _hear(turn: asyncio.Task[None]) -> None:
+    # Those who wait have the exception; when all of them have left, it is not worth a word from asyncio.
+    if not turn.cancelled():
+        turn.exception()

@@ -107,7 +107,7 @@ def read_segment(data: bytes, damaged_at: list[int]) -> Iterator[tuple[int, Reco
     """
     at = len(MAGIC)
     if data[:at] != MAGIC:
-        if any(data):
+        if data.strip(b"\0"):
             damaged_at.append(0)
         return
     while at < len(data):
@@ -140,10 +140,11 @@ def _valid_end(data: bytes, at: int) -> int | None:
 
 def _next_readable(data: bytes, bad: int) -> int:
     """The offset of the next readable record behind an unreadable place, or the end of the data."""
-    rest = data[bad + 1 :].lstrip(b"\0")
+    written = data[bad:].rstrip(b"\0")
+    zeros = len(written) - len(written.lstrip(b"\0"))
     # A length that is a multiple of 256 begins with zeros of its own.
-    start = max(bad + 1, len(data) - len(rest) - 3)
-    for at in range(start, min(len(data), start + 2 * RECORD_BYTES_MAX)):
+    start = bad + max(1, zeros - 3)
+    for at in range(start, min(bad + len(written), start + 2 * RECORD_BYTES_MAX)):
         end = _valid_end(data, at)
         if end is not None and _decode(data, at, end) is not None:
             return at
@@ -152,7 +153,7 @@ def _next_readable(data: bytes, bad: int) -> int:
 
 def _is_more_than_torn(data: bytes, bad: int) -> bool:
     """Whether more is unreadable than one record that was being written could account for."""
-    return any(data[bad : bad + RECORD_BYTES_MAX]) and bool(data[bad + RECORD_BYTES_MAX :].strip(b"\0"))
+    return bool(data[bad + RECORD_BYTES_MAX :].strip(b"\0"))
 
 
 def _decode(data: bytes, at: int, end: int) -> Record | None:

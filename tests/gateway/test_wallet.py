@@ -1,0 +1,338 @@
+"""Holds from memory, leases from the ledger: nothing overspent, nobody refused while the money is there."""
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.gateway.disk import ORG, Disk, attempt, closed, opened, write
+from tests.gateway.fake_ledger import Connection, FakeLedger
+from waypost.gateway.journal import Journal, JournalFull
+from waypost.gateway.ports import LedgerUnavailable
+from waypost.gateway.recovery import read_dir
+from waypost.gateway.settler import Settler
+from waypost.gateway.wallet import IDLE_S, Hold, NodeIdentity, Wallet
+from waypost.kit.ids import Ids
+from waypost.kit.money import NANOS_PER_USD
+from waypost.ledger.record import ClosedAttempt, Grant, InsufficientFunds
+
+CENT = NANOS_PER_USD // 100
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def unix_ns(self) -> int:
+        return int(self.now_s * 1e9)
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+
+class Desk:
+    """One node with a wallet, its journal on disk and a ledger in memory."""
+
+    def __init__(
+        self, directory: Path, ledger: FakeLedger, *, nodes: int = 1, name: bytes = b"node-number-one!"
+    ) -> None:
+        self.directory = directory / name.decode()
+        self.ledger = ledger
+        ledger.epochs[name] = 1
+        self.connection = Connection(ledger, random.Random(1))
+        self.clock = FakeClock()
+        self.disk = Disk()
+        self.journal = Journal.open_dir(self.directory, segment_bytes=64 << 10, files=self.disk)
+        self.settler = Settler(self.connection, self.journal, self.clock, on_refused=lambda refused: None)
+        node = NodeIdentity(name, 1, nodes)
+        self.wallet = Wallet(self.connection, self.journal, Ids(), self.clock, node, self.settler)
+
+    def finish(self, hold: Hold, charge: int) -> ClosedAttempt:
+        record = opened(hold=hold.amount_nanos, lease=hold.lease_id)
+        one = ClosedAttempt(record, closed(record, charge=charge))
+        write(self.journal, one)
+        self.settler.add(one)
+        self.wallet.settle(hold, charge)
+        return one
+
+
+def funded(nanos: int) -> FakeLedger:
+    ledger = FakeLedger()
+    ledger.wallets[ORG] = nanos
+    ledger.topups["first"] = (ORG, nanos)
+    return ledger
+
+
+async def test_a_hold_waits_for_the_ledger_once_and_then_comes_from_memory(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(10 * NANOS_PER_USD))
+    assert desk.wallet.hold(ORG, CENT) is None
+
+    first = await desk.wallet.hold_with_grant(ORG, CENT)
+    second = desk.wallet.hold(ORG, CENT)
+
+    assert second is not None
+    assert second.lease_id == first.lease_id
+    assert desk.ledger.calls == ["grant"]
+    assert desk.wallet.held_nanos == 2 * CENT
+    desk.finish(first, CENT // 2)
+    desk.wallet.release(second)
+    assert desk.wallet.held_nanos == 0
+    assert desk.wallet.granted_nanos == 5 * CENT - CENT // 2
+
+
+async def test_a_hold_resolves_once(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(NANOS_PER_USD))
+    hold = await desk.wallet.hold_with_grant(ORG, CENT)
+    desk.wallet.release(hold)
+
+    with pytest.raises(AssertionError):
+        desk.wallet.settle(hold, 1)
+
+
+async def test_a_grant_is_in_the_journal_before_the_ledger_is_asked(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(NANOS_PER_USD))
+    desk.connection.grant = _unavailable  # type: ignore[method-assign]
+
+    with pytest.raises(LedgerUnavailable):
+        await desk.wallet.hold_with_grant(ORG, CENT)
+    [grant] = read_dir(desk.directory)
+    del desk.connection.grant
+    hold = await desk.wallet.hold_with_grant(ORG, CENT)
+
+    assert grant == Grant(hold.lease_id, ORG, 5 * CENT)
+
+
+async def test_a_crowd_of_callers_shares_one_grant(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(100 * NANOS_PER_USD))
+
+    holds = await asyncio.gather(*(desk.wallet.hold_with_grant(ORG, CENT) for _ in range(100)))
+
+    assert desk.wallet.held_nanos == 100 * CENT
+    assert len({hold.lease_id for hold in holds}) == 1
+    assert len(desk.ledger.calls) <= 2
+
+
+async def test_a_free_request_is_recorded_on_a_lease_too(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(NANOS_PER_USD))
+
+    hold = await desk.wallet.hold_with_grant(ORG, 0)
+
+    assert hold.amount_nanos == 1
+    assert hold.lease_id in desk.ledger.leases
+
+
+async def test_the_last_cent_can_be_spent(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(7 * CENT))
+
+    first = await desk.wallet.hold_with_grant(ORG, 3 * CENT)
+    second = await desk.wallet.hold_with_grant(ORG, 4 * CENT)
+
+    with pytest.raises(InsufficientFunds) as refusal:
+        await desk.wallet.hold_with_grant(ORG, 1)
+    assert refusal.value.available_nanos == 0
+    desk.finish(first, CENT)
+    third = await desk.wallet.hold_with_grant(ORG, 2 * CENT)
+    for hold in (second, third):
+        desk.wallet.release(hold)
+
+
+async def test_a_refusal_tells_what_one_request_could_have(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(7 * CENT))
+    hold = await desk.wallet.hold_with_grant(ORG, 3 * CENT)
+    desk.finish(hold, CENT)
+
+    with pytest.raises(InsufficientFunds) as refusal:
+        await desk.wallet.hold_with_grant(ORG, 9 * CENT)
+
+    assert refusal.value.available_nanos == 6 * CENT
+    assert (await desk.wallet.hold_with_grant(ORG, 6 * CENT)).is_open
+
+
+async def test_a_small_request_is_not_refused_for_the_dear_one_beside_it(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(7 * CENT))
+
+    dear, small = await asyncio.gather(
+        desk.wallet.hold_with_grant(ORG, 9 * CENT), desk.wallet.hold_with_grant(ORG, CENT), return_exceptions=True
+    )
+
+    assert isinstance(dear, InsufficientFunds)
+    assert isinstance(small, Hold)
+
+
+async def test_a_refusal_older_than_a_credit_does_not_count(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(CENT))
+    early = asyncio.ensure_future(desk.wallet.hold_with_grant(ORG, 5 * CENT))
+    await desk.connection.first_answer.wait()
+    assert not early.done()
+
+    await desk.ledger.topup(org_id=ORG, amount_nanos=NANOS_PER_USD, reference="second")
+    late = await desk.wallet.hold_with_grant(ORG, 5 * CENT)
+
+    assert late.is_open
+    await asyncio.gather(early, return_exceptions=True)
+
+
+async def test_an_unknown_organisation_is_told_apart_from_a_poor_one(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, FakeLedger())
+
+    with pytest.raises(LookupError):
+        await desk.wallet.hold_with_grant(b"nobody-at-all-.-", CENT)
+
+
+async def test_a_lost_reply_takes_the_money_once(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(NANOS_PER_USD))
+    ledger = desk.ledger
+
+    async def lose_reply(**arguments: object) -> int:
+        await ledger.grant(**arguments)  # type: ignore[arg-type]  # passed on as they came
+        raise LedgerUnavailable
+
+    desk.connection.grant = lose_reply  # type: ignore[method-assign]
+    with pytest.raises(LedgerUnavailable):
+        await desk.wallet.hold_with_grant(ORG, CENT)
+    del desk.connection.grant
+
+    await desk.wallet.hold_with_grant(ORG, CENT)
+
+    assert len(ledger.leases) == 1
+    assert ledger.wallets[ORG] == NANOS_PER_USD - 5 * CENT
+    ledger.check()
+
+
+async def test_a_caller_who_leaves_does_not_take_the_grant_with_him(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(NANOS_PER_USD))
+    caller = asyncio.ensure_future(desk.wallet.hold_with_grant(ORG, CENT))
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.gather(caller, return_exceptions=True)
+
+    hold = await desk.wallet.hold_with_grant(ORG, CENT)
+
+    assert desk.ledger.calls == ["grant"]
+    assert desk.wallet.held_nanos == hold.amount_nanos
+
+
+async def test_with_the_ledger_away_a_lease_goes_on_serving(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(10 * NANOS_PER_USD))
+    desk.wallet.release(await desk.wallet.hold_with_grant(ORG, CENT))
+    desk.connection.is_up = False
+
+    for _ in range(4):
+        hold = desk.wallet.hold(ORG, CENT)
+        assert hold is not None
+        desk.finish(hold, CENT)
+        await desk.wallet.beat()
+    assert not desk.wallet.is_ledger_reachable
+    with pytest.raises(LedgerUnavailable):
+        await desk.wallet.hold_with_grant(ORG, 2 * CENT)
+
+    desk.connection.is_up = True
+    assert (await desk.wallet.hold_with_grant(ORG, 2 * CENT)).is_open
+
+
+async def test_a_lease_is_raised_before_it_runs_out(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(10 * NANOS_PER_USD))
+    desk.finish(await desk.wallet.hold_with_grant(ORG, CENT), CENT)
+    for _ in range(3):
+        hold = desk.wallet.hold(ORG, CENT)
+        assert hold is not None
+        desk.finish(hold, CENT)
+
+    await desk.wallet.refill()
+
+    assert desk.ledger.calls == ["grant", "extend"]
+    assert desk.wallet.granted_nanos >= 5 * CENT
+
+
+async def test_a_busy_organisation_gets_a_lease_for_ten_seconds(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(1000 * NANOS_PER_USD))
+    for _ in range(30):
+        for _ in range(4):
+            desk.finish(await desk.wallet.hold_with_grant(ORG, 2 * CENT), 2 * CENT)
+        desk.clock.now_s += 1
+        await desk.wallet.refill()
+        await desk.settler.book()
+        await desk.wallet.beat()
+
+    calls = len(desk.ledger.calls)
+    for _ in range(4):
+        assert desk.wallet.hold(ORG, 2 * CENT) is not None
+
+    assert len(desk.ledger.calls) == calls
+    assert desk.wallet.granted_nanos >= 40 * CENT
+
+
+async def test_idle_money_goes_back_when_all_of_it_is_booked(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(10 * NANOS_PER_USD))
+    desk.finish(await desk.wallet.hold_with_grant(ORG, CENT), CENT)
+    desk.clock.now_s += IDLE_S
+
+    await desk.wallet.beat()
+    assert "close" not in desk.ledger.calls  # not booked yet
+    await desk.settler.book()
+    await desk.wallet.beat()
+
+    assert desk.ledger.wallets[ORG] == 10 * NANOS_PER_USD - CENT
+    assert desk.wallet.leases == 0
+    desk.ledger.check()
+    assert (await desk.wallet.hold_with_grant(ORG, CENT)).is_open
+
+
+async def test_near_the_end_of_the_money_a_node_keeps_nothing_that_another_may_need(tmp_path: Path) -> None:
+    ledger = funded(12 * CENT)
+    one = Desk(tmp_path, ledger, nodes=2)
+    other = Desk(tmp_path, ledger, nodes=2, name=b"node-number-two!")
+
+    one.finish(await one.wallet.hold_with_grant(ORG, 10 * CENT), CENT)
+    with pytest.raises(InsufficientFunds):
+        await other.wallet.hold_with_grant(ORG, 10 * CENT)
+    await one.settler.book()
+    await one.wallet.beat()
+
+    assert (await other.wallet.hold_with_grant(ORG, 10 * CENT)).is_open
+    ledger.check()
+
+
+async def test_heartbeats_tell_what_is_held(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(10 * NANOS_PER_USD))
+    hold = await desk.wallet.hold_with_grant(ORG, CENT)
+
+    await desk.wallet.beat()
+
+    assert (await desk.ledger.snapshot(ORG)).held_nanos == CENT
+    assert (await desk.ledger.snapshot(ORG)).available_nanos == 10 * NANOS_PER_USD - CENT
+    desk.wallet.release(hold)
+    await desk.wallet.beat()
+    assert (await desk.ledger.snapshot(ORG)).held_nanos == 0
+
+
+async def test_at_the_end_every_lease_goes_back(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(10 * NANOS_PER_USD))
+    held = await desk.wallet.hold_with_grant(ORG, CENT)
+    assert await desk.wallet.close_all() == 1  # a hold is open
+
+    desk.finish(held, CENT)
+    await desk.settler.book()
+    assert await desk.wallet.close_all() == 0
+
+    assert desk.ledger.wallets[ORG] == 10 * NANOS_PER_USD - CENT
+    desk.ledger.check()
+
+
+async def test_without_a_journal_there_is_no_grant(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(10 * NANOS_PER_USD))
+    desk.disk.is_refusing_writes = True
+
+    with pytest.raises(JournalFull):
+        await desk.wallet.hold_with_grant(ORG, CENT)
+    assert desk.ledger.calls == []
+
+    desk.disk.is_refusing_writes = False
+    desk.journal.maintain()
+    write(desk.journal, attempt())
+    assert (await desk.wallet.hold_with_grant(ORG, CENT)).is_open
+
+
+async def _unavailable(**_: object) -> int:
+    raise LedgerUnavailable
