@@ -1,0 +1,42 @@
+"""A target, an identity and the recorded conversations, as several tests use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from waypost.providers import KINDS
+from waypost.providers.kind import Target
+from waypost.wire.canonical import Usage
+from waypost.wire.openai_chat import ChatRequest, read_request
+from waypost.wire.openai_chat_answer import AnswerIdentity
+from waypost.wire.openai_chat_stream import StreamRenderer
+
+GOLDEN = Path(__file__).parent / "golden"
+COST = "0.000123"
+TARGET = KINDS["openai"].prepare(Target(b"127.0.0.1:9100", "/v1", "sk-upstream", "alpha-large-2026"))
+
+
+def identity_for(request: ChatRequest) -> AnswerIdentity:
+    return AnswerIdentity(
+        completion_id="chatcmpl-" + "0123456789abcdef" * 2,
+        created_s=1_800_000_000,
+        model=request.model,
+        org_id=b"o" * 16,
+        tool_id_secret=b"s" * 32,
+        wants_logprobs=request.wants_logprobs,
+        uses_functions=request.uses_functions,
+    )
+
+
+def ask(name: str) -> ChatRequest:
+    return read_request((GOLDEN / name / "request.json").read_bytes())
+
+
+def stream_through(request: ChatRequest, reads: Iterable[bytes], target: Target = TARGET) -> bytes:
+    """Everything that the caller of a complete stream reads. Raises what the reader raises."""
+    reader = KINDS["openai"].stream(n=request.n, target=target)
+    renderer = StreamRenderer(identity_for(request), request.include_usage)
+    out = b"".join([renderer.render(reader.feed(data)) for data in reads])
+    reader.end()
+    return out + renderer.finish(reader.usage or Usage(), COST)
