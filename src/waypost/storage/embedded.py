@@ -52,8 +52,9 @@ SETTINGS: Mapping[str, str] = {
     "checkpoint_timeout": "15min",
     "wal_level": "minimal",
     "max_wal_senders": "0",
+    "dynamic_shared_memory_type": "mmap",  # a killed server leaves nothing in /dev/shm
     "jit": "off",
-    "max_parallel_workers_per_gather": "0",  # and so no use of a container's 64 MB of /dev/shm
+    "max_parallel_workers_per_gather": "0",
     "max_parallel_maintenance_workers": "0",
     "log_min_messages": "fatal",
     "log_min_error_statement": "panic",

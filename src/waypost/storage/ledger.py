@@ -14,7 +14,7 @@ from waypost.kit.money import Nanos
 from waypost.ledger.record import Balance, ClosedAttempt, InsufficientFunds, NodeSuperseded
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
-from waypost.storage.settlement import SETTLE, settle_parameters
+from waypost.storage.settlement import settle
 
 # A node that has not been heard of for so long is taken for lost; its leases stay locked.
 ORPHANED_AFTER_S = 60
@@ -213,16 +213,9 @@ class PostgresLedger:
         raise InsufficientFunds(min(available, to_nanos - from_nanos - 1))
 
     async def settle_batch(self, batch: Sequence[ClosedAttempt]) -> None:
-        if not batch:
-            return
-        async with self._pool.connection() as connection:
-            try:
-                await connection.execute(SETTLE, settle_parameters(batch), prepare=True)
-            except psycopg.errors.CheckViolation:
-                if len(batch) == 1:
-                    raise
-                for attempt in batch:
-                    await connection.execute(SETTLE, settle_parameters([attempt]), prepare=True)
+        if batch:
+            async with self._pool.connection() as connection:
+                await settle(connection, batch)
 
     async def report_holds(self, held_nanos: dict[bytes, Nanos], *, node_id: bytes, node_epoch: int) -> None:
         await self._run(
