@@ -55,7 +55,11 @@ class Node:
         self.running: list[Running] = []
         epoch = await world.ledger.register_node(self.name)
         self.journal = Journal.open_dir(
-            world.directory / self.name.decode(), segment_bytes=33 << 10, emergency_bytes=33 << 10, files=self.disk
+            world.directory / self.name.decode(),
+            segment_bytes=2 << 10,  # six attempts
+            emergency_bytes=8 << 10,
+            segments_max=12,
+            files=self.disk,
         )
         self.settler = Settler(self.connection, self.journal, world.clock, on_refused=world.refused.append)
         identity = NodeIdentity(self.name, epoch, nodes=2)

@@ -18,6 +18,7 @@ import errno
 import fcntl
 import itertools
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -25,7 +26,6 @@ from pathlib import Path
 from waypost.gateway.segment import FileOperations, Segment, SystemFiles, run_of, segment_paths
 from waypost.ledger.journal_format import (
     ACKNOWLEDGED_MAX,
-    RECORD_BYTES_MAX,
     encode_ack,
     encode_close,
     encode_grant,
@@ -84,7 +84,6 @@ class Journal:
         files: FileOperations,
         on_failed: Callable[[], None],
     ) -> None:
-        assert segment_bytes >= 2 * RECORD_BYTES_MAX
         self.earlier: tuple[Path, ...] = tuple(segment_paths(directory))
         self.is_failed = False
         self.is_full = False  # the disk, when a segment was last asked for
@@ -109,6 +108,8 @@ class Journal:
         self._next: Segment | None = None
         self._segments = deque([self._current])
         self._is_dirty = True
+        self._is_shut = False
+        self._maintenance = threading.Lock()  # a cancelled `run` leaves its thread to finish
         self._work = asyncio.Event()
         self._work.set()
 
@@ -223,7 +224,12 @@ class Journal:
                 self._fail()
 
     def maintain(self) -> None:
-        """One round of what `run` does, in any one thread. Raises OSError when a sync failed."""
+        """One round of what `run` does, in any thread. Raises OSError when a sync failed."""
+        with self._maintenance:
+            if not self._is_shut:
+                self._maintain()
+
+    def _maintain(self) -> None:
         self._is_dirty = False  # before the sync: what is appended during it needs another one
         for segment in tuple(self._segments):
             end = segment.end
@@ -242,6 +248,8 @@ class Journal:
 
     def shut(self) -> None:
         """Give the directory back. What is booked leaves no file behind; the rest is there to be recovered."""
+        with self._maintenance:
+            self._is_shut = True
         is_synced = not self.is_failed and self._sync_all()
         self._delete_booked()
         unused = [segment for segment in (self._next, self._emergency) if segment is not None]

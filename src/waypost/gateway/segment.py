@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Protocol
@@ -68,9 +69,11 @@ class Segment:
     ) -> Segment:
         path = directory / f"{run:08d}-{number:06d}{_SUFFIX}"
         fd = files.create(path, size_bytes)
-        segment = cls(path, fd, size_bytes, is_emergency=is_emergency)
-        files.pwrite(fd, MAGIC, 0)
-        return segment
+        if files.pwrite(fd, MAGIC, 0) != len(MAGIC):
+            files.close(fd)
+            files.unlink(path)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return cls(path, fd, size_bytes, is_emergency=is_emergency)
 
 
 def segment_paths(directory: Path) -> list[Path]:

@@ -124,6 +124,7 @@ def read_segment(data: bytes, damaged_at: list[int]) -> Iterator[tuple[int, Reco
 
 
 def _framed(body: bytes) -> bytes:
+    assert len(body) <= RECORD_BYTES_MAX
     return _FRAME.pack(len(body), crc32(body)) + body
 
 
