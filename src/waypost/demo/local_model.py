@@ -84,6 +84,9 @@ def _start(weights: str, port: int, api_key: str) -> object:
     parameters.antiprompt = _STOPS
     parameters.sampling.temp = 0.0
     parameters.sampling.penalty_repeat = 1.05
+    # Half the cores: its threads wait for one another busily, so one that has to share its core holds up all of them.
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 2) // 2)
+    parameters.cpuparams.poll = parameters.cpuparams_batch.poll = 0
     parameters.verbosity = 0  # it would log prompts
     parameters.endpoint_slots = False  # shows prompts
     parameters.ui = False
