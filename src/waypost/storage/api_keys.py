@@ -56,7 +56,7 @@ SELECT api_key.id, name, scope, requests_per_minute, tokens_per_minute, models, 
 # A text that is over is told as over since 1970: the follower's clock may be behind this one.
 SINCE = """
 SELECT id, org_id, digest, scope, requests_per_minute, tokens_per_minute, models,
-       CASE WHEN ends <= now() THEN 0 ELSE (extract(epoch FROM ends) * 1000)::bigint END
+       CASE WHEN ends <= now() THEN 0 ELSE floor(extract(epoch FROM ends) * 1000)::bigint END
   FROM (SELECT api_key.*, digest, least(api_key.valid_until, api_key_digest.valid_until) AS ends
           FROM api_key JOIN api_key_digest ON api_key_id = api_key.id
          WHERE version > %(version)s) AS told

@@ -29,7 +29,7 @@ def ensure_roles(connection: psycopg.Connection) -> None:
         with connection.transaction():
             for role in Role:
                 _ensure_role(connection, role)
-            connection.execute(f"GRANT USAGE, CREATE ON SCHEMA public TO {Role.OWNER.value}")
+            _let_owner_create(connection)
     except psycopg.errors.InsufficientPrivilege:
         user = connection.execute("SELECT quote_ident(current_user)").fetchone()
         raise RolesMissing(_advice(user[0] if user else "CURRENT_USER")) from None
@@ -50,6 +50,16 @@ def _ensure_role(connection: psycopg.Connection, role: Role) -> None:
         # Whoever may create a role may also join it, yet is not a member by that alone.
         connection.execute(f"GRANT {role.value} TO CURRENT_USER")
     connection.execute("RESET ROLE")
+
+
+def _let_owner_create(connection: psycopg.Connection) -> None:
+    may_create = f"SELECT has_schema_privilege('{Role.OWNER.value}', 'public', 'CREATE')"
+    if connection.execute(may_create).fetchone() == (True,):
+        return
+    # Whoever may not grant it is warned only, and nothing is granted.
+    connection.execute(f"GRANT USAGE, CREATE ON SCHEMA public TO {Role.OWNER.value}")
+    if connection.execute(may_create).fetchone() != (True,):
+        raise psycopg.errors.InsufficientPrivilege
 
 
 def _advice(user: str) -> str:
