@@ -1,8 +1,8 @@
 """Fixtures for every test: a PostgreSQL of the run, a fresh migrated database per test, and `async def` tests.
 
 The first test that needs a database starts one embedded PostgreSQL for the whole run, shared by all xdist workers; the
-process that the run was started with stops and removes it, also after Ctrl-C. WAYPOST_TEST_DATABASE_URL names a
-server (with a role that may create databases) to use instead.
+process that the run was started with stops and removes it, also after Ctrl-C; what a killed run left, the next one
+removes. WAYPOST_TEST_DATABASE_URL names a server, with a role that may create databases, to use instead.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from waypost.storage.database import migrate
 from waypost.storage.embedded import EmbeddedPostgres
 
 _DIR = pytest.StashKey[Path]()
+_PREFIX = "waypost-test-"
 _TEMPLATE = "waypost_template"
 _URL = os.environ.get("WAYPOST_TEST_DATABASE_URL", "")
 # Nothing of a test run must survive a power cut.
@@ -35,31 +36,51 @@ def pytest_configure(config: pytest.Config) -> None:
     worker_input = getattr(config, "workerinput", None)
     if worker_input is not None:
         config.stash[_DIR] = Path(worker_input["postgres_dir"])
-    else:
-        config.stash[_DIR] = Path(tempfile.mkdtemp(prefix="waypost-test-", dir=_quick_place()))
+        return
+    place = _quick_place()
+    config.stash[_DIR] = place / f"{_PREFIX}{os.getpid()}"
+    for directory in place.glob(f"{_PREFIX}*"):
+        # Ours cannot have been made yet: an earlier run with the same pid left it.
+        if directory == config.stash[_DIR] or not _is_alive(directory.name.removeprefix(_PREFIX)):
+            _remove(directory)
 
 
-def _quick_place() -> str | None:
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        _remove(config.stash[_DIR])
+
+
+def _quick_place() -> Path:
     """Memory, where a machine has some to spare: a database is copied there in a tenth of the time."""
     memory = Path("/dev/shm")
     if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2 << 30:
-        return str(memory)
-    return None
+        return memory
+    return Path(tempfile.gettempdir())
+
+
+def _is_alive(pid: str) -> bool:
+    """Whether the run that a directory is named after still goes on."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, PermissionError):  # somebody else's
+        return True
+    return True
+
+
+def _remove(directory: Path) -> None:
+    """Stop the server of a run that could not do so itself, and take its files away."""
+    server = EmbeddedPostgres(directory)
+    if server.is_running:
+        server.start()
+        server.stop()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: pytest.Item) -> None:
     node.workerinput["postgres_dir"] = str(node.config.stash[_DIR])  # type: ignore[attr-defined]
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    if hasattr(config, "workerinput"):
-        return
-    server = EmbeddedPostgres(config.stash[_DIR])
-    if server.is_running:  # a worker that was killed could not stop it
-        server.start()
-        server.stop()
-    shutil.rmtree(config.stash[_DIR], ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -76,6 +97,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def postgres(pytestconfig: pytest.Config) -> Iterator[str]:
     """Conninfo of a server's maintenance database, with the migrated template beside it."""
     directory = pytestconfig.stash[_DIR]
+    directory.mkdir(mode=0o700, exist_ok=True)
     server = EmbeddedPostgres(directory, settings=_FAST)
     maintenance = _URL or conninfos.make_conninfo(server.start(), dbname="postgres")
     try:
