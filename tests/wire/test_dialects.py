@@ -45,7 +45,9 @@ def raised_by_the_sdk(refusal: Refusal) -> openai.APIStatusError:
         (ErrorCode.GENERATION_TIMEOUT, openai.InternalServerError, "server_error"),
     ],
 )
-def test_the_openai_sdk_raises_its_own_exception_for_each_code(code, exception, kind):
+def test_the_openai_sdk_raises_its_own_exception_for_each_code(
+    code: ErrorCode, exception: type[openai.APIStatusError], kind: str
+) -> None:
     raised = raised_by_the_sdk(Refusal(code, param="messages"))
 
     assert type(raised) is exception or exception is openai.APIStatusError
@@ -54,14 +56,14 @@ def test_the_openai_sdk_raises_its_own_exception_for_each_code(code, exception, 
     assert raised.body["request_id"] == "req_1"
 
 
-def test_every_code_has_an_openai_envelope_of_the_same_five_fields():
+def test_every_code_has_an_openai_envelope_of_the_same_five_fields() -> None:
     for code in ErrorCode:
         error = json.loads(render_error("openai", Refusal(code), "req_1"))["error"]
         assert list(error) == ["message", "type", "param", "code", "request_id"]
         assert (error["code"], error["message"], error["param"]) == (code.name, code.message, None)
 
 
-def test_the_canonical_envelope_has_details_only_where_a_field_is_at_fault():
+def test_the_canonical_envelope_has_details_only_where_a_field_is_at_fault() -> None:
     plain = json.loads(render_error("canonical", Refusal(ErrorCode.MODEL_OVERLOADED), "req_1"))
     field = json.loads(render_error("canonical", invalid("input.width", "Too wide."), "req_1"))
 
@@ -77,7 +79,7 @@ def test_the_canonical_envelope_has_details_only_where_a_field_is_at_fault():
     assert field["error"]["details"] == [{"field": "input.width", "code": "INVALID", "message": "Too wide."}]
 
 
-def test_headers_tell_whether_and_when_to_retry():
+def test_headers_tell_whether_and_when_to_retry() -> None:
     assert error_headers(Refusal(ErrorCode.RATE_LIMITED, retry_after_s=7)) == b"retry-after: 7\r\n"
     assert error_headers(Refusal(ErrorCode.MODEL_OVERLOADED)) == b""
     assert error_headers(Refusal(ErrorCode.INSUFFICIENT_BALANCE)) == b"x-should-retry: false\r\n"

@@ -37,12 +37,12 @@ def answered_whole(name: str) -> bytes:
     return render_completion(completion, identity_for(request), metered.usage, COST)
 
 
-def test_there_are_enough_conversations():
+def test_there_are_enough_conversations() -> None:
     assert len(CONVERSATIONS) >= 12
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_the_provider_is_asked_as_recorded(name):
+def test_the_provider_is_asked_as_recorded(name: str) -> None:
     head, body = KINDS["openai"].call(ask(name), TARGET, output_tokens_max=8192)
 
     assert head == TARGET.head
@@ -50,7 +50,7 @@ def test_the_provider_is_asked_as_recorded(name):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_whole_answer_reads_as_recorded(name):
+def test_a_whole_answer_reads_as_recorded(name: str) -> None:
     answer = answered_whole(name)
 
     compare(GOLDEN / name / "answer.json", answer)
@@ -60,7 +60,7 @@ def test_a_whole_answer_reads_as_recorded(name):
 
 
 @pytest.mark.parametrize("name", STREAMED)
-def test_a_streamed_answer_reads_as_recorded(name):
+def test_a_streamed_answer_reads_as_recorded(name: str) -> None:
     request = ask(name)
     answer = stream_through(request, [(GOLDEN / name / "upstream.sse").read_bytes()])
 
@@ -79,7 +79,7 @@ def test_a_streamed_answer_reads_as_recorded(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(WHOLE) & set(STREAMED)))
-def test_streamed_pieces_add_up_to_the_whole(name):
+def test_streamed_pieces_add_up_to_the_whole(name: str) -> None:
     whole = json.loads((GOLDEN / name / "answer.json").read_bytes())
     lines = (GOLDEN / name / "answer.sse").read_text().split("\n\n")[:-2]
     for choice in whole["choices"]:
@@ -98,14 +98,14 @@ def test_streamed_pieces_add_up_to_the_whole(name):
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_nothing_of_the_provider_is_in_the_answer(name):
+def test_nothing_of_the_provider_is_in_the_answer(name: str) -> None:
     for path in (GOLDEN / name).glob("answer.*"):
         answer = path.read_bytes()
         for word in (b"alpha", b"Alpha", b"fp_", b"C9xT", b"1790000001", b"priority", b"toolu", b"chatcmpl-tool"):
             assert word not in answer, (path.name, word)
 
 
-def test_an_answer_without_usage_is_still_rendered_with_one():
+def test_an_answer_without_usage_is_still_rendered_with_one() -> None:
     completion, usage = KINDS["openai"].completion(
         {}, b'{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}]}'
     )

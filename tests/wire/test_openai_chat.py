@@ -22,7 +22,7 @@ def refusal_of(document: bytes) -> Refusal:
     return refused.value
 
 
-def test_a_plain_request_has_its_defaults():
+def test_a_plain_request_has_its_defaults() -> None:
     request = read_request(body())
 
     assert (request.model, request.is_stream, request.include_usage, request.n) == ("swift-1", False, False, 1)
@@ -30,7 +30,7 @@ def test_a_plain_request_has_its_defaults():
     assert request.text_bytes == len(body())
 
 
-def test_what_is_asked_for_is_read():
+def test_what_is_asked_for_is_read() -> None:
     request = read_request(
         body(stream=True, stream_options={"include_usage": True}, n=3, max_tokens=7, logprobs=True, tools=[])
     )
@@ -39,7 +39,7 @@ def test_what_is_asked_for_is_read():
     assert (request.output_tokens_max, request.wants_logprobs, request.uses_functions) == (7, True, False)
 
 
-def test_nulls_are_as_good_as_absent_fields():
+def test_nulls_are_as_good_as_absent_fields() -> None:
     names = ("stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "tools", "response_format")
     request = read_request(body(**dict.fromkeys(names)))
 
@@ -47,15 +47,15 @@ def test_nulls_are_as_good_as_absent_fields():
 
 
 @pytest.mark.parametrize("fields", [{"max_tokens": 5}, {"max_completion_tokens": 5}])
-def test_both_names_of_the_output_bound_are_understood(fields):
+def test_both_names_of_the_output_bound_are_understood(fields: dict[str, Any]) -> None:
     assert read_request(body(**fields)).output_tokens_max == 5
 
 
-def test_equal_bounds_under_both_names_are_one_bound():
+def test_equal_bounds_under_both_names_are_one_bound() -> None:
     assert read_request(body(max_tokens=5, max_completion_tokens=5)).output_tokens_max == 5
 
 
-def test_unknown_fields_are_kept_as_they_came():
+def test_unknown_fields_are_kept_as_they_came() -> None:
     request = read_request(b'{"model":"m","messages":[{"role":"user"}],"x":{"b" : 1.50,  "a":"\\u00e9"}}')
 
     assert bytes(request.fields["x"]) == b'{"b" : 1.50,  "a":"\\u00e9"}'
@@ -104,7 +104,7 @@ def test_unknown_fields_are_kept_as_they_came():
         ({"top_logprobs": 21}, "top_logprobs"),
     ],
 )
-def test_a_wrong_field_is_refused_by_its_name(fields, param):
+def test_a_wrong_field_is_refused_by_its_name(fields: dict[str, Any], param: str) -> None:
     refusal = refusal_of(body(**fields))
 
     assert refusal.param == param
@@ -112,7 +112,7 @@ def test_a_wrong_field_is_refused_by_its_name(fields, param):
 
 
 @pytest.mark.parametrize("name", ["model", "messages"])
-def test_a_missing_field_is_refused_by_its_name(name):
+def test_a_missing_field_is_refused_by_its_name(name: str) -> None:
     document = {"model": "m", "messages": MESSAGES}
     del document[name]
 
@@ -130,7 +130,7 @@ def test_a_missing_field_is_refused_by_its_name(name):
     ],
 )
 @pytest.mark.parametrize("colon", [":", " : "])
-def test_a_key_that_stands_twice_is_refused(name, first, second, colon):
+def test_a_key_that_stands_twice_is_refused(name: str, first: str, second: str, colon: str) -> None:
     middle = '"messages":[{"role":"user","content":"\\"model\\":1"}],"metadata":{"n":1}'
     model = "" if name == "model" else '"model":"a",'
     document = f'{{{model}"{name}"{colon}{first},{middle},"{name}"{colon}{second}}}'
@@ -138,11 +138,11 @@ def test_a_key_that_stands_twice_is_refused(name, first, second, colon):
     assert refusal_of(document.encode()).param == name
 
 
-def test_a_key_that_stands_twice_under_an_escape_is_refused():
+def test_a_key_that_stands_twice_under_an_escape_is_refused() -> None:
     assert refusal_of(b'{"model":"a","messages":[{"role":"user"}],"mod\\u0065l":"b"}').param == "model"
 
 
-def test_the_same_name_deeper_down_is_no_second_key():
+def test_the_same_name_deeper_down_is_no_second_key() -> None:
     tool = {"type": "function", "function": {"parameters": {"properties": {"model": {}, "n": {}, "stream": {}}}}}
     request = read_request(body(tools=[tool], n=2, metadata={"messages": [1], "model": "x"}))
 
@@ -167,12 +167,12 @@ def test_the_same_name_deeper_down_is_no_second_key():
         b'\xef\xbb\xbf{"model":"m","messages":[{"role":"user"}]}',
     ],
 )
-def test_a_body_that_is_no_json_object_is_refused(document):
+def test_a_body_that_is_no_json_object_is_refused(document: bytes) -> None:
     assert refusal_of(document).param is None
 
 
 @pytest.mark.parametrize(("levels", "is_fine"), [(63, True), (64, False), (5_000, False), (2_000_000, False)])
-def test_depth_is_bounded(levels, is_fine):
+def test_depth_is_bounded(levels: int, is_fine: bool) -> None:
     document = b'{"model":"m","messages":[{"role":"user"}],"x":%b%b}' % (b"[" * levels, b"]" * levels)
 
     if is_fine:
@@ -181,7 +181,7 @@ def test_depth_is_bounded(levels, is_fine):
         assert "levels" in refusal_of(document).message
 
 
-def test_numbers_of_any_size_pass_where_they_mean_nothing_to_us():
+def test_numbers_of_any_size_pass_where_they_mean_nothing_to_us() -> None:
     digits = b"9" * 6_000
     request = read_request(
         b'{"model":"m","messages":[{"role":"user"}],"x":%b,"y":1e999,"metadata":{"model":""},"n":1}' % digits
@@ -190,13 +190,13 @@ def test_numbers_of_any_size_pass_where_they_mean_nothing_to_us():
     assert bytes(request.fields["x"]) == digits
 
 
-def test_a_refusal_never_quotes_the_request():
+def test_a_refusal_never_quotes_the_request() -> None:
     for fields in ({"model": "canary\n"}, {"messages": [{"role": {"canary": 1}}]}, {"tools": ["canary"]}):
         refusal = refusal_of(body(**fields))
         assert "canary" not in f"{refusal.message} {refusal.param}"
 
 
-def test_inline_image_data_does_not_count_as_text_and_images_are_counted():
+def test_inline_image_data_does_not_count_as_text_and_images_are_counted() -> None:
     data = "data:image/png;base64," + "A" * 100_000
     parts = [
         {"type": "text", "text": "what is this?"},
@@ -210,14 +210,14 @@ def test_inline_image_data_does_not_count_as_text_and_images_are_counted():
     assert request.text_bytes == len(document) - len(data)
 
 
-def test_an_image_under_an_escaped_name_is_still_counted():
+def test_an_image_under_an_escaped_name_is_still_counted() -> None:
     part = b'{"type":"im\\u0061ge_url","im\\u0061ge\\u005furl":{"url":"https://example.org/cat.png"}}'
     request = read_request(b'{"model":"m","messages":[{"role":"user","content":[%b]}]}' % part)
 
     assert request.image_count == 1
 
 
-def test_audio_and_file_data_count_as_bytes():
+def test_audio_and_file_data_count_as_bytes() -> None:
     parts = [
         {"type": "input_audio", "input_audio": {"data": "A" * 500, "format": "wav"}},
         {"type": "file", "file": {"file_data": "B" * 500}},
@@ -227,11 +227,11 @@ def test_audio_and_file_data_count_as_bytes():
     assert read_request(document).text_bytes == len(document)
 
 
-def test_odd_contents_are_for_the_provider_to_judge():
+def test_odd_contents_are_for_the_provider_to_judge() -> None:
     for content in ([1, None, "x"], [{"type": 7, "image_url": 5}], {"image_url": "x"}, 5):
         assert read_request(body(messages=[{"role": "user", "content": content, "_url": 1}])).model == "swift-1"
 
 
-def test_the_legacy_functions_are_noticed_only_without_tools():
+def test_the_legacy_functions_are_noticed_only_without_tools() -> None:
     assert read_request(body(functions=[{"name": "f"}])).uses_functions
     assert not read_request(body(functions=[{"name": "f"}], tools=[{"type": "function"}])).uses_functions

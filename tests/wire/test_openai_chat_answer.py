@@ -44,11 +44,11 @@ def deltas(out: bytes) -> list[dict[str, object]]:
         (Chunk(0, finish_reason="stop"), True),
     ],
 )
-def test_content_is_what_a_caller_would_see_of_the_answer(chunk, is_content):
+def test_content_is_what_a_caller_would_see_of_the_answer(chunk: Chunk, is_content: bool) -> None:
     assert has_content(chunk) is is_content
 
 
-def test_tool_call_ids_are_stable_within_an_organisation_and_differ_between_them():
+def test_tool_call_ids_are_stable_within_an_organisation_and_differ_between_them() -> None:
     other_org = msgspec.structs.replace(IDENTITY, org_id=b"p" * 16)
     later = msgspec.structs.replace(IDENTITY, completion_id="chatcmpl-later")
 
@@ -59,14 +59,14 @@ def test_tool_call_ids_are_stable_within_an_organisation_and_differ_between_them
     assert ours.startswith("call_")
 
 
-def test_calls_without_an_upstream_id_get_ids_of_their_own():
+def test_calls_without_an_upstream_id_get_ids_of_their_own() -> None:
     later = msgspec.structs.replace(IDENTITY, completion_id="chatcmpl-later")
     ids = [IDENTITY.tool_call_id("", choice=c, index=i) for c in range(2) for i in range(2)]
 
     assert len({*ids, later.tool_call_id("", choice=0, index=0)}) == 5
 
 
-def test_content_is_null_only_where_something_else_stands_in_its_place():
+def test_content_is_null_only_where_something_else_stands_in_its_place() -> None:
     def content(**fields: object) -> object:
         choice = Choice(0, "stop", **fields)  # type: ignore[arg-type]
         return json.loads(render_completion(Completion([choice]), IDENTITY, Usage(), COST))["choices"][0]["message"][
@@ -80,7 +80,7 @@ def test_content_is_null_only_where_something_else_stands_in_its_place():
     assert content(audio=Audio("audio_1", "AA==", "hi", 5)) is None
 
 
-def test_audio_is_rendered_under_an_id_of_ours():
+def test_audio_is_rendered_under_an_id_of_ours() -> None:
     choice = Choice(0, "stop", audio=Audio("audio_up", "AA==", "hi", 5))
     answer = render_completion(Completion([choice]), IDENTITY, Usage(), COST)
 
@@ -90,7 +90,7 @@ def test_audio_is_rendered_under_an_id_of_ours():
     assert b"audio_up" not in answer
 
 
-def test_exposed_fields_stand_last():
+def test_exposed_fields_stand_last() -> None:
     choice = Choice(0, "stop", "a", exposed={"annotations": b"[1]"})
     answer = json.loads(render_completion(Completion([choice], {"citations": b'["x"]'}), IDENTITY, Usage(), COST))
 
@@ -98,7 +98,7 @@ def test_exposed_fields_stand_last():
     assert list(answer["choices"][0]["message"])[-1] == "annotations"
 
 
-def test_exposed_fields_of_a_stream_have_events_of_their_own():
+def test_exposed_fields_of_a_stream_have_events_of_their_own() -> None:
     chunk = Chunk(0, "a", exposed={"annotations": b"[1]"}, exposed_top={"citations": b'["x"]'})
     for include_usage in (False, True):
         out = StreamRenderer(IDENTITY, include_usage).render([chunk])
@@ -108,11 +108,11 @@ def test_exposed_fields_of_a_stream_have_events_of_their_own():
         assert last["citations"] == ["x"]
 
 
-def test_nothing_to_show_is_no_bytes():
+def test_nothing_to_show_is_no_bytes() -> None:
     assert StreamRenderer(IDENTITY, True).render([]) == b""
 
 
-def test_several_kinds_of_content_in_one_piece_become_events_of_their_own_in_one_order():
+def test_several_kinds_of_content_in_one_piece_become_events_of_their_own_in_one_order() -> None:
     chunk = Chunk(0, "text", "thought", "no", [ToolCallDelta(0, "x", "f", "{}")], Audio("i", "AA==", "t"))
     shown = deltas(StreamRenderer(IDENTITY, False).render([chunk]))
 
@@ -121,7 +121,7 @@ def test_several_kinds_of_content_in_one_piece_become_events_of_their_own_in_one
     ]
 
 
-def test_log_probabilities_stand_with_the_text_they_are_about_once():
+def test_log_probabilities_stand_with_the_text_they_are_about_once() -> None:
     logprobs = Logprobs([TokenLogprob("a", -1.0)])
     asked = msgspec.structs.replace(IDENTITY, wants_logprobs=True)
     out = StreamRenderer(asked, False).render([Chunk(0, "a", "b", "c", logprobs=logprobs)])
@@ -130,7 +130,7 @@ def test_log_probabilities_stand_with_the_text_they_are_about_once():
     assert [choice["delta"] for choice in choices if choice["logprobs"]] == [{"content": "a"}]
 
 
-def test_log_probabilities_that_nobody_asked_for_are_left_out():
+def test_log_probabilities_that_nobody_asked_for_are_left_out() -> None:
     unasked = msgspec.structs.replace(IDENTITY, wants_logprobs=False)
     chunk = Chunk(0, "a", logprobs=Logprobs([TokenLogprob("a", -1.0)]))
     choice = Choice(0, "stop", "a", logprobs=chunk.logprobs)
@@ -140,7 +140,7 @@ def test_log_probabilities_that_nobody_asked_for_are_left_out():
     assert b'"logprobs":null' in render_completion(Completion([choice]), unasked, Usage(), COST)
 
 
-def test_finish_reasons_come_last_in_the_order_of_choices():
+def test_finish_reasons_come_last_in_the_order_of_choices() -> None:
     renderer = StreamRenderer(IDENTITY, True)
     begun = renderer.render([Chunk(1, "b", finish_reason="stop"), Chunk(0, "a"), Chunk(0, finish_reason="length")])
     ended = renderer.finish(Usage(3, 2, 1, 1, 7, 5), COST)
@@ -156,7 +156,7 @@ def test_finish_reasons_come_last_in_the_order_of_choices():
     assert (done, rest) == ("data: [DONE]", "")
 
 
-def test_a_broken_stream_ends_in_an_error_event_without_a_done():
+def test_a_broken_stream_ends_in_an_error_event_without_a_done() -> None:
     renderer = StreamRenderer(IDENTITY, True)
     renderer.render([Chunk(0, "a")])
     event = renderer.fail(Refusal(ErrorCode.GENERATION_FAILED), "req_1")
@@ -166,7 +166,7 @@ def test_a_broken_stream_ends_in_an_error_event_without_a_done():
     assert b"[DONE]" not in event
 
 
-def test_the_legacy_function_call_has_room_for_one_call():
+def test_the_legacy_function_call_has_room_for_one_call() -> None:
     legacy = msgspec.structs.replace(IDENTITY, uses_functions=True)
     calls = [ToolCallDelta(0, "x", "f", "{}"), ToolCallDelta(1, "y", "g", "{}")]
 
@@ -176,6 +176,6 @@ def test_the_legacy_function_call_has_room_for_one_call():
     ]
 
 
-def test_the_heartbeat_is_a_comment():
+def test_the_heartbeat_is_a_comment() -> None:
     assert HEARTBEAT.startswith(b":")
     assert HEARTBEAT.endswith(b"\n\n")

@@ -130,11 +130,16 @@ class StreamReader(Protocol):
     @property
     def usage_was_reported(self) -> bool: ...
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether the answer cannot go on; `end` raises why."""
+
     def feed(self, data: bytes) -> list[Chunk]:
-        """What these bytes add. Raises BadAnswer, UpstreamError."""
+        """What these bytes add. Raises BadAnswer, UpstreamError; when something was said before the error, it returns
+        that and is broken."""
 
     def end(self) -> None:
-        """The body ended. Raises BadAnswer unless every choice finished."""
+        """The body ended. Raises BadAnswer unless every choice finished, and whatever broke the answer."""
 
 
 class ProviderKind(Protocol):

@@ -58,6 +58,7 @@ class OpenAIStream:
     """One streamed answer. See `providers.kind.StreamReader`."""
 
     __slots__ = (
+        "_broken_by",
         "_calls",
         "_expose",
         "_finished",
@@ -81,6 +82,7 @@ class OpenAIStream:
         self._calls: dict[int, _Calls] = {}
         self._finished: set[int] = set()
         self._is_first = self._looks_closer = True
+        self._broken_by: UpstreamError | BadAnswer | None = None
         self.unknown_fields = 0
         self.output_bytes = 0
         self.is_done = False
@@ -93,8 +95,28 @@ class OpenAIStream:
     def usage_was_reported(self) -> bool:
         return usage_of(self._usage) is not None
 
+    @property
+    def is_broken(self) -> bool:
+        return self._broken_by is not None
+
     def feed(self, data: bytes) -> list[Chunk]:
         chunks: list[Chunk] = []
+        try:
+            self._read_events(data, chunks)
+        except (UpstreamError, BadAnswer) as error:
+            # What came before the error was said, however the provider's bytes were cut into reads.
+            self._broken_by = error
+            if not chunks:
+                raise
+        return chunks
+
+    def end(self) -> None:
+        if self._broken_by is not None:
+            raise self._broken_by
+        if len(self._finished) < self._n:
+            raise BadAnswer
+
+    def _read_events(self, data: bytes, chunks: list[Chunk]) -> None:
         try:
             for event in self._parser.feed(data):
                 if self.is_done:
@@ -108,11 +130,6 @@ class OpenAIStream:
         except (SseTooLarge, ValueError, RecursionError):
             # A decoder's ValueError or RecursionError: the event is not what the format promises.
             raise BadAnswer from None
-        return chunks
-
-    def end(self) -> None:
-        if len(self._finished) < self._n:
-            raise BadAnswer
 
     def _read_named(self, name: bytes, data: bytes, chunks: list[Chunk]) -> None:
         if name == b"error":
