@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeVar
 
 import msgspec
@@ -133,8 +133,8 @@ class Operator:
         newest = await catalogues.newest_catalogue(self._pool)
         if newest is not None and with_creation_times(catalogue, newest[0], now_s) == newest[0]:
             return None
-        # The source names the moment, since a source's unchanged content is not applied twice.
-        source = f"command at {datetime.fromtimestamp(now_s, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        # A source's unchanged content is not applied twice, so each command is a source of its own.
+        source = "command" if newest is None else f"command after version {newest[1]}"
         return await catalogues.apply_catalogue(self._pool, catalogue, source=source, now_s=now_s)
 
     async def newest_catalogue(self) -> tuple[Catalogue, int]:

@@ -1,0 +1,187 @@
+"""Organisations, keys and money by command."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Waypost
+from waypost.app.secrets import open_secrets
+from waypost.kit import ids
+from waypost.storage.api_keys import api_keys_since
+from waypost.storage.pool import Pool
+from waypost.storage.roles import Role
+from waypost.tenancy.api_key import ApiKey, Scope, digest, is_well_formed
+
+NOBODY = "org_0192f0c4-0000-7000-8000-000000000000"
+NO_KEY = "key_0192f0c4-0000-7000-8000-000000000000"
+
+
+def keys_of_gateways(conninfo: str) -> dict[bytes, ApiKey]:
+    """Digest → key, as a gateway would learn them."""
+
+    async def ask() -> dict[bytes, ApiKey]:
+        pool = Pool(conninfo, Role.APP, size=1)
+        try:
+            return {key.digest: key for key in (await api_keys_since(pool, 0))[0]}
+        finally:
+            await pool.close()
+
+    return asyncio.run(ask())
+
+
+def digest_of(key: str, data_dir: Path) -> bytes:
+    return digest(open_secrets(data_dir / "secrets").pepper, key.encode())
+
+
+def test_an_organisation_is_made_and_its_id_stands_alone(waypost: Waypost) -> None:
+    assert ids.parse("org", waypost("org", "create", "acme").line)
+    made = waypost("org", "create", "acme", "--unlimited", "--json").json
+    assert made == {"id": made["id"], "name": "acme", "unlimited": True}
+
+
+def test_an_unlimited_organisation_holds_against_the_house(waypost: Waypost) -> None:
+    org = waypost("org", "create", "ours", "--unlimited").line
+    assert int(waypost("balance", "--org", org, "--json").json["available_nanos"]) == 10**18
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 201])
+def test_a_name_that_people_cannot_read_is_refused(waypost: Waypost, name: str) -> None:
+    done = waypost("org", "create", name)
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "waypost: a name is 1 to 200 printable characters\n"
+
+
+def test_a_key_stands_alone_on_stdout_and_only_its_digest_is_kept(
+    waypost: Waypost, org: str, database: str, tmp_path: Path
+) -> None:
+    done = waypost("key", "create", "--org", org)
+    assert is_well_formed(done.line.encode())
+    assert re.fullmatch(r"waypost: key_[0-9a-f-]{36}; the key is shown this once\n", done.err)
+    assert digest_of(done.line, tmp_path / "data") in keys_of_gateways(database)
+
+
+def test_a_key_gets_the_limits_it_was_given(waypost: Waypost, org: str, database: str, tmp_path: Path) -> None:
+    words = ["--requests-per-minute", "60", "--tokens-per-minute", "2000", "--models", "swift-1, large", "--json"]
+    made = waypost("key", "create", "--org", org, "--name", "batch", "--scope", "execution", *words).json
+    assert made == {
+        "id": made["id"],
+        "key": made["key"],
+        "org": org,
+        "name": "batch",
+        "scope": "execution",
+        "requests_per_minute": 60,
+        "tokens_per_minute": 2000,
+        "models": ["large", "swift-1"],
+    }
+    found = keys_of_gateways(database)[digest_of(made["key"], tmp_path / "data")]
+    assert (found.requests_per_minute, found.tokens_per_minute, found.scope) == (60, 2000, Scope.EXECUTION)
+    assert found.models == frozenset({"large", "swift-1"})
+
+
+def test_a_listed_key_cannot_be_used(waypost: Waypost, org: str) -> None:
+    key = waypost("key", "create", "--org", org, "--name", "mine").line
+    (listed,) = waypost("key", "list", "--org", org, "--json").json["keys"]
+    assert (listed["name"], listed["key"]) == ("mine", f"{key[:12]}…{key[-4:]}")
+    assert key not in waypost("key", "list", "--org", org).out
+
+
+def test_a_revoked_key_is_no_longer_valid(waypost: Waypost, org: str, database: str, tmp_path: Path) -> None:
+    made = waypost("key", "create", "--org", org, "--json").json
+    assert waypost("key", "revoke", made["id"]).line == f"{made['id']} is revoked"
+    assert digest_of(made["key"], tmp_path / "data") not in keys_of_gateways(database)
+    assert waypost("key", "revoke", made["id"]).code == 0
+    assert waypost("key", "rotate", made["id"]).code == 1
+
+
+def test_a_rotated_key_stays_valid_for_an_hour(waypost: Waypost, org: str, database: str, tmp_path: Path) -> None:
+    made = waypost("key", "create", "--org", org, "--json").json
+    done = waypost("key", "rotate", made["id"])
+    keys = keys_of_gateways(database)
+    old = keys[digest_of(made["key"], tmp_path / "data")]
+    assert keys[digest_of(done.line, tmp_path / "data")].valid_until_ms is None
+    assert old.valid_until_ms is not None
+    left = datetime.fromtimestamp(old.valid_until_ms / 1000, UTC) - datetime.now(UTC)
+    assert timedelta(minutes=55) < left <= timedelta(hours=1)
+    assert f"{made['id']}; the key before it stays valid until 20" in done.err
+
+
+def test_a_payment_is_credited_once(waypost: Waypost, org: str) -> None:
+    words = ("credit", "add", "--org", org, "--usd", "2.50", "--reference", "invoice 7")
+    assert waypost(*words).line == f"credited 2.50 USD to {org}"
+    assert waypost(*words).line == "this reference was credited before; nothing changed"
+    assert waypost("credit", "add", "--org", org, "--usd", "1").code == 0
+    assert waypost("balance", "--org", org, "--json").json == {
+        "available_nanos": "3500000000",
+        "held_nanos": "0",
+        "suspense_nanos": "0",
+        "usd": "3.500000",
+    }
+    assert waypost("balance", "--org", org).line == "3.500000 USD: 3.500000 available, 0.000000 held, 0.000000 suspense"
+    done = waypost(*words[:5], "3", *words[6:])
+    assert (done.code, done.err) == (
+        1,
+        "waypost: this reference was credited with another amount or to another organisation\n",
+    )
+
+
+def test_usage_of_nothing_is_an_empty_list(waypost: Waypost, org: str) -> None:
+    assert waypost("usage", "--org", org, "--json", "--since", "2026-01-01").json == {
+        "rows": [],
+        "total": {"requests": 0, "input_tokens": 0, "output_tokens": 0, "charge_nanos": "0"},
+    }
+    assert waypost("usage", "--org", org).line == "total: 0 requests, 0.00 USD"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("balance", "--org", NOBODY),
+        ("usage", "--org", NOBODY),
+        ("key", "list", "--org", NOBODY),
+        ("key", "create", "--org", NOBODY),
+        ("credit", "add", "--org", NOBODY, "--usd", "1"),
+    ],
+)
+def test_an_organisation_that_does_not_exist_is_told_so(waypost: Waypost, words: tuple[str, ...]) -> None:
+    done = waypost(*words)
+    assert (done.code, done.out, done.err) == (1, "", f"waypost: there is no organisation {NOBODY}\n")
+
+
+def test_a_key_that_does_not_exist_is_told_so(waypost: Waypost) -> None:
+    assert waypost("key", "revoke", NO_KEY).err == f"waypost: there is no key {NO_KEY}: see `waypost key list`\n"
+    done = waypost("key", "rotate", NO_KEY)
+    assert (done.code, done.out) == (1, "")
+    assert done.err == f"waypost: there is no key {NO_KEY}, or it is revoked: see `waypost key list`\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("balance",), "Missing option '--org'"),
+        (("balance", "--org", "acme"), "not an id of the form org_<uuid>"),
+        (("key", "revoke", NOBODY), "not an id of the form key_<uuid>"),
+        (("key", "create", "--org", NOBODY, "--scope", "all"), "full or execution"),
+        (("key", "create", "--org", NOBODY, "--models", ","), "slugs with commas between them"),
+        (("key", "create", "--org", NOBODY, "--requests-per-minute", "0"), "should be greater than or equal to 1"),
+        (("key", "create", "--org", NOBODY, "--budget-usd", "1"), "No such option: --budget-usd"),
+        (("credit", "add", "--org", NOBODY, "--usd", "1e3"), "an amount in USD is digits"),
+        (("credit", "add", "--org", NOBODY, "--usd", "-1"), "an amount in USD is digits"),
+        (("credit", "add", "--org", NOBODY, "--usd", "1", "--reference", ""), "1 to 255 characters"),
+        (("usage", "--org", NOBODY, "--since", "monday"), "a date such as 2026-11-01"),
+        (("catalog", "rollback", "x"), "should be a valid integer"),
+        (("up", "--workers", "2"), "should be less than or equal to 1"),
+        (("project", "create", "p"), "No such command 'project'"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_started(
+    run: Waypost, nowhere: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    done = run(*words)
+    assert (done.code, done.out) == (2, "")
+    assert sentence in " ".join(done.err.split())
+    assert not (nowhere.parent / "xdg").exists()
