@@ -119,10 +119,11 @@ class GatewayProcess:
 
     async def _run(self, stack: contextlib.AsyncExitStack) -> None:
         options = self._options
-        node_id = open_node_id(self._settings.data_dir)
-        node = NodeIdentity(node_id, await _insist(lambda: self._ledger.register_node(node_id)))
+        # First of all, because it is locked: a second process on it must not take the node's place.
         journal = Journal.open_dir(self._settings.data_dir / "journal" / options.name, on_failed=self._journal_failed)
         stack.callback(journal.shut)
+        node_id = open_node_id(self._settings.data_dir)
+        node = NodeIdentity(node_id, await _insist(lambda: self._ledger.register_node(node_id)))
         settler = Settler(self._ledger, journal, self._clock, on_refused=_settlement_refused)
         self._recover(journal, settler)
         wallet = Wallet(self._ledger, journal, self._ids, self._clock, node, settler)
@@ -179,6 +180,7 @@ class GatewayProcess:
             attempts_counted=page.counter(
                 "waypost_attempts", "Attempts at providers.", ("provider", "deployment", "outcome")
             ),
+            fields_dropped=page.counter("waypost_fields_dropped", "Answer fields outside the closed set."),
         )
         gateway = Gateway(
             keyring=keyring,

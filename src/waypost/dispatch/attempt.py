@@ -10,24 +10,24 @@ The caller's connection is not known here: `Execution` stands between, so that a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
 from waypost.dispatch.fleet import LiveRoute
+from waypost.dispatch.ports import Plan
 from waypost.kit.errors import ErrorCode
+from waypost.kit.money import Nanos
 from waypost.ledger.record import Open, Outcome
 from waypost.metering.charge import FREE, Bill, bill_delivered, bill_lost
 from waypost.metering.estimate import likely_tokens, upper_bound
 from waypost.metering.usage import meter
 from waypost.providers.kind import BadAnswer, Failure, StreamReader, UpstreamError
 from waypost.telemetry.events import report_bug
-from waypost.transport.http1_client import Call, TransportFailure
+from waypost.transport.http1_client import UNBOUNDED, Call, TransportFailure
 from waypost.wire.canonical import Usage
-from waypost.wire.openai_chat_answer import Completion, has_content
-
-if TYPE_CHECKING:
-    from waypost.dispatch.execution import Execution
+from waypost.wire.openai_chat_answer import Chunk, Completion, has_content
 
 ERROR_BODY_BYTES_MAX = 65_536  # of a refusal; more than any provider's error envelope
 _BROKEN = Failure(code=ErrorCode.GENERATION_FAILED)
@@ -50,6 +50,30 @@ _FAILURES = {
 }
 
 
+class Owner(Protocol):
+    """The execution that an attempt belongs to."""
+
+    plan: Plan
+    is_committed: bool
+
+    def now_s(self) -> float: ...
+
+    def relay(self, chunks: Sequence[Chunk]) -> None:
+        """Hand events to the caller. The first time, it commits."""
+
+    def attempt_ended(
+        self, attempt: Attempt, outcome: Outcome, bill: Bill, failure: Failure | None, completion: Completion | None
+    ) -> None:
+        """Called once: `failure` None means that the answer is whole."""
+
+    def break_off(self) -> None:
+        """A defect of ours kept the caller from being told the end."""
+
+    def usage_was_doubtful(self, attempt: Attempt) -> None: ...
+    def hold_was_overrun(self, attempt: Attempt, over_nanos: Nanos) -> None: ...
+    def dropped_fields(self, count: int) -> None: ...
+
+
 class Attempt:
     """A transport Receiver. Every path out of it goes through `_end`."""
 
@@ -58,9 +82,9 @@ class Attempt:
         "_body_bytes",
         "_call",
         "_credential",
-        "_execution",
         "_headers",
         "_is_ended",
+        "_owner",
         "_reader",
         "_status",
         "live",
@@ -68,12 +92,10 @@ class Attempt:
         "record",
     )
 
-    def __init__(
-        self, execution: Execution, live: LiveRoute, number: int, attempt_id: bytes, opened_at_ms: int
-    ) -> None:
-        plan = execution.plan
-        self._execution = execution
-        self._credential = live.credential(execution.now_s())
+    def __init__(self, owner: Owner, live: LiveRoute, number: int, attempt_id: bytes, opened_at_ms: int) -> None:
+        plan = owner.plan
+        self._owner = owner
+        self._credential = live.credential(owner.now_s())
         self._call: Call | None = None
         self._status = 0
         self._headers: dict[bytes, bytes] = {}
@@ -103,19 +125,23 @@ class Attempt:
 
     def send(self) -> None:
         """Hand the request to the provider. The OPEN record has been written before."""
-        plan = self._execution.plan
+        plan = self._owner.plan
         head, body = self.live.kind.call(
             plan.request, self._credential.target, output_tokens_max=plan.output_tokens_max
         )
-        timeouts = self.live.stream_timeouts if plan.request.is_stream else self.live.call_timeouts
-        self._call = self.live.pool.call(head, body, self, timeouts)
+        if plan.request.is_stream:
+            # No bound on its length: the reader bounds each event, the hold the whole.
+            timeouts, bytes_max = self.live.stream_timeouts, UNBOUNDED
+        else:
+            timeouts, bytes_max = self.live.call_timeouts, None
+        self._call = self.live.pool.call(head, body, self, timeouts, body_bytes_max=bytes_max)
 
     # What the transport tells.
 
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         self._status = status
         self._headers = headers
-        plan = self._execution.plan
+        plan = self._owner.plan
         is_events = plan.request.is_stream and status == 200
         # Some providers answer a streamed call with a whole JSON object when they refuse it.
         if is_events and not headers.get(b"content-type", b"").startswith(b"application/json"):
@@ -150,7 +176,7 @@ class Attempt:
 
     def _read_whole(self) -> None:
         if self._reader is not None:
-            self._finish_stream(self._reader)
+            self._end_events(self._reader)
         elif self._status == 200:
             self._finish_plain(b"".join(self._body))
         else:
@@ -162,40 +188,43 @@ class Attempt:
     def _end_by_bug(self, bug: Exception) -> None:
         report_bug(bug)
         self._stop_call()
-        if not self._is_ended:
+        if self._is_ended:
+            self._owner.break_off()
+        else:
             self._broke(_OUR_FAULT)
 
     def _read_events(self, reader: StreamReader, data: bytes) -> None:
+        owner = self._owner
         try:
             chunks = reader.feed(data)
+            if not owner.is_committed:
+                chunks = [chunk for chunk in chunks if has_content(chunk)]
+            if chunks:
+                owner.relay(chunks)
+            if (reader.is_done or reader.is_broken) and not self._is_ended:
+                self._finish_stream(reader)
         except UpstreamError as error:
             self._stop_call()
-            self._broke(error.failure) if self._execution.is_committed else self._refused(error.failure)
-            return
+            self._broke(error.failure) if owner.is_committed else self._refused(error.failure)
         except BadAnswer:
             self._stop_call()
             self._broke(_BROKEN)
-            return
-        execution = self._execution
-        if execution.is_committed:
-            if chunks:
-                execution.relay(chunks)
-        elif any(has_content(chunk) for chunk in chunks):
-            execution.relay([chunk for chunk in chunks if has_content(chunk)])
-        if reader.is_done and not self._is_ended:
+
+    def _end_events(self, reader: StreamReader) -> None:
+        try:
             self._finish_stream(reader)
+        except (BadAnswer, UpstreamError):
+            self._broke(_BROKEN)
 
     def _finish_stream(self, reader: StreamReader) -> None:
-        try:
-            reader.end()
-        except BadAnswer:
-            self._broke(_BROKEN)
-            return
+        """Raises BadAnswer, UpstreamError when the answer is not whole."""
+        reader.end()
+        self._owner.dropped_fields(reader.unknown_fields)
         self._completed(None, reader.usage, reader.output_bytes)
 
     def _finish_plain(self, body: bytes) -> None:
         try:
-            request = self._execution.plan.request
+            request = self._owner.plan.request
             completion, usage = self.live.kind.completion(
                 self._headers, body, n=request.n, target=self._credential.target
             )
@@ -207,6 +236,7 @@ class Attempt:
             if request.is_stream:
                 self._broke(_BROKEN)  # a whole answer where events were asked for
             else:
+                self._owner.dropped_fields(completion.unknown_fields)
                 self._completed(completion, usage, completion.output_bytes)
 
     def _completed(self, completion: Completion | None, reported: Usage | None, output_bytes: int) -> None:
@@ -216,7 +246,7 @@ class Attempt:
     def _refused(self, failure: Failure) -> None:
         """The provider said no: it bills nothing."""
         if failure.code is ErrorCode.MODEL_OVERLOADED:
-            self._credential.rest(self._execution.now_s(), failure.retry_after_s)
+            self._credential.rest(self._owner.now_s(), failure.retry_after_s)
         is_callers_fault = failure.code.status < 429 and not failure.is_ours
         self._end(Outcome.REJECTED if is_callers_fault else Outcome.FAILED, FREE, failure)
 
@@ -224,10 +254,10 @@ class Attempt:
         """The answer did not come, or stopped coming."""
         if not self._is_sent:
             bill = FREE
-        elif self._execution.is_committed:
+        elif self._owner.is_committed:
             bill = self._bill_received()
         else:
-            bill = bill_lost(input_estimate=self._execution.plan.input_estimate, costs=self.live.costs)
+            bill = bill_lost(input_estimate=self._owner.plan.input_estimate, costs=self.live.costs)
         self._end(Outcome.FAILED, bill, failure)
 
     def abandon(self) -> None:
@@ -247,7 +277,7 @@ class Attempt:
             self._end(Outcome.CUT_OFF, msgspec.structs.replace(bill, cogs_nanos=cogs, is_estimated=True), _BROKEN)
 
     def _bill(self, reported: Usage | None, output_bytes: int, *, has_output: bool) -> Bill:
-        plan = self._execution.plan
+        plan = self._owner.plan
         metered = meter(
             reported,
             input_estimate=plan.input_estimate,
@@ -257,7 +287,7 @@ class Attempt:
             n=plan.request.n,
         )
         if metered.is_alarming:
-            self._execution.usage_was_doubtful(self)
+            self._owner.usage_was_doubtful(self)
         bill = bill_delivered(
             metered.usage,
             is_estimated=metered.is_estimated,
@@ -267,7 +297,7 @@ class Attempt:
             has_output=has_output,
         )
         if bill.overrun_nanos:
-            self._execution.hold_was_overrun(self, bill.overrun_nanos)
+            self._owner.hold_was_overrun(self, bill.overrun_nanos)
         return bill
 
     def _bill_received(self) -> Bill:
@@ -285,7 +315,7 @@ class Attempt:
         assert not self._is_ended, "an attempt ends once"
         self._is_ended = True
         self._body = []
-        self._execution.attempt_ended(self, outcome, bill, failure, completion)
+        self._owner.attempt_ended(self, outcome, bill, failure, completion)
 
     def _stop_call(self) -> None:
         if self._call is not None:

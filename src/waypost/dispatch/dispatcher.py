@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from waypost.dispatch.execution import Execution, Plan
-from waypost.dispatch.ports import Books, Caller
+from waypost.dispatch.execution import Execution
+from waypost.dispatch.ports import Books, Caller, Plan
 from waypost.kit.clock import Clock
 from waypost.kit.ids import Ids
 from waypost.telemetry.metrics import Counter
@@ -21,13 +21,21 @@ class Dispatcher:
     """Shared by all executions: their books, clock, ids and dice."""
 
     def __init__(
-        self, *, books: Books, clock: Clock, ids: Ids, dice: Callable[[], float], attempts_counted: Counter
+        self,
+        *,
+        books: Books,
+        clock: Clock,
+        ids: Ids,
+        dice: Callable[[], float],
+        attempts_counted: Counter,
+        fields_dropped: Counter,
     ) -> None:
         self.books = books
         self.clock = clock
         self.ids = ids
         self.dice = dice
         self.attempts_counted = attempts_counted
+        self.fields_dropped = fields_dropped
         self._running: set[Execution] = set()
         self._draining: dict[str, set[Execution]] = {}
         self._sweep: asyncio.TimerHandle | None = None

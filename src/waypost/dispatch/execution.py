@@ -14,7 +14,7 @@ import msgspec
 
 from waypost.dispatch.attempt import Attempt
 from waypost.dispatch.fleet import LiveRoute
-from waypost.dispatch.ports import Books, Caller, Hold
+from waypost.dispatch.ports import Books, Caller, Plan
 from waypost.kit import ids
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
@@ -22,33 +22,11 @@ from waypost.kit.ids import Ids
 from waypost.kit.money import Nanos
 from waypost.ledger.record import Close, ClosedAttempt, Outcome
 from waypost.metering.charge import Bill
-from waypost.metering.estimate import Ceiling
-from waypost.metering.price import PriceRow
-from waypost.policy.catalogue import Model
 from waypost.policy.failover import AttemptResult, GiveUp, TryNext, next_step
 from waypost.providers.kind import Failure
 from waypost.telemetry.events import HoldOverrun, RefusedByProvider, UsageDoubtful, emit
 from waypost.telemetry.metrics import Counter
-from waypost.wire.openai_chat import ChatRequest
 from waypost.wire.openai_chat_answer import Chunk, Completion
-
-
-class Plan(msgspec.Struct, frozen=True, gc=False):
-    """Everything decided at admission."""
-
-    execution_id: bytes
-    org_id: bytes
-    api_key_id: bytes
-    accepted_at_ms: int
-    request: ChatRequest
-    model: Model
-    prices: PriceRow
-    price_version: int
-    routes: tuple[LiveRoute, ...]  # in the order of preference
-    hold: Hold
-    ceiling: Ceiling  # of units; the hold covers it on the dearest route
-    output_tokens_max: int | None  # to be asked of the provider where the caller set no maximum
-    input_estimate: int  # tokens, for when nobody counted
 
 
 class Services(Protocol):
@@ -59,6 +37,7 @@ class Services(Protocol):
     ids: Ids
     dice: Callable[[], float]
     attempts_counted: Counter
+    fields_dropped: Counter
 
     def began(self, execution: Execution) -> None: ...
     def ended(self, execution: Execution) -> None: ...
@@ -135,6 +114,12 @@ class Execution:
         if caller is not None:
             caller.on_failed(Refusal(ErrorCode.SERVICE_UNAVAILABLE))
 
+    def break_off(self) -> None:
+        """A defect of ours kept the caller from being told the end."""
+        caller, self._caller = self._caller, None
+        if caller is not None:
+            caller.on_broken()
+
     # What an attempt says.
 
     def relay(self, chunks: Sequence[Chunk]) -> None:
@@ -174,6 +159,10 @@ class Execution:
             self._pause = self._loop.call_later(step.delay_s, self._try, live)
         else:
             self._try(live)
+
+    def dropped_fields(self, count: int) -> None:
+        if count:
+            self._services.fields_dropped.add(by=count)
 
     def usage_was_doubtful(self, attempt: Attempt) -> None:
         live = attempt.live

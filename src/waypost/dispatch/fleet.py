@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -90,8 +89,8 @@ class LiveRoute:
 
 
 class Fleet:
-    """Every deployment of the newest catalogue. Pools are kept over catalogue changes; executions under way hold on
-    to the live routes they began with."""
+    """Every deployment of the newest catalogue. Executions under way hold on to the live routes they began with. The
+    pool of an origin stays when the catalogue no longer names it; its idle connections close by themselves."""
 
     def __init__(self, read_secret: SecretReader) -> None:
         self._read_secret = read_secret
@@ -101,16 +100,10 @@ class Fleet:
     def adopt(self, view: View) -> None:
         """Make live what the view names. Raises LookupError when a credential cannot be read: then nothing changes."""
         routes: dict[tuple[str, str], LiveRoute] = {}
-        origins: set[Origin] = set()
         for model_view in view.models:
             for route in model_view.routes:
-                origin = _origin(route.provider.base_url)
-                origins.add(origin)
-                routes[model_view.model.slug, route.deployment.id] = self._make(route, origin)
+                routes[model_view.model.slug, route.deployment.id] = self._make(route)
         self._routes = routes
-        for origin in self._pools.keys() - origins:
-            # Calls under way keep their connections; the rest goes.
-            asyncio.get_running_loop().call_soon(_close_later, self._pools.pop(origin))
 
     def live(self, model: str, route: Route) -> LiveRoute:
         found = self._routes.get((model, route.deployment.id))
@@ -118,7 +111,8 @@ class Fleet:
             raise Refusal(ErrorCode.MODEL_UNAVAILABLE)
         return found
 
-    def _make(self, route: Route, origin: Origin) -> LiveRoute:
+    def _make(self, route: Route) -> LiveRoute:
+        origin = _origin(route.provider.base_url)
         pool = self._pools.get(origin)
         if pool is None:
             pool = self._pools[origin] = Pool(origin)
@@ -158,7 +152,3 @@ def _origin(base_url: str) -> Origin:
     if parts.scheme == "https":
         return Origin(host=host, port=parts.port or 443, ssl_context=client_context(), server_hostname=host)
     return Origin(host=host, port=parts.port or 80)
-
-
-def _close_later(pool: Pool) -> None:
-    pool.close_idle()

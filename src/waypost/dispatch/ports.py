@@ -1,14 +1,21 @@
-"""What an attempt needs of the process it runs in: the books it writes to and the caller it answers."""
+"""What an execution is given: its plan, the books it writes to, and the caller it answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
+
+from waypost.dispatch.fleet import LiveRoute
 from waypost.kit.errors import Refusal
 from waypost.kit.money import Nanos
 from waypost.ledger.record import ClosedAttempt, Open
+from waypost.metering.estimate import Ceiling
+from waypost.metering.price import PriceRow
+from waypost.policy.catalogue import Model
 from waypost.wire.canonical import Usage
+from waypost.wire.openai_chat import ChatRequest
 from waypost.wire.openai_chat_answer import Chunk, Completion
 
 
@@ -20,6 +27,24 @@ class Hold(Protocol):
 
     @property
     def amount_nanos(self) -> Nanos: ...
+
+
+class Plan(msgspec.Struct, frozen=True, gc=False):
+    """Everything decided at admission."""
+
+    execution_id: bytes
+    org_id: bytes
+    api_key_id: bytes
+    accepted_at_ms: int
+    request: ChatRequest
+    model: Model
+    prices: PriceRow
+    price_version: int
+    routes: tuple[LiveRoute, ...]  # in the order of preference
+    hold: Hold
+    ceiling: Ceiling  # of units; the hold covers it on the dearest route
+    output_tokens_max: int | None  # to be asked of the provider where the caller set no maximum
+    input_estimate: int  # tokens, for when nobody counted
 
 
 class Books(Protocol):
@@ -44,3 +69,6 @@ class Caller(Protocol):
 
     def on_failed(self, refusal: Refusal) -> None:
         """No answer, or no more of it."""
+
+    def on_broken(self) -> None:
+        """A defect of ours on the way to the caller: close, so that what was sent cannot be taken for the whole."""

@@ -15,8 +15,8 @@ from urllib.parse import unquote
 import msgspec
 
 from waypost.dispatch.dispatcher import Dispatcher
-from waypost.dispatch.execution import Plan
 from waypost.dispatch.fleet import Fleet
+from waypost.dispatch.ports import Plan
 from waypost.gateway.access import Keyring
 from waypost.gateway.admission import Admission, admit, shrink, too_dear
 from waypost.gateway.journal import JournalFailed, JournalFull
@@ -29,7 +29,7 @@ from waypost.kit import ids
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.ids import Ids
-from waypost.ledger.record import ClosedAttempt, InsufficientFunds
+from waypost.ledger.record import ClosedAttempt, InsufficientFunds, NodeSuperseded
 from waypost.policy.snapshot import View
 from waypost.telemetry.events import report_bug
 from waypost.telemetry.metrics import Counter, Histogram
@@ -171,7 +171,7 @@ class Gateway:
                 return await self._wallet.hold_with_grant(org_id, admission.hold_nanos), admission
         except InsufficientFunds as short:
             raise too_dear(admission, short.available_nanos) from None
-        except (LedgerUnavailable, JournalFull, JournalFailed):
+        except (LedgerUnavailable, NodeSuperseded, JournalFull, JournalFailed):
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
 
     def _attempt(self, arrival: Arrival, admission: Admission, hold: Hold) -> None:
@@ -208,6 +208,8 @@ class Gateway:
             model=admission.model.slug,
             org_id=arrival.api_key.org_id,
             tool_id_secret=self._ids_key,
+            wants_logprobs=admission.request.wants_logprobs,
+            uses_functions=admission.request.uses_functions,
         )
         if not admission.request.is_stream:
             return PlainRelay(arrival.exchange, headers, identity, request_id)

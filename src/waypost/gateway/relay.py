@@ -49,6 +49,9 @@ class PlainRelay:
         body = render_error("openai", refusal, self._request_id)
         self._exchange.respond(refusal.code.status, JSON_TYPE + self._headers + error_headers(refusal), body)
 
+    def on_broken(self) -> None:
+        self._exchange.abort()
+
 
 class StreamRelay:
     """Server-sent events, with heartbeats while nothing else is sent."""
@@ -101,6 +104,10 @@ class StreamRelay:
             return
         body = render_error("openai", refusal, self._request_id)
         self._exchange.respond(refusal.code.status, JSON_TYPE + self._headers + error_headers(refusal), body)
+
+    def on_broken(self) -> None:
+        self._open_streams.discard(self)
+        self._exchange.abort()
 
     def beat(self) -> None:
         """Tell the caller, and whatever stands between, that the connection lives. Fixes the status at 200."""

@@ -1,0 +1,327 @@
+"""A whole product for a test: a simulator, a real gateway process on a database of its own, an organisation and a key.
+
+    async with Stack(database, tmp_path) as stack:
+        answer = await stack.chat({"model": "swift-1", "messages": [...]})
+        assert answer.status == 200
+        await stack.settled()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+import msgspec
+from psycopg import AsyncConnection
+from psycopg import conninfo as conninfos
+
+from waypost.app.operator import NewKey, Operator
+from waypost.app.settings import Settings, read_settings
+from waypost.kit.clock import SystemClock
+from waypost.kit.money import NANOS_PER_USD
+from waypost.policy.document import read_catalogue
+from waypost.simulator import Simulator
+from waypost.storage.api_keys import Limits
+from waypost.tenancy.api_key import Scope
+
+STYLES = ("alpha", "beta", "gamma")
+UPSTREAM_MODEL = "zephyr-upstream-9000"
+PROVIDER_KEY = "pk-secret-of-the-operator-4711"
+PRICE = {"input": "2.50", "cache_read": "0.25", "output": "10.00"}
+COST = {"input": "2.00", "cache_read": "0.20", "output": "8.00"}
+
+
+class Answer(msgspec.Struct):
+    """An HTTP answer: its raw bytes as they came, and the parts. A chunked body is joined in `body`."""
+
+    raw: bytes
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def events(self) -> list[str]:
+        """The `data:` values of a stream."""
+        return [line[6:] for line in self.body.decode().split("\n") if line.startswith("data: ")]
+
+    @property
+    def chunks(self) -> list[Any]:
+        return [json.loads(event) for event in self.events if event != "[DONE]"]
+
+    @property
+    def text(self) -> str:
+        """What the model said, of a plain answer or a stream."""
+        if self.headers["content-type"].startswith("text/event-stream"):
+            deltas = [choice["delta"] for chunk in self.chunks for choice in chunk.get("choices", ())]
+            return "".join(delta.get("content") or "" for delta in deltas)
+        return cast(str, self.json["choices"][0]["message"]["content"])
+
+
+class Stack:
+    """`settings` is the catalogue as the TOML would parse; by default one model on the simulator's three styles."""
+
+    def __init__(
+        self,
+        database: str,
+        directory: Path,
+        *,
+        document: Mapping[str, Any] | None = None,
+        credit_usd: int = 5,
+        limits: Limits | None = None,
+        environment: Mapping[str, str] | None = None,
+        simulator: Simulator | None = None,
+    ) -> None:
+        self.database = database
+        self.data_dir = directory / "data"
+        self.sim = simulator or Simulator()
+        self.log: list[dict[str, Any]] = []
+        self.log_text = b""
+        self.port = 0
+        self.org_id = b""
+        self.key = NewKey(id=b"", text="")
+        self._document = document
+        self._credit_usd = credit_usd
+        self._limits = limits or Limits()
+        self._environment = {**os.environ, "TEST_PROVIDER_KEY": PROVIDER_KEY, **(environment or {})}
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._operator: Operator | None = None
+
+    async def __aenter__(self) -> Stack:
+        await self.sim.__aenter__()
+        self.sim.set_prices({UPSTREAM_MODEL: COST})
+        self._operator = Operator(self.settings, self.database, SystemClock())
+        self.org_id = await self.operator.create_org("tests", is_unlimited=False)
+        self.key = await self.operator.create_key(self.org_id, name="tests", scope=Scope.FULL, limits=self._limits)
+        if self._credit_usd:
+            await self.operator.add_credit(self.org_id, self._credit_usd * NANOS_PER_USD, "test")
+        await self.apply(self._document or document(self.sim))
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process is not None:
+            await self.stop()
+        await self.operator.close()
+        await self.sim.__aexit__()
+
+    @property
+    def operator(self) -> Operator:
+        assert self._operator is not None
+        return self._operator
+
+    @property
+    def settings(self) -> Settings:
+        return read_settings(environment={}, data_dir=self.data_dir, database_url=_url(self.database))
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def apply(self, wanted: Mapping[str, Any]) -> None:
+        """A new catalogue version."""
+        catalogue = read_catalogue(dict(wanted))
+        await self.operator.apply_catalogue(catalogue, source="test")
+
+    async def adopt(self, wanted: Mapping[str, Any]) -> None:
+        """A new catalogue version, in force in the running gateway."""
+        before = (await self.request("GET", "/readyz")).json["catalogue_version"]
+        await self.apply(wanted)
+        async with asyncio.timeout(10):
+            while (await self.request("GET", "/readyz")).json["catalogue_version"] == before:
+                await asyncio.sleep(0.02)  # noqa: ASYNC110  another process follows it
+
+    async def start(self) -> None:
+        """Start the gateway and wait until it serves."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "/tmp/w/gw.py",
+            *("--data-dir", str(self.data_dir), "--database-url", _url(self.database)),
+            stderr=asyncio.subprocess.PIPE,
+            env=self._environment,
+        )
+        started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._reading = asyncio.ensure_future(self._read_log(started))
+        async with asyncio.timeout(30):
+            self.port = await started
+
+    async def _read_log(self, started: asyncio.Future[int]) -> None:
+        assert self._process is not None
+        assert self._process.stderr is not None
+        async for line in self._process.stderr:
+            self.log_text += line
+            event = json.loads(line) if line.startswith(b"{") else {"event": "text"}
+            self.log.append(event)
+            if event["event"] == "ProcessStarted" and not started.done():
+                started.set_result(int(event["port"]))
+        if not started.done():
+            started.set_exception(RuntimeError(self.log_text.decode()))
+
+    async def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        return await self._end(signal.SIGTERM)
+
+    async def kill(self) -> None:
+        """SIGKILL: what a crash, or the OOM killer, does."""
+        await self._end(signal.SIGKILL)
+
+    async def _end(self, number: int) -> int:
+        assert self._process is not None
+        assert self._reading is not None
+        self._process.send_signal(number)
+        async with asyncio.timeout(60):
+            code = await self._process.wait()
+            await self._reading
+        self._process = None
+        return code
+
+    async def chat(self, body: Mapping[str, Any] | bytes, **options: Any) -> Answer:
+        """`POST /v1/chat/completions`."""
+        return await self.request("POST", "/v1/chat/completions", body, **options)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | bytes = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        key: str | None = None,
+    ) -> Answer:
+        """One request on a connection of its own, read to the end of the connection."""
+        reader, writer = await self.connect(method, path, body, headers=headers, key=key)
+        try:
+            async with asyncio.timeout(60):
+                raw = await reader.read()
+        finally:
+            writer.close()
+        return parse(raw)
+
+    async def connect(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | bytes = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        key: str | None = None,
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Send one request and leave the reading to the caller."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        lines = {
+            "host": f"127.0.0.1:{self.port}",
+            "authorization": f"Bearer {self.key.text if key is None else key}",
+            "content-type": "application/json",
+            "content-length": str(len(data)),
+            "connection": "close",
+            **(headers or {}),
+        }
+        sent = "".join(f"{name}: {value}\r\n" for name, value in lines.items() if value)
+        head = f"{method} {path} HTTP/1.1\r\n{sent}"
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 24)
+        writer.write(head.encode() + b"\r\n" + data)
+        return reader, writer
+
+    async def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """A query of the books as their owner."""
+        async with await AsyncConnection.connect(self.database, autocommit=True) as connection:
+            await connection.execute("SET waypost.scope = 'system'")
+            return await (await connection.execute(cast(Any, query))).fetchall()
+
+    async def executions(self, count: int) -> list[dict[str, Any]]:
+        """The metadata rows, oldest first, once there are that many."""
+        names = "id, model, outcome, status, error_code, attempts, charge, input_tokens, output_tokens, is_estimated"
+        async with asyncio.timeout(20):
+            while len(rows := await self.rows(f"SELECT {names} FROM execution ORDER BY id")) < count:
+                await asyncio.sleep(0.02)  # noqa: ASYNC110  another process writes them
+        assert len(rows) == count
+        return [dict(zip(names.split(", "), row, strict=True)) for row in rows]
+
+    async def settlements(self) -> list[dict[str, Any]]:
+        names = "attempt_id, execution_id, provider, outcome, charge, cogs, is_estimated"
+        rows = await self.rows(f"SELECT {names} FROM settlement ORDER BY attempt_id")
+        return [dict(zip(names.split(", "), row, strict=True)) for row in rows]
+
+
+def document(sim: Simulator, styles: tuple[str, ...] = STYLES, **provider: Any) -> dict[str, Any]:
+    """A catalogue of one model, on these styles in this order of preference. Further words go into each provider."""
+    return {
+        "providers": [
+            {
+                "id": f"{style}-provider",
+                "kind": "openai",
+                "base_url": sim.base_url(style),
+                "api_keys": ["env:TEST_PROVIDER_KEY"],
+                "cancel_stops_billing": "yes",
+                **provider,
+            }
+            for style in styles
+        ],
+        "models": [
+            {
+                "slug": "swift-1",
+                "aliases": ["gpt-4o-mini"],
+                "modality": "chat",
+                "context_window": 128_000,
+                "max_output": 8192,
+                "features": ["tools", "vision", "json_schema"],
+                "price": PRICE,
+                "deployments": [
+                    {"provider": f"{style}-provider", "upstream_model": UPSTREAM_MODEL, "priority": at, "cost": COST}
+                    for at, style in enumerate(styles, 1)
+                ],
+            }
+        ],
+    }
+
+
+def ask(text: str = "Say something.", **fields: Any) -> dict[str, Any]:
+    """A request body."""
+    return {"model": "swift-1", "messages": [{"role": "user", "content": text}], **fields}
+
+
+def parse(raw: bytes) -> Answer:
+    """The last HTTP answer in these bytes; 1xx answers before it are left out."""
+    head, _, rest = raw.partition(b"\r\n\r\n")
+    status_line, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    status = int(status_line.split(" ")[1])
+    if status < 200:
+        return parse(rest)
+    body = _dechunk(rest) if headers.get("transfer-encoding") == "chunked" else rest
+    return Answer(raw=raw, status=status, headers=headers, body=body)
+
+
+def _dechunk(data: bytes) -> bytes:
+    body = b""
+    while data:
+        size, _, data = data.partition(b"\r\n")
+        body += data[: int(size, 16)]
+        data = data[int(size, 16) + 2 :]
+    return body
+
+
+async def events_of(reader: asyncio.StreamReader) -> AsyncIterator[str]:
+    """The `data:` values of a stream as they arrive."""
+    while line := await reader.readline():
+        if line.startswith(b"data: "):
+            yield line[6:].decode().strip()
+
+
+def _url(conninfo: str) -> str:
+    parts = conninfos.conninfo_to_dict(conninfo)
+    name = parts.pop("dbname")
+    query = "&".join(f"{key}={quote(str(value), safe='')}" for key, value in parts.items())
+    return f"postgresql:///{name}?{query}"
