@@ -8,6 +8,8 @@ the server's sweep looks at the single `deadline_s`.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
@@ -23,6 +25,7 @@ Refuse = Callable[[ErrorCode], tuple[bytes, bytes]]
 """An error code → (header lines, body) of its answer; the status is the code's."""
 
 _IDLE, _HEAD, _BODY = Phase
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s
 _NEVER_S: Final = float("inf")
 
 
@@ -293,6 +296,7 @@ class Connection(asyncio.Protocol):
             body = b""
         self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
         self._is_closing = True
+        self._reader.close()
         self._linger()
 
     def _fail(self, exchange: Exchange, error: Exception) -> None:
@@ -350,7 +354,11 @@ class Connection(asyncio.Protocol):
         self.transport.close()
 
     def cut(self) -> None:
-        """Close at once, whatever is under way and whatever was not sent yet."""
+        """Close at once with a TCP reset, whatever is under way and whatever was not sent yet."""
         self._is_closing = True
         self._lose()
+        raw = self.transport.get_extra_info("socket")
+        if raw is not None and raw.family != socket.AF_UNIX and not self.transport.is_closing():
+            # Without it uvloop's abort is an ordinary close, and the kernel keeps trying to deliver what was written.
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
