@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import uvloop
 
 from waypost.kit.errors import ErrorCode
-from waypost.transport.http1_client import CallTimeouts, TransportFailure
-from waypost.transport.http1_server import Exchange, Http1Server, ServerLimits
+from waypost.transport.http1_client import CallTimeouts, ClientLimits, Origin, Pool, TransportFailure
+from waypost.transport.http1_server import Exchange, Http1Server, Refuse, ServerLimits
 
 PATIENT = CallTimeouts(connect_s=3.0, first_byte_s=30.0, idle_s=30.0, total_s=60.0)
 
@@ -43,9 +44,14 @@ async def serving(
     limits: ServerLimits | None = None,
     *,
     on_bug: Callable[[BaseException], None] | None = None,
+    refuse: Refuse = refuse,
+    unix_path: str = "",
+    ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Http1Server]:
     server = Http1Server(handler, refuse, limits, on_bug=on_bug)
-    await server.listen(host="127.0.0.1")
+    await server.listen(host="127.0.0.1", ssl_context=ssl_context)
+    if unix_path:
+        await server.listen(unix_path=unix_path)
     try:
         yield server
     finally:
@@ -98,6 +104,87 @@ async def send_in_parts(writer: asyncio.StreamWriter, parts: Iterable[bytes]) ->
         writer.write(part)
         for _ in range(3):
             await asyncio.sleep(0)
+
+
+Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
+@asynccontextmanager
+async def origin(script: Script, *, ssl_context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A server whose every connection runs a script of the test's, and is closed after it; its port."""
+    running: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def play() -> None:
+            try:
+                await script(reader, writer)
+            except (ConnectionError, asyncio.IncompleteReadError):
+                pass  # the client hung up, which may be what is tested
+            finally:
+                writer.close()
+
+        task = asyncio.ensure_future(play())
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=ssl_context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def read_request(reader: asyncio.StreamReader) -> bytes:
+    """Head and body of a request with a content-length. Raises asyncio.IncompleteReadError at the end."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length: "))
+    return head + await reader.readexactly(int(length.split()[1]))
+
+
+def playing(answer: bytes) -> Script:
+    """An origin that gives the same bytes to every request on a connection, and then waits for the next one."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read_request(reader)
+            writer.write(answer)
+
+    return script
+
+
+@asynccontextmanager
+async def pooling(
+    port: int,
+    limits: ClientLimits | None = None,
+    *,
+    host: str = "127.0.0.1",
+    unix_path: str = "",
+    ssl_context: ssl.SSLContext | None = None,
+    on_bug: Callable[[BaseException], None] | None = None,
+) -> AsyncIterator[Pool]:
+    pool = Pool(
+        Origin(host=host, port=port, unix_path=unix_path, ssl_context=ssl_context), limits=limits, on_bug=on_bug
+    )
+    try:
+        yield pool
+    finally:
+        await pool.close()
+        assert (pool.idle, pool.open) == (0, 0)
+
+
+HEAD = b"POST /v1 HTTP/1.1\r\nhost: a\r\n"
+
+
+async def fetch(pool: Pool, body: bytes = b"", *, head: bytes = HEAD, timeouts: CallTimeouts = PATIENT) -> Recorder:
+    """One call, until it is over."""
+    recorder = Recorder()
+    pool.call(head, body, recorder, timeouts)
+    assert not recorder.is_over.is_set(), "told from inside call()"
+    await recorder.is_over.wait()
+    return recorder
 
 
 class Recorder:

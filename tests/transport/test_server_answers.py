@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.transport.loopback import connected, echo, read_answer, refuse, run, serving
+from tests.transport.loopback import connected, echo, read_answer, run, serving
 from waypost.transport.http1_server import Exchange, Http1Server
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -275,30 +275,28 @@ def test_a_refusal_that_cannot_be_rendered_closes_the_connection() -> None:
         raise RuntimeError("secret")
 
     async def main() -> None:
-        server = Http1Server(echo, broken)
-        await server.listen(host="127.0.0.1")
-        async with connected(server.port) as (reader, writer):
-            writer.write(b"bad\r\n\r\n")
-            with pytest.raises(ConnectionResetError):
-                await reader.read()
-        assert server.bugs == 1
-        await server.drain(0.0)
+        async with serving(echo, refuse=broken) as server:
+            async with connected(server.port) as (reader, writer):
+                writer.write(b"bad\r\n\r\n")
+                with pytest.raises(ConnectionResetError):
+                    await reader.read()
+            assert server.bugs == 1
 
     run(main())
 
 
 def test_a_unix_socket_serves_as_well_and_has_no_client_host(tmp_path: Path) -> None:
     async def main() -> None:
-        server = Http1Server(lambda exchange: exchange.respond(200, b"", repr(exchange.client_host).encode()), refuse)
+        def handler(exchange: Exchange) -> None:
+            exchange.respond(200, b"", repr(exchange.client_host).encode())
+
         path = str(tmp_path / "s")
-        await server.listen(unix_path=path)
-        await server.listen(host="127.0.0.1")
-        reader, writer = await asyncio.open_unix_connection(path)
-        writer.write(LAST)
-        assert (await read_answer(reader)).body == b"''"
-        writer.close()
-        assert (await ask(server, LAST)).endswith(b"'127.0.0.1'")
-        await server.drain(1.0)
+        async with serving(handler, unix_path=path) as server:
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(LAST)
+            assert (await read_answer(reader)).body == b"''"
+            writer.close()
+            assert (await ask(server, LAST)).endswith(b"'127.0.0.1'")
 
     run(main())
 
