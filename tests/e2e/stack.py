@@ -133,7 +133,7 @@ class Stack:
     async def apply(self, wanted: Mapping[str, Any]) -> None:
         """A new catalogue version."""
         catalogue = read_catalogue(dict(wanted))
-        await self.operator.apply_catalogue(catalogue, source="test")
+        await self.operator.apply_catalogue(catalogue)
 
     async def adopt(self, wanted: Mapping[str, Any]) -> None:
         """A new catalogue version, in force in the running gateway."""
@@ -147,7 +147,7 @@ class Stack:
         """Start the gateway and wait until it serves."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
-            "/tmp/w/gw.py",
+            *("-m", "waypost", "gateway", "--port", "0"),
             *("--data-dir", str(self.data_dir), "--database-url", _url(self.database)),
             stderr=asyncio.subprocess.PIPE,
             env=self._environment,
