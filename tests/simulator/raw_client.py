@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import msgspec
 
@@ -58,76 +58,86 @@ class Heard(msgspec.Struct):
         return [json.loads(event) for event in self.events if event != "[DONE]"]
 
 
-class Segments(asyncio.Protocol):
-    """Notes what each read of the socket brought, until the simulator ends the connection."""
+class Caller(asyncio.Protocol):
+    """One connection. It keeps each read of the socket apart, and closes only when told to."""
 
     def __init__(self) -> None:
         self.reads: list[bytes] = []
-        self.ended = asyncio.get_running_loop().create_future()
+        self.is_ended = False  # FIN or RST came
+        self.was_reset = False
+        self._changed = asyncio.Event()
+        self._lost = asyncio.Event()
+        self.transport: asyncio.Transport
 
-    def data_received(self, data: bytes) -> None:
-        self.reads.append(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.ended.set_result(None)
-
-
-async def segments(sim: Simulator, text: str, style: str) -> list[bytes]:
-    """A streamed answer as the socket delivered it."""
-    transport, received = await asyncio.get_running_loop().create_connection(Segments, sim.host, sim.port)
-    body = request_body(text, stream=True)
-    head = f"POST {PREFIXES[style]}/chat/completions HTTP/1.1\r\nContent-Length: {len(body)}\r\n{ONCE}\r\n"
-    transport.write(head.encode() + body)
-    await received.ended
-    return received.reads
-
-
-class Caller:
-    """One connection that reads as it likes."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
+    @property
+    def received(self) -> bytes:
+        return b"".join(self.reads)
 
     def send(
         self, body: bytes, *, style: str = "alpha", path: str = "", method: str = "POST", headers: str = ""
     ) -> None:
         path = path or PREFIXES[style] + "/chat/completions"
         head = f"{method} {path} HTTP/1.1\r\nHost: sim.example\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
-        self.writer.write(head.encode() + body)
+        self.transport.write(head.encode() + body)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Reads on until the condition holds; it must hold before the end."""
+        while not condition():
+            assert not self.is_ended, "the simulator ended the connection"
+            self._changed.clear()
+            await self._changed.wait()
 
     async def rest(self) -> Heard:
         """Reads until the simulator ends the connection, and closes it."""
-        raw, was_reset = b"", False
-        try:
-            while data := await self.reader.read(1 << 16):
-                raw += data
-        except ConnectionResetError:
-            was_reset = True
+        await self.until(lambda: self.is_ended)
         await self.close()
-        return Heard(raw, was_reset)
+        return Heard(self.received, self.was_reset)
 
     async def close(self) -> None:
-        self.writer.close()
-        with contextlib.suppress(ConnectionError):
-            await self.writer.wait_closed()
+        self.transport.close()
+        await self._lost.wait()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.reads.append(data)
+        self._changed.set()
+
+    def eof_received(self) -> bool:
+        self.is_ended = True
+        self._changed.set()
+        return True  # stays open on our side
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_ended = True
+        self.was_reset = isinstance(exc, ConnectionResetError)
+        self._changed.set()
+        self._lost.set()
 
 
 async def connect(sim: Simulator) -> Caller:
-    return Caller(*await asyncio.open_connection(sim.host, sim.port))
+    return await connect_to(sim.host, sim.port)
+
+
+async def connect_to(host: str, port: int) -> Caller:
+    return (await asyncio.get_running_loop().create_connection(Caller, host, port))[1]
 
 
 AUTHORIZED = "Authorization: Bearer sk-test\r\n"
 ONCE = AUTHORIZED + "Connection: close\r\n"
 
 
-async def ask(
-    sim: Simulator, text: str = "hi", *, style: str = "alpha", stream: bool = False, **fields: object
-) -> Heard:
+async def ask(sim: Simulator, text: str = "hi", *, style: str = "alpha", stream: bool = False, **fields: Any) -> Heard:
     """One chat completion on a connection of its own; usage is asked for."""
+    return await (await asking(sim, text, style=style, stream=stream, **fields)).rest()
+
+
+async def asking(sim: Simulator, text: str, *, style: str = "alpha", stream: bool = False, **fields: Any) -> Caller:
+    """A connection over which a chat completion was asked for."""
     caller = await connect(sim)
     caller.send(request_body(text, stream=stream, **fields), style=style, headers=ONCE)
-    return await caller.rest()
+    return caller
 
 
 def request_body(text: str = "hi", *, stream: bool = False, **fields: object) -> bytes:

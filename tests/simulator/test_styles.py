@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.simulator.raw_client import PREFIXES, ask, said, segments
+from tests.simulator.raw_client import PREFIXES, ask, asking, said
 from waypost.simulator import Simulator
 
 TOOL = {
@@ -142,5 +142,6 @@ async def test_header_names_and_servers_differ() -> None:
 
 async def test_beta_tears_events_over_segments() -> None:
     async with Simulator() as sim:
-        reads = await segments(sim, "sim: words=40", "beta")
-    assert any(not data.endswith(b"\r\n") for data in reads[:-1])
+        caller = await asking(sim, "sim: words=40", style="beta", stream=True)
+        await caller.rest()
+    assert any(not data.endswith(b"\r\n") for data in caller.reads[:-1])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
-import socket
 import sys
 import time
 from collections import deque
@@ -19,13 +17,13 @@ from waypost.kit.ids import Ids
 from waypost.simulator.bill import Bill
 from waypost.simulator.connection import Connection, HttpRequest
 from waypost.simulator.control import PREFIX, Control
+from waypost.simulator.door import Door
 from waypost.simulator.fault import BEFORE_CONNECT, Fault, FaultBox, checked
 from waypost.simulator.provider import STYLES, Exchange, Options, Providers, style_of
 from waypost.simulator.record import RECORDS_MAX, Record
 from waypost.simulator.reply import Ending, Framing, Reply, Write, writes
 
 DEFAULT_PORT = 9100
-_BACKLOG = 4096
 _REFUSED_S = 1.0
 _CONNECT_ENDINGS = {
     "reset": Ending.RESET,
@@ -76,11 +74,8 @@ class Simulator:
         self._keep_bodies = keep_bodies
         self._requests_seen = 0
         self._connections: set[Connection] = set()
-        self._reservation: socket.socket | None = None
-        self._listener: asyncio.Server | None = None
-        self._reopening: asyncio.TimerHandle | None = None
-        self._starting: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._door = Door(lambda: Connection(self))
 
     # For tests
 
@@ -109,9 +104,7 @@ class Simulator:
     def disarm(self) -> None:
         """Clears all faults, and listens again if connects were refused."""
         self._faults.clear()
-        if self._reopening is not None:
-            self._reopening.cancel()
-            self._reopen()
+        self._door.open()
 
     def set_prices(self, prices: Mapping[str, Mapping[str, str]]) -> None:
         """As `Bill.set_prices`."""
@@ -128,38 +121,14 @@ class Simulator:
     # Life
 
     async def __aenter__(self) -> Simulator:
-        # A second socket that never listens keeps the port ours while the listener is closed.
-        self._reservation = _bound(self.host, self.port)
-        self.port = self._reservation.getsockname()[1]
-        await self._listen()
+        self.port = await self._door.start(self.host, self.port)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._reopening is not None:
-            self._reopening.cancel()
-        if self._starting is not None:
-            await self._starting
-        self._stop_listening()
+        await self._door.stop()
         for connection in list(self._connections):
             connection.transport.abort()
         await self.until(lambda: not self._connections)
-        assert self._reservation is not None, "entered"
-        self._reservation.close()
-
-    async def _listen(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(
-            lambda: Connection(self), sock=_bound(self.host, self.port), backlog=_BACKLOG
-        )
-
-    def _stop_listening(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
-
-    def _reopen(self) -> None:
-        self._reopening = None
-        self._starting = asyncio.ensure_future(self._listen())
 
     # Connections
 
@@ -206,9 +175,7 @@ class Simulator:
                 if connection.is_idle:
                     connection.transport.close()
         if fault.kind == "refuse":
-            self._stop_listening()
-            for_s = _REFUSED_S if fault.for_s is None else fault.for_s
-            self._reopening = asyncio.get_running_loop().call_later(for_s, self._reopen)
+            self._door.refuse(_REFUSED_S if fault.for_s is None else fault.for_s)
         else:
             self._faults.arm(fault)
 
@@ -244,14 +211,3 @@ class _Unheard:
 def _send(connection: Connection, request: HttpRequest, reply: Reply) -> None:
     ending = Ending.KEEP_ALIVE if request.is_kept_alive else Ending.CLOSE
     connection.play(writes(reply, request.is_kept_alive), ending, _Unheard())
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    with contextlib.ExitStack() as on_error:
-        on_error.callback(bound.close)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-        bound.setblocking(False)
-        on_error.pop_all()
-    return bound
