@@ -35,6 +35,7 @@ class Owner(Protocol):
     def keep(self, connection: ClientConnection) -> bool: ...
     def forget(self, connection: ClientConnection) -> None: ...
     def remove(self, connection: ClientConnection) -> None: ...
+    def tell(self, callback: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs) -> None: ...
     def bug(self, error: Exception) -> None: ...
 
 
@@ -98,7 +99,17 @@ class Call:
 class ClientConnection(asyncio.Protocol):
     """Carries one call at a time."""
 
-    __slots__ = ("_call", "_is_head_told", "_is_open", "_is_reused", "_owner", "_reader", "idle_until_s", "transport")
+    __slots__ = (
+        "_call",
+        "_is_abandoned",
+        "_is_head_told",
+        "_is_open",
+        "_is_reused",
+        "_owner",
+        "_reader",
+        "idle_until_s",
+        "transport",
+    )
 
     transport: asyncio.Transport
 
@@ -106,6 +117,7 @@ class ClientConnection(asyncio.Protocol):
         self._owner = owner
         self._reader = ResponseReader(header_bytes_max)
         self._call: Call | None = None
+        self._is_abandoned = False
         self._is_open = False
         self._is_reused = False
         self._is_head_told = False
@@ -145,7 +157,7 @@ class ClientConnection(asyncio.Protocol):
         call = self._call
         self.discard()
         if call is not None:
-            self.tell(call.receiver.on_failure, failure)
+            self._owner.tell(call.receiver.on_failure, failure)
 
     def discard(self) -> None:
         """Close at once; the receiver hears nothing more."""
@@ -156,19 +168,21 @@ class ClientConnection(asyncio.Protocol):
         if self._is_open:
             self.transport.abort()
 
-    def tell(self, callback: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs) -> None:
-        """A bug in a receiver must not reach the loop, which would log what was said."""
-        try:
-            callback(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001
-            self._owner.bug(error)
+    def abandon(self) -> None:
+        """Opening it failed, or was given up; the loop may still report it as made, and then never as lost."""
+        self._is_abandoned = True
+        self.discard()
+        self._owner.remove(self)
 
     # What the loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self._is_open = True
-        self._owner.add(self)
+        if self._is_abandoned:
+            self.transport.abort()
+        else:
+            self._owner.add(self)
 
     def data_received(self, data: bytes) -> None:
         call = self._call
@@ -179,7 +193,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             malformed = self._reader.feed(data)
             failure = self._deliver(call) or malformed  # what arrived before the fault counts
-        except Exception as error:  # noqa: BLE001  see `tell`
+        except Exception as error:  # noqa: BLE001  must not reach the loop, which would log what was said
             self._owner.bug(error)
             failure = TransportFailure.MALFORMED
         if self._call is not call:
@@ -228,7 +242,7 @@ class ClientConnection(asyncio.Protocol):
                 transport.resume_reading()
         else:
             transport.abort()
-        self.tell(call.receiver.on_end)
+        self._owner.tell(call.receiver.on_end)
 
     def _end(self, exc: Exception | None) -> None:
         """The origin closed, or the connection broke."""

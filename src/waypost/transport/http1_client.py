@@ -12,7 +12,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import Final, ParamSpec
 
 import msgspec
 
@@ -22,6 +22,8 @@ from waypost.transport.limits import CallTimeouts, ClientLimits
 from waypost.transport.sweep import Sweep
 
 __all__ = ["UNBOUNDED", "Call", "CallTimeouts", "ClientLimits", "Origin", "Pool", "Receiver", "TransportFailure"]
+
+_P = ParamSpec("_P")
 
 UNBOUNDED: Final = sys.maxsize
 """As `body_bytes_max` of a call whose answer is a stream."""
@@ -57,7 +59,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._idle: list[ClientConnection] = []
         self._connections: set[ClientConnection] = set()
-        self._openings: set[asyncio.Task[None]] = set()
+        self._openings: dict[asyncio.Task[None], Call] = {}
         self._is_closed = False
         self._emptied = asyncio.Event()
         self._sweep = Sweep(self._loop, self._check)
@@ -100,18 +102,20 @@ class Pool:
                 return call
         opening = self._loop.create_task(self._open(call, request, is_head_request=is_head_request))
         call.opening = opening
-        self._openings.add(opening)
-        opening.add_done_callback(self._openings.discard)
+        self._openings[opening] = call
+        opening.add_done_callback(self._openings.pop)
         return call
 
     async def close(self) -> None:
-        """Close every connection. Calls under way fail with RESET."""
+        """Close every connection. Calls under way, and later ones, fail with RESET."""
         self._is_closed = True
         self._sweep.stop()
-        openings = tuple(self._openings)
+        openings = dict(self._openings)
         for opening in openings:
             opening.cancel()
         await asyncio.gather(*openings, return_exceptions=True)
+        for call in openings.values():
+            self._fail(call, TransportFailure.RESET)
         for connection in tuple(self._connections):
             connection.fail(TransportFailure.RESET)
         while self._connections:
@@ -119,25 +123,28 @@ class Pool:
             await self._emptied.wait()
 
     async def _open(self, call: Call, request: bytes, *, is_head_request: bool) -> None:
+        if self._is_closed:
+            self._fail(call, TransportFailure.RESET)
+            return
         connection = ClientConnection(self, self._limits.header_bytes)
-        failure = None
         try:
             async with asyncio.timeout(min(call.timeouts.connect_s, call.timeouts.total_s)):
                 await self._connect(connection)
         except asyncio.CancelledError:
-            connection.discard()
-            failure = TransportFailure.RESET
+            connection.abandon()
+            raise
         except (OSError, UnicodeError) as error:  # UnicodeError: a host that is no name
-            connection.discard()
-            failure = _why(error)
-        was_aborted = call.opening is None
-        call.opening = None
-        if was_aborted:
-            connection.discard()
-        elif failure is not None:
-            connection.tell(call.receiver.on_failure, failure)
+            connection.abandon()
+            self._fail(call, _why(error))
         else:
+            call.opening = None
             connection.start(call, request, is_head_request=is_head_request)
+
+    def _fail(self, call: Call, failure: TransportFailure) -> None:
+        """A call that was given no connection."""
+        if call.opening is not None:
+            call.opening = None
+            self.tell(call.receiver.on_failure, failure)
 
     async def _connect(self, connection: ClientConnection) -> None:
         origin, loop = self._origin, self._loop
@@ -176,6 +183,13 @@ class Pool:
         self._connections.discard(connection)
         if not self._connections:
             self._emptied.set()
+
+    def tell(self, callback: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs) -> None:
+        """A bug in a receiver must not reach the loop, which would log what was said."""
+        try:
+            callback(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001
+            self.bug(error)
 
     def bug(self, error: Exception) -> None:
         self.bugs += 1
