@@ -1,9 +1,9 @@
 """A whole product for a test: a simulator, a real gateway process on a database of its own, an organisation and a key.
 
-    async with Stack(database, tmp_path) as stack:
-        answer = await stack.chat({"model": "swift-1", "messages": [...]})
-        assert answer.status == 200
-        await stack.settled()
+async with Stack(database, tmp_path) as stack:
+    answer = await stack.chat({"model": "swift-1", "messages": [...]})
+    assert answer.status == 200
+    await stack.settled()
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ class Stack:
         before = (await self.request("GET", "/readyz")).json["catalogue_version"]
         await self.apply(wanted)
         async with asyncio.timeout(10):
-            while (await self.request("GET", "/readyz")).json["catalogue_version"] == before:
-                await asyncio.sleep(0.02)  # noqa: ASYNC110  another process follows it
+            while (await self.request("GET", "/readyz")).json["catalogue_version"] == before:  # noqa: ASYNC110  another process
+                await asyncio.sleep(0.02)
 
     async def start(self) -> None:
         """Start the gateway and wait until it serves."""
@@ -240,12 +240,34 @@ class Stack:
             await connection.execute("SET waypost.scope = 'system'")
             return await (await connection.execute(cast(Any, query))).fetchall()
 
+    async def metrics(self) -> dict[str, float]:
+        """The gateway's own figures: `name` or `name{labels}` to value."""
+        reader, writer = await asyncio.open_unix_connection(self.data_dir / "run" / "gateway.sock")
+        writer.write(b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+        page = parse(await reader.read()).body.decode()
+        writer.close()
+        lines = [line.rpartition(" ") for line in page.splitlines() if line and not line.startswith("#")]
+        return {name: float(value) for name, _, value in lines}
+
+    async def at_rest(self) -> dict[str, float]:
+        """Wait until nothing runs, is held, waits to be booked or uses a provider's connection; the metrics then."""
+        async with asyncio.timeout(20):
+            while True:
+                seen = await self.metrics()
+                waiting = [
+                    seen[f"waypost_{name}"] for name in ("executions_running", "holds_open", "settlements_waiting")
+                ]
+                used = seen["waypost_upstream_open"] - seen["waypost_upstream_idle"]
+                if not any(waiting) and not used and not (await self.operator.balance(self.org_id)).held_nanos:
+                    return seen
+                await asyncio.sleep(0.02)
+
     async def executions(self, count: int) -> list[dict[str, Any]]:
         """The metadata rows, oldest first, once there are that many."""
         names = "id, model, outcome, status, error_code, attempts, charge, input_tokens, output_tokens, is_estimated"
         async with asyncio.timeout(20):
-            while len(rows := await self.rows(f"SELECT {names} FROM execution ORDER BY id")) < count:
-                await asyncio.sleep(0.02)  # noqa: ASYNC110  another process writes them
+            while len(rows := await self.rows(f"SELECT {names} FROM execution ORDER BY id")) < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)  # another process writes them
         assert len(rows) == count
         return [dict(zip(names.split(", "), row, strict=True)) for row in rows]
 
@@ -255,35 +277,42 @@ class Stack:
         return [dict(zip(names.split(", "), row, strict=True)) for row in rows]
 
 
-def document(sim: Simulator, styles: tuple[str, ...] = STYLES, **provider: Any) -> dict[str, Any]:
-    """A catalogue of one model, on these styles in this order of preference. Further words go into each provider."""
+def provider(sim: Simulator, provider_id: str, style: str = "alpha", **fields: Any) -> dict[str, Any]:
+    """A `[[providers]]` table."""
     return {
-        "providers": [
-            {
-                "id": f"{style}-provider",
-                "kind": "openai",
-                "base_url": sim.base_url(style),
-                "api_keys": ["env:TEST_PROVIDER_KEY"],
-                "cancel_stops_billing": "yes",
-                **provider,
-            }
-            for style in styles
-        ],
-        "models": [
-            {
-                "slug": "swift-1",
-                "aliases": ["gpt-4o-mini"],
-                "modality": "chat",
-                "context_window": 128_000,
-                "max_output": 8192,
-                "features": ["tools", "vision", "json_schema"],
-                "price": PRICE,
-                "deployments": [
-                    {"provider": f"{style}-provider", "upstream_model": UPSTREAM_MODEL, "priority": at, "cost": COST}
-                    for at, style in enumerate(styles, 1)
-                ],
-            }
-        ],
+        "id": provider_id,
+        "kind": "openai",
+        "base_url": sim.base_url(style),
+        "api_keys": ["env:TEST_PROVIDER_KEY"],
+        "cancel_stops_billing": "yes",
+        **fields,
+    }
+
+
+def deployment(provider_id: str, upstream_model: str = UPSTREAM_MODEL, **fields: Any) -> dict[str, Any]:
+    return {"provider": provider_id, "upstream_model": upstream_model, "cost": COST, **fields}
+
+
+def model(slug: str, *deployments: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """A `[[models]]` table; the deployments are tried in this order unless they say otherwise."""
+    return {
+        "slug": slug,
+        "modality": "chat",
+        "context_window": 128_000,
+        "max_output": 8192,
+        "features": ["tools", "vision", "json_schema"],
+        "price": PRICE,
+        "deployments": [{"priority": at, **each} for at, each in enumerate(deployments, 1)],
+        **fields,
+    }
+
+
+def document(sim: Simulator, styles: tuple[str, ...] = STYLES, **fields: Any) -> dict[str, Any]:
+    """A catalogue of one model, on these styles in this order of preference. Further words go into each provider."""
+    deployments = [deployment(f"{style}-provider") for style in styles]
+    return {
+        "providers": [provider(sim, f"{style}-provider", style, **fields) for style in styles],
+        "models": [model("swift-1", *deployments, aliases=["gpt-4o-mini"])],
     }
 
 

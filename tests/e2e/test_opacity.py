@@ -42,16 +42,18 @@ _SCHEMA = {
         },
     },
 }
-_PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+_PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="  # noqa: E501
 _VISION = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": _PIXEL}}]
 
 CONVERSATIONS: dict[str, dict[str, Any]] = {
-    "text": ask("Tell me about Zürich / the Alps \\ and \"quotes\""),
+    "text": ask('Tell me about Zürich / the Alps \\ and "quotes"'),
     "two choices": ask("Hi", n=2),
     "one tool": ask("Weather in Paris?", tools=[_WEATHER]),
     "parallel tools": ask("Weather and time?\nsim: tools=3", tools=[_WEATHER, _TIME]),
     "required tool": ask("Anything", tools=[_WEATHER, _TIME], tool_choice="required"),
-    "named tool": ask("Now", tools=[_WEATHER, _TIME], tool_choice={"type": "function", "function": {"name": "get_time"}}),
+    "named tool": ask(
+        "Now", tools=[_WEATHER, _TIME], tool_choice={"type": "function", "function": {"name": "get_time"}}
+    ),
     "tool result": {
         "messages": [
             {"role": "user", "content": "Weather?"},
@@ -143,7 +145,16 @@ def masked(answer: Answer) -> bytes:
 
 def names_nobody(sim: Simulator, answer: Answer) -> None:
     raw = answer.raw.lower()
-    secrets = [PROVIDER_KEY, UPSTREAM_MODEL, f":{sim.port}", "127.0.0.1", "-provider", "simulat", "x-sim", "\r\nserver:"]
+    secrets = [
+        PROVIDER_KEY,
+        UPSTREAM_MODEL,
+        f":{sim.port}",
+        "127.0.0.1",
+        "-provider",
+        "simulat",
+        "x-sim",
+        "\r\nserver:",
+    ]
     assert [secret for secret in secrets if secret.encode() in raw] == []
 
 
