@@ -84,7 +84,7 @@ def measure(place: Place, found: list[System], shape: Shape, chosen: argparse.Na
         rounds = 1 if name == "memory" else chosen.rounds  # a second round would find the memory of the first
         for round_number in range(1, rounds + 1):
             for system in found:
-                if system.name == DIRECT and name in ("plain", "memory"):
+                if system.name == DIRECT and name != "latency":
                     continue
                 started_s = time.monotonic()
                 calls_before = systems.plain_calls(place)

@@ -126,9 +126,13 @@ def compare(books: Books, counted: Counted) -> list[Check]:
             books.executions == books.completed + books.disconnected,
         ),
         Check(
-            f"attempts at plain deployments {books.plain_attempts:,} = calls that the mock answered "
-            f"{counted.plain_upstream:,}",
-            books.plain_attempts == counted.plain_upstream,
+            f"attempts at plain deployments: {books.plain_attempts:,}; calls that the mock saw: "
+            f"{counted.plain_upstream:,}, and at most {counted.cut_off_max:,} more whose caller had left",
+            counted.plain_upstream <= books.plain_attempts <= counted.plain_upstream + counted.cut_off_max,
+        ),
+        Check(
+            f"attempts that had to be repeated: {books.attempts - books.executions:,}",
+            books.attempts == books.executions,
         ),
         Check(f"settlements {books.settlements:,} = attempts {books.attempts:,}", books.settlements == books.attempts),
         Check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -28,6 +29,7 @@ class ProcStat(msgspec.Struct, frozen=True):
     name: str
     own_ticks: int
     children_ticks: int
+    started_ticks: int  # since boot; with the pid it names one process for good
 
 
 def parse_stat(text: str) -> ProcStat:
@@ -36,7 +38,7 @@ def parse_stat(text: str) -> ProcStat:
     pid, _, name = head.partition(" (")
     fields = tail.split()
     utime, stime, cutime, cstime = (int(field) for field in fields[11:15])
-    return ProcStat(int(pid), int(fields[1]), name, utime + stime, cutime + cstime)
+    return ProcStat(int(pid), int(fields[1]), name, utime + stime, cutime + cstime, int(fields[19]))
 
 
 def read_stats() -> list[ProcStat]:
@@ -74,12 +76,23 @@ def cpu_s(roots: Iterable[int]) -> float:
     return sum(stat.own_ticks + stat.children_ticks for stat in tree(roots, read_stats())) / TICKS_PER_S
 
 
-def cpu_s_by_name(roots: Iterable[int]) -> dict[str, float]:
-    """The same seconds, by process name, so that a figure can be taken apart."""
+def cpu_s_by_role(roots: Iterable[int]) -> dict[str, float]:
+    """The same seconds, by what the processes are, so that a figure can be taken apart."""
     seconds: dict[str, float] = {}
     for stat in tree(roots, read_stats()):
-        seconds[stat.name] = seconds.get(stat.name, 0.0) + (stat.own_ticks + stat.children_ticks) / TICKS_PER_S
+        role = role_of(stat)
+        seconds[role] = seconds.get(role, 0.0) + (stat.own_ticks + stat.children_ticks) / TICKS_PER_S
     return seconds
+
+
+def role_of(stat: ProcStat) -> str:
+    """`gateway` for `python -m waypost gateway …`, otherwise the process's name."""
+    try:
+        words = Path(f"/proc/{stat.pid}/cmdline").read_text(errors="replace").split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return stat.name
+    module = words.index("-m") + 1 if "-m" in words[:-2] else 0
+    return words[module + 1] if module and words[module] == "waypost" else stat.name
 
 
 def resident_bytes(roots: Iterable[int], *, without: str = "postgres") -> int:
@@ -196,12 +209,19 @@ class Child:
 
     def stop(self) -> None:
         if self.popen.poll() is None:
+            family = tree([self.pid], read_stats())
             self.popen.terminate()
             try:
                 self.popen.wait(STOP_S)
             except subprocess.TimeoutExpired:
-                os.killpg(self.pid, signal.SIGKILL)
+                self.popen.kill()
                 self.popen.wait()
+            # A child that hangs outlives a parent that was killed.
+            alive = {(stat.pid, stat.started_ticks) for stat in read_stats()}
+            for stat in family:
+                if (stat.pid, stat.started_ticks) in alive:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(stat.pid, signal.SIGKILL)
         for pipe in (self.popen.stdin, self.popen.stdout):
             if pipe:
                 pipe.close()

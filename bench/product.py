@@ -97,6 +97,7 @@ id = "{name}"
 kind = "openai"
 base_url = "http://127.0.0.1:{port}/v1"
 api_keys = ["env:BENCH_API_KEY"]
+cancel_stops_billing = "yes"
 bulkhead = {{ in_flight = 20000, queue = 1000, wait_s = 5.0 }}
 """
 

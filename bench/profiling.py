@@ -27,7 +27,7 @@ def profile(place: Place, system: System, shape: Shape, folder: Path) -> list[Pa
     folder.mkdir(parents=True, exist_ok=True)
     found: list[Path] = []
     for name, record in (("perf", _perf), ("py-spy", _py_spy)):
-        if shutil.which(name) is None:
+        if not _command(name):
             print(f"{name} is not installed, so there is no profile by it.", flush=True)
             continue
         load = threading.Thread(target=plain, args=(place, system, shape, float(SECONDS + 2)))
@@ -42,6 +42,13 @@ def profile(place: Place, system: System, shape: Shape, folder: Path) -> list[Pa
     return found
 
 
+def _command(name: str) -> list[str]:
+    """How a profiler is called: uv can fetch py-spy."""
+    if shutil.which(name):
+        return [name]
+    return ["uv", "tool", "run", name] if name == "py-spy" and shutil.which("uv") else []
+
+
 def _perf(pid: int, folder: Path) -> str:
     data = str(folder / "perf.data")
     _run(["perf", "record", "-q", "-F", "999", "-p", str(pid), "-o", data, "--", "sleep", str(SECONDS)])
@@ -52,7 +59,8 @@ def _perf(pid: int, folder: Path) -> str:
 
 def _py_spy(pid: int, folder: Path) -> str:
     data = folder / "py-spy.txt"
-    _run(["py-spy", "record", "-p", str(pid), "-d", str(SECONDS), "-r", "500", "-f", "raw", "-o", str(data)])
+    options = ["-p", str(pid), "-d", str(SECONDS), "-r", "500", "-f", "raw", "-o", str(data)]
+    _run([*_command("py-spy"), "record", *options])
     return summarise_stacks(data.read_text() if data.exists() else "")
 
 

@@ -62,7 +62,7 @@ def _summary(name: str, values: list[float]) -> float:
 COUNTS = frozenset({"requests", "warm_requests", "failed", "chunks"})
 # Which metrics are set against which system of the same round: as a ratio, or as what is added to it.
 RATIOS = {"cpu_us": ("nginx", "envoy"), "kib_per_stream": ("nginx", "envoy")}
-ADDED = ("us_p50", "us_p99", "transit_us_p50", "transit_us_p99")
+ADDED = ("us_p50", "us_p99")
 
 
 def compare(samples: Iterable[Sample]) -> list[Sample]:

@@ -13,7 +13,7 @@ import msgspec
 from bench import wrk
 from bench.exchange import stream_model
 from bench.load import LoadOptions, LoadReport
-from bench.process import BenchError, Child, Reading, Spent, cpu_s_by_name, resident_bytes, wait_idle
+from bench.process import BenchError, Child, Reading, Spent, cpu_s_by_role, resident_bytes, wait_idle
 from bench.system import Place, System
 
 PLAIN_MODEL = "plain-chat"
@@ -53,13 +53,13 @@ def plain(place: Place, system: System, shape: Shape, seconds: float) -> Values:
 
     warm = load(WARM_S)
     wait_idle(system.roots())
-    parts_before = cpu_s_by_name(system.roots())
+    parts_before = cpu_s_by_role(system.roots())
     before = Reading.take(system.roots(), place.cores.proxy)
     report = load(seconds)
     loaded = Reading.take(system.roots(), place.cores.proxy)
     wait_idle(system.roots())
     drained = Reading.take(system.roots(), place.cores.proxy)
-    parts = _per_part(parts_before, cpu_s_by_name(system.roots()), report.requests)
+    parts = _per_part(parts_before, cpu_s_by_role(system.roots()), report.requests)
     return {
         **_core_shares(Spent.between(before, loaded)),
         **parts,
@@ -85,13 +85,13 @@ def stream(place: Place, system: System, shape: Shape, seconds: float) -> Values
     )
     warm = _run_load(place, "stream", msgspec.structs.replace(options, seconds=WARM_S, streams=32, ramp_s=0.1))
     wait_idle(system.roots())
-    parts_before = cpu_s_by_name(system.roots())
+    parts_before = cpu_s_by_role(system.roots())
     before = Reading.take(system.roots(), place.cores.proxy)
     report = _run_load(place, "stream", options)
     loaded = Reading.take(system.roots(), place.cores.proxy)
     wait_idle(system.roots())
     spent = Spent.between(before, Reading.take(system.roots(), place.cores.proxy))
-    parts = _per_part(parts_before, cpu_s_by_name(system.roots()), report.completed)
+    parts = _per_part(parts_before, cpu_s_by_role(system.roots()), report.completed)
     return {
         **_core_shares(Spent.between(before, loaded)),
         **parts,
@@ -200,7 +200,7 @@ def _per_us(seconds: float, count: int) -> float:
 
 
 def _per_part(before: dict[str, float], after: dict[str, float], requests: int) -> Values:
-    """CPU microseconds per request by process name, as `cpu_us:postgres`."""
+    """CPU microseconds per request by process, as `cpu_us:postgres`."""
     return {f"cpu_us:{name}": _per_us(spent - before.get(name, 0.0), requests) for name, spent in after.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from bench.process import (
@@ -19,8 +20,11 @@ from bench.process import (
     parse_core,
     parse_resident_bytes,
     parse_stat,
+    read_stats,
     resident_bytes,
+    role_of,
     tree,
+    wait_until,
 )
 
 STAT = (
@@ -30,12 +34,14 @@ STAT = (
 
 
 def test_a_stat_line_is_read_whatever_the_process_is_called() -> None:
-    assert parse_stat(STAT) == ProcStat(4711, 42, "a (strange) name", own_ticks=200, children_ticks=10)
+    assert parse_stat(STAT) == ProcStat(
+        4711, 42, "a (strange) name", own_ticks=200, children_ticks=10, started_ticks=250
+    )
 
 
 def test_a_tree_holds_roots_and_descendants_once_each() -> None:
     stats = [
-        ProcStat(pid, parent, "x", 1, 0) for pid, parent in [(1, 0), (10, 1), (11, 10), (12, 11), (20, 1), (21, 20)]
+        ProcStat(pid, parent, "x", 1, 0, 0) for pid, parent in [(1, 0), (10, 1), (11, 10), (12, 11), (20, 1), (21, 20)]
     ]
 
     assert sorted(stat.pid for stat in tree([10, 11, 99], stats)) == [10, 11, 12]
@@ -92,3 +98,36 @@ def test_a_child_runs_on_its_core_and_is_gone_afterwards() -> None:
 
     assert child.popen.returncode is not None
     assert cpu_s([child.pid]) == 0
+
+
+def test_a_grandchild_that_ignores_the_end_of_its_parent_is_ended_too() -> None:
+    say = (
+        "import subprocess, sys; "
+        "child = subprocess.Popen(['sleep', '60'], start_new_session=True); "
+        "print(child.pid, flush=True); child.wait()"
+    )
+
+    with Child([sys.executable, "-c", say], cores=sorted(os.sched_getaffinity(0)), pipes=True) as child:
+        assert child.popen.stdout
+        grandchild = int(child.popen.stdout.readline())
+        assert is_running(grandchild)
+
+    wait_until(lambda: not is_running(grandchild), "its end", timeout_s=10)
+
+
+def is_running(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and " Z " not in stat.read_text()
+
+
+def test_a_process_of_waypost_is_called_by_its_part() -> None:
+    script = "import sys; print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script, "-m", "waypost", "gateway", "--port", "1"]
+
+    with Child(command, cores=sorted(os.sched_getaffinity(0)), pipes=True) as child:
+        assert child.popen.stdout
+        child.popen.stdout.readline()
+        roles = [role_of(stat) for stat in tree([child.pid], read_stats())]
+
+    assert roles == ["gateway"]
+    assert role_of(ProcStat(2**22 + 1, 1, "gone", 0, 0, 0)) == "gone"
