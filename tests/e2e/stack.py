@@ -9,6 +9,7 @@ async with Stack(database, tmp_path) as stack:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -100,20 +101,28 @@ class Stack:
 
     async def __aenter__(self) -> Stack:
         await self.sim.__aenter__()
+        try:
+            await self._set_up()
+        except BaseException:
+            await self.__aexit__()  # else the loop would wait for what was opened, for ever
+            raise
+        return self
+
+    async def _set_up(self) -> None:
         self.sim.set_prices({UPSTREAM_MODEL: COST})
         self._operator = Operator(self.settings, self.database, SystemClock())
         self.org_id = await self.operator.create_org("tests", is_unlimited=False)
         self.key = await self.operator.create_key(self.org_id, name="tests", scope=Scope.FULL, limits=self._limits)
         if self._credit_usd:
-            await self.operator.add_credit(self.org_id, self._credit_usd * NANOS_PER_USD, "test")
+            await self.operator.add_credit(self.org_id, self.credit_nanos, "test")
         await self.apply(self._document or document(self.sim))
         await self.start()
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._process is not None:
             await self.stop()
-        await self.operator.close()
+        if self._operator is not None:
+            await self._operator.close()
         await self.sim.__aexit__()
 
     @property
@@ -124,6 +133,11 @@ class Stack:
     @property
     def settings(self) -> Settings:
         return read_settings(environment={}, data_dir=self.data_dir, database_url=_url(self.database))
+
+    @property
+    def credit_nanos(self) -> int:
+        """What the organisation was given."""
+        return self._credit_usd * NANOS_PER_USD
 
     @property
     def pid(self) -> int:
@@ -180,7 +194,8 @@ class Stack:
     async def _end(self, number: int) -> int:
         assert self._process is not None
         assert self._reading is not None
-        self._process.send_signal(number)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
         async with asyncio.timeout(60):
             code = await self._process.wait()
             await self._reading
