@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import uvloop
@@ -116,16 +116,16 @@ async def origin(script: Script, *, ssl_context: ssl.SSLContext | None = None) -
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async def play() -> None:
-            try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):  # the client may hang up, if that is tested
                 await script(reader, writer)
-            except (ConnectionError, asyncio.IncompleteReadError):
-                pass  # the client hung up, which may be what is tested
-            finally:
-                writer.close()
+
+        def finish(task: asyncio.Task[None]) -> None:
+            running.discard(task)
+            writer.close()
 
         task = asyncio.ensure_future(play())
         running.add(task)
-        task.add_done_callback(running.discard)
+        task.add_done_callback(finish)
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=ssl_context)
     try:
