@@ -41,6 +41,9 @@ from waypost.kit.ids import Ids
 from waypost.ledger.record import ClosedAttempt, Outcome
 from waypost.storage.directory import PostgresDirectory
 from waypost.storage.ledger import PostgresLedger
+from waypost.storage.partitions import ensure_partitions
+from waypost.storage.pool import Pool
+from waypost.storage.roles import Role
 from waypost.supervisor.hardening import keep_memory_private
 from waypost.supervisor.inheritance import die_with_supervisor, read_inheritance
 from waypost.telemetry.events import (
@@ -61,6 +64,7 @@ from waypost.wire.dialects import error_headers, render_error
 
 _Result = TypeVar("_Result")
 _RETRY_S = 0.5  # between tries to reach the database at start
+_PARTITIONS_S = 6 * 3600.0  # between looks at the partitions of the months ahead
 _SETTLE_S = 10.0  # at the end, for what is not yet booked; the journal keeps the rest
 
 
@@ -96,6 +100,7 @@ class GatewayProcess:
     def __init__(self, settings: Settings, conninfo: str, options: GatewayOptions) -> None:
         self._settings = settings
         self._options = options
+        self._conninfo = conninfo
         self._stop = asyncio.Event()
         self._has_failed = False
         self._state = State()
@@ -132,10 +137,12 @@ class GatewayProcess:
         stack.push_async_callback(fleet.close)
         following = Following(self._directory, keyring, fleet, self._clock)
         await _insist(following.catch_up)
+        await _insist(self._make_partitions)
         gateway, dispatcher = self._assemble(journal, settler, wallet, keyring, fleet, following)
         self._watch(settler, wallet, fleet, following, dispatcher)
 
         background = [asyncio.ensure_future(part.run()) for part in (journal, settler, wallet, following)]
+        background.append(asyncio.ensure_future(self._keep_partitions()))
         internal = Http1Server(self._answer_internal, _refuse_framing)
         public = Http1Server(gateway.handle, _refuse_framing, on_bug=report_bug)
         await internal.listen(unix_path=str(options.internal_path))
@@ -160,6 +167,18 @@ class GatewayProcess:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         await internal.drain(0.0)
+
+    async def _make_partitions(self) -> None:
+        owner = Pool(self._conninfo, Role.OWNER, size=1)
+        try:
+            await ensure_partitions(owner, self._clock.unix_ns() // 1_000_000)
+        finally:
+            await owner.close()
+
+    async def _keep_partitions(self) -> None:
+        while True:
+            await asyncio.sleep(_PARTITIONS_S)
+            await _insist(self._make_partitions)
 
     def _assemble(
         self,

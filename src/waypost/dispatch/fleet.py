@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 from urllib.parse import urlsplit
 
-from waypost.kit.errors import ErrorCode, Refusal
 from waypost.metering.price import PriceRow
 from waypost.policy.catalogue import CancelBilling, Deployment, Provider
 from waypost.policy.snapshot import Route, View
 from waypost.providers import KINDS
 from waypost.providers.kind import ProviderKind, Target
+from waypost.telemetry.events import CredentialUnusable, emit
 from waypost.transport.http1_client import Origin, Pool
 from waypost.transport.limits import CallTimeouts
 from waypost.transport.tls import client_context
@@ -18,8 +18,15 @@ from waypost.transport.tls import client_context
 COOL_DOWN_S = 10.0  # after a 429 that names no time
 COOL_DOWN_MAX_S = 120.0
 
-SecretReader = Callable[[str], str]
-"""`env:NAME` or `file:PATH` → the secret. Raises LookupError when it is not there."""
+
+class SecretReader(Protocol):
+    """Where the secrets behind references are."""
+
+    def __call__(self, reference: str) -> str:
+        """`env:NAME` or `file:PATH` → the secret. Raises LookupError when it is not there."""
+
+    def has_changed(self) -> bool:
+        """Whether a secret read before may be another one now."""
 
 
 class Credential:
@@ -98,20 +105,36 @@ class Fleet:
         self._routes: dict[tuple[str, str], LiveRoute] = {}
 
     def adopt(self, view: View) -> None:
-        """Make live what the view names. Raises LookupError when a credential cannot be read: then nothing changes."""
+        """Make live what the view names. A credential that cannot be read is left out, and told; a deployment without
+        any is not routable until it can."""
         routes: dict[tuple[str, str], LiveRoute] = {}
+        unusable: set[str] = set()
         for model_view in view.models:
             for route in model_view.routes:
-                routes[model_view.model.slug, route.deployment.id] = self._make(route)
+                live = self._make(route, unusable)
+                if live is not None:
+                    routes[model_view.model.slug, route.deployment.id] = live
         self._routes = routes
+        for provider in sorted(unusable):
+            emit(CredentialUnusable(provider=provider))
 
-    def live(self, model: str, route: Route) -> LiveRoute:
-        found = self._routes.get((model, route.deployment.id))
-        if found is None:
-            raise Refusal(ErrorCode.MODEL_UNAVAILABLE)
-        return found
+    def has_changed_credentials(self) -> bool:
+        """Whether to adopt the same view again."""
+        return self._read_secret.has_changed()
 
-    def _make(self, route: Route) -> LiveRoute:
+    def live(self, model: str, route: Route) -> LiveRoute | None:
+        """The route as it can be called, None when it cannot."""
+        return self._routes.get((model, route.deployment.id))
+
+    def _make(self, route: Route, unusable: set[str]) -> LiveRoute | None:
+        secrets = []
+        for reference in route.provider.api_keys:
+            try:
+                secrets.append(self._read_secret(reference))
+            except LookupError:
+                unusable.add(route.provider.id)
+        if not secrets:
+            return None
         origin = _origin(route.provider.base_url)
         pool = self._pools.get(origin)
         if pool is None:
@@ -124,7 +147,7 @@ class Fleet:
                     Target(
                         host_header=parts.netloc.encode(),
                         path_prefix=parts.path.rstrip("/"),
-                        credential=self._read_secret(reference),
+                        credential=secret,
                         upstream_model=route.deployment.upstream_model,
                         headers=tuple(route.provider.headers.items()),
                         changes=route.deployment.request,
@@ -133,7 +156,7 @@ class Fleet:
                     )
                 )
             )
-            for reference in route.provider.api_keys
+            for secret in secrets
         )
         return LiveRoute(route, kind, pool, credentials)
 

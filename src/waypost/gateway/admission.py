@@ -46,7 +46,10 @@ def admit(
     model = found.model
     if model.modality != "chat":
         raise Refusal(ErrorCode.INPUT_VALIDATION_ERROR, "This model does not take chat completions.", param="model")
-    routes = tuple(fleet.live(model.slug, route) for route in order(found.routes, dice))
+    ordered = [fleet.live(model.slug, route) for route in order(found.routes, dice)]
+    routes = tuple(live for live in ordered if live is not None)
+    if not routes:
+        raise Refusal(ErrorCode.MODEL_UNAVAILABLE)
     # Deployments whose every credential rests after a 429 come last.
     routes = tuple(sorted(routes, key=lambda live: not live.is_rested(now_s))) if len(routes) > 1 else routes
     wanted = request.output_tokens_max

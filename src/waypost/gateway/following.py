@@ -11,7 +11,7 @@ from waypost.gateway.ports import Directory, LedgerUnavailable
 from waypost.kit.clock import Clock
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.snapshot import View, build_view
-from waypost.telemetry.events import CatalogueAdopted, CatalogueRefused, emit
+from waypost.telemetry.events import CatalogueAdopted, emit
 
 POLL_S = 1.0
 
@@ -26,15 +26,19 @@ class Following:
         self._keyring = keyring
         self._fleet = fleet
         self._clock = clock
-        self._refused_version = 0
 
     async def catch_up(self) -> None:
         """Take in everything that has changed. Raises LedgerUnavailable."""
         api_keys, version = await self._directory.api_keys_since(self._keyring.version)
         self._keyring.adopt(api_keys, version, self._clock.unix_ns() // 1_000_000)
-        newer = await self._directory.catalogue_since(max(self.view.version, self._refused_version))
+        newer = await self._directory.catalogue_since(self.view.version)
         if newer is not None:
-            self._adopt(*newer)
+            catalogue, version = newer
+            self.view = build_view(catalogue, version)
+            self._fleet.adopt(self.view)
+            emit(CatalogueAdopted(version=version))
+        elif self._fleet.has_changed_credentials():
+            self._fleet.adopt(self.view)
 
     async def run(self) -> None:
         """Catch up whenever something is announced, and every second. Until cancelled."""
@@ -45,15 +49,3 @@ class Following:
                 self.is_database_reachable = True
             except LedgerUnavailable:
                 self.is_database_reachable = False
-
-    def _adopt(self, catalogue: Catalogue, version: int) -> None:
-        view = build_view(catalogue, version)
-        try:
-            self._fleet.adopt(view)
-        except (LookupError, ValueError) as error:
-            # A credential that this process cannot read, say. The last view serves on.
-            self._refused_version = version
-            emit(CatalogueRefused(version=version, error_type=type(error).__name__))
-            return
-        self.view = view
-        emit(CatalogueAdopted(version=version))

@@ -79,10 +79,11 @@ class CatalogueAdopted(Event, frozen=True):
     version: int
 
 
-class CatalogueRefused(Event, frozen=True):
+class CredentialUnusable(Event, frozen=True):
+    """A credential of this provider cannot be read here; what has no other is not called."""
+
     level = "error"
-    version: int
-    error_type: str
+    provider: str
 
 
 class JournalRecovered(Event, frozen=True):
