@@ -11,7 +11,6 @@ import re
 import resource
 import shutil
 import subprocess
-import sysconfig
 from pathlib import Path
 
 import msgspec
@@ -106,7 +105,7 @@ def describe_machine(tools: Tools) -> dict[str, str]:
         "cpu": _cpu_model(),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
         "kernel": platform.release(),
-        "python": f"{platform.python_implementation()} {platform.python_version()} ({_python_build()})",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
         **packages,
         "nginx": version_in(_output([tools.nginx, "-v"])),
         "envoy": version_in(_output([tools.envoy, "--version"])) if tools.envoy else "not installed",
@@ -127,13 +126,6 @@ def _output(command: list[str]) -> str:
         return ""
     lines = (done.stdout + done.stderr).strip().splitlines()
     return lines[0] if lines else ""
-
-
-def _python_build() -> str:
-    """Whether the interpreter was built with profile-guided and link-time optimisation: worth 10 to 30 %."""
-    options = str(sysconfig.get_config_var("CONFIG_ARGS"))
-    found = [name for name, option in (("PGO", "--enable-optimizations"), ("LTO", "--with-lto")) if option in options]
-    return " and ".join(found) or "built without PGO and LTO"
 
 
 def _cpu_model() -> str:
