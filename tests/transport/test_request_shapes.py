@@ -95,7 +95,7 @@ def test_every_shape_byte_by_byte_gives_the_same_requests() -> None:
 STREAM = b"".join(shape.data for shape in SHAPES.values() if shape.refused is None and not shape.is_closed)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cuts=st.sets(st.integers(1, len(STREAM) - 1), max_size=40))
 def test_any_chunking_of_a_stream_of_requests_gives_the_same_requests(cuts: set[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]

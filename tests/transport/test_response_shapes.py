@@ -79,7 +79,7 @@ def test_every_single_cut_gives_the_same_answer(name: str) -> None:
 STREAM = b"".join(shape.data for shape in SHAPES.values() if shape.is_reused)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cuts=st.sets(st.integers(1, len(STREAM) - 1), max_size=40))
 def test_any_chunking_of_the_answers_of_one_connection_gives_the_same_answers(cuts: set[int]) -> None:
     reader = ResponseReader(LIMITS.header_bytes)
