@@ -121,7 +121,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_open = False
         self._is_reused = False
         self._is_head_told = False
-        self.idle_until_s = 0.0
+        self.idle_until_s = float("inf")  # until its first call has ended
 
     # What the pool calls.
 
