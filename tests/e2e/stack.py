@@ -216,13 +216,7 @@ class Stack:
         key: str | None = None,
     ) -> Answer:
         """One request on a connection of its own, read to the end of the connection."""
-        reader, writer = await self.connect(method, path, body, headers=headers, key=key)
-        try:
-            async with asyncio.timeout(60):
-                raw = await reader.read()
-        finally:
-            writer.close()
-        return parse(raw)
+        return await exchange(self.port, method, path, body, headers=self._with_key(headers, key))
 
     async def connect(
         self,
@@ -234,20 +228,10 @@ class Stack:
         key: str | None = None,
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Send one request and leave the reading to the caller."""
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        lines = {
-            "host": f"127.0.0.1:{self.port}",
-            "authorization": f"Bearer {self.key.text if key is None else key}",
-            "content-type": "application/json",
-            "content-length": str(len(data)),
-            "connection": "close",
-            **(headers or {}),
-        }
-        sent = "".join(f"{name}: {value}\r\n" for name, value in lines.items() if value)
-        head = f"{method} {path} HTTP/1.1\r\n{sent}"
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 24)
-        writer.write(head.encode() + b"\r\n" + data)
-        return reader, writer
+        return await connect(self.port, method, path, body, headers=self._with_key(headers, key))
+
+    def _with_key(self, headers: Mapping[str, str] | None, key: str | None) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key.text if key is None else key}", **(headers or {})}
 
     async def rows(self, query: str) -> list[tuple[Any, ...]]:
         """A query of the books as their owner."""
@@ -334,6 +318,47 @@ def document(sim: Simulator, styles: tuple[str, ...] = STYLES, **fields: Any) ->
 def ask(text: str = "Say something.", **fields: Any) -> dict[str, Any]:
     """A request body."""
     return {"model": "swift-1", "messages": [{"role": "user", "content": text}], **fields}
+
+
+async def exchange(
+    port: int,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | bytes = b"",
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """One request to a port of this machine, on a connection of its own."""
+    reader, writer = await connect(port, method, path, body, headers=headers)
+    try:
+        async with asyncio.timeout(60):
+            raw = await reader.read()
+    finally:
+        writer.close()
+    return parse(raw)
+
+
+async def connect(
+    port: int,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | bytes = b"",
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Send one request, and leave the reading to the caller. A header with an empty value is left out."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = {
+        "host": f"127.0.0.1:{port}",
+        "content-type": "application/json",
+        "content-length": str(len(data)),
+        "connection": "close",
+        **(headers or {}),
+    }
+    sent = "".join(f"{name}: {value}\r\n" for name, value in lines.items() if value)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 24)
+    writer.write(f"{method} {path} HTTP/1.1\r\n{sent}\r\n".encode() + data)
+    return reader, writer
 
 
 def parse(raw: bytes) -> Answer:
