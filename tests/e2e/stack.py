@@ -14,7 +14,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -153,9 +153,11 @@ class Stack:
         """A new catalogue version, in force in the running gateway."""
         before = (await self.request("GET", "/readyz")).json["catalogue_version"]
         await self.apply(wanted)
-        async with asyncio.timeout(10):
-            while (await self.request("GET", "/readyz")).json["catalogue_version"] == before:  # noqa: ASYNC110  another process
-                await asyncio.sleep(0.02)
+
+        async def is_in_force() -> bool:
+            return bool((await self.request("GET", "/readyz")).json["catalogue_version"] != before)
+
+        await eventually(is_in_force)
 
     async def start(self) -> None:
         """Start the gateway and wait until it serves."""
@@ -250,23 +252,27 @@ class Stack:
 
     async def at_rest(self) -> dict[str, float]:
         """Wait until nothing runs, is held, waits to be booked or uses a provider's connection; the metrics then."""
-        async with asyncio.timeout(20):
-            while True:
-                seen = await self.metrics()
-                waiting = [
-                    seen[f"waypost_{name}"] for name in ("executions_running", "holds_open", "settlements_waiting")
-                ]
-                used = seen["waypost_upstream_open"] - seen["waypost_upstream_idle"]
-                if not any(waiting) and not used and not (await self.operator.balance(self.org_id)).held_nanos:
-                    return seen
-                await asyncio.sleep(0.02)
+        seen: dict[str, float] = {}
+
+        async def is_at_rest() -> bool:
+            seen.update(await self.metrics())
+            waiting = [seen[f"waypost_{name}"] for name in ("executions_running", "holds_open", "settlements_waiting")]
+            is_idle = not any(waiting) and seen["waypost_upstream_open"] == seen["waypost_upstream_idle"]
+            return is_idle and not (await self.operator.balance(self.org_id)).held_nanos
+
+        await eventually(is_at_rest)
+        return seen
 
     async def executions(self, count: int) -> list[dict[str, Any]]:
         """The metadata rows, oldest first, once there are that many."""
         names = "id, model, outcome, status, error_code, attempts, charge, input_tokens, output_tokens, is_estimated"
-        async with asyncio.timeout(20):
-            while len(rows := await self.rows(f"SELECT {names} FROM execution ORDER BY id")) < count:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)  # another process writes them
+        rows: list[tuple[Any, ...]] = []
+
+        async def are_there() -> bool:
+            rows[:] = await self.rows(f"SELECT {names} FROM execution ORDER BY id")
+            return len(rows) >= count
+
+        await eventually(are_there)
         assert len(rows) == count
         return [dict(zip(names.split(", "), row, strict=True)) for row in rows]
 
@@ -318,6 +324,13 @@ def document(sim: Simulator, styles: tuple[str, ...] = STYLES, **fields: Any) ->
 def ask(text: str = "Say something.", **fields: Any) -> dict[str, Any]:
     """A request body."""
     return {"model": "swift-1", "messages": [{"role": "user", "content": text}], **fields}
+
+
+async def eventually(check: Callable[[], Awaitable[bool]], timeout_s: float = 20) -> None:
+    """Ask until it holds: for what another process does without telling us. Raises TimeoutError."""
+    async with asyncio.timeout(timeout_s):
+        while not await check():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 async def exchange(
