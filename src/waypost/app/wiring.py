@@ -194,12 +194,14 @@ class GatewayProcess:
         dispatcher = Dispatcher(
             books=books,
             clock=self._clock,
-            ids=self._ids,
             dice=random.random,
             attempts_counted=page.counter(
                 "waypost_attempts", "Attempts at providers.", ("provider", "deployment", "outcome")
             ),
-            fields_dropped=page.counter("waypost_fields_dropped", "Answer fields outside the closed set."),
+            fields_dropped=page.counter(
+                "waypost_fields_dropped",
+                "Answer fields outside the closed set, in streams and in one of 32 plain answers.",
+            ),
         )
         gateway = Gateway(
             keyring=keyring,

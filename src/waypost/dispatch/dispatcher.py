@@ -9,7 +9,6 @@ from collections.abc import Callable
 from waypost.dispatch.execution import Execution
 from waypost.dispatch.ports import Books, Caller, Plan
 from waypost.kit.clock import Clock
-from waypost.kit.ids import Ids
 from waypost.telemetry.metrics import Counter
 
 DRAIN_S_MAX = 120.0  # how long a provider may go on generating for a caller who has left
@@ -18,21 +17,19 @@ _SWEEP_S = 1.0
 
 
 class Dispatcher:
-    """Shared by all executions: their books, clock, ids and dice."""
+    """Shared by all executions: their books, clock and dice."""
 
     def __init__(
         self,
         *,
         books: Books,
         clock: Clock,
-        ids: Ids,
         dice: Callable[[], float],
         attempts_counted: Counter,
         fields_dropped: Counter,
     ) -> None:
         self.books = books
         self.clock = clock
-        self.ids = ids
         self.dice = dice
         self.attempts_counted = attempts_counted
         self.fields_dropped = fields_dropped

@@ -18,7 +18,6 @@ from waypost.dispatch.ports import Books, Caller, Plan
 from waypost.kit import ids
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
-from waypost.kit.ids import Ids
 from waypost.kit.money import Nanos
 from waypost.ledger.record import Close, ClosedAttempt, Outcome
 from waypost.metering.charge import Bill
@@ -34,7 +33,6 @@ class Services(Protocol):
 
     books: Books
     clock: Clock
-    ids: Ids
     dice: Callable[[], float]
     attempts_counted: Counter
     fields_dropped: Counter
@@ -55,6 +53,7 @@ class Execution:
         "_loop",
         "_pause",
         "_results",
+        "_routes",
         "_services",
         "drains_since_s",
         "is_committed",
@@ -70,13 +69,14 @@ class Execution:
         self._loop = asyncio.get_running_loop()
         self._attempt: Attempt | None = None
         self._results: tuple[AttemptResult, ...] = ()
+        self._routes: tuple[LiveRoute, ...] = ()  # in order; known from the first failure on
         self._first_content_ms = 0
         self._last: ClosedAttempt | None = None
         self._pause: asyncio.TimerHandle | None = None  # before the next attempt
 
     def start(self) -> None:
         """Begin the first attempt. Raises Refusal when its OPEN cannot be written; nothing was sent then."""
-        attempt = self._open(self.plan.routes[0])
+        attempt = self._open(self.plan.route)
         self._services.began(self)
         attempt.send()
 
@@ -154,7 +154,7 @@ class Execution:
             self._give_up(Refusal(step.code, retry_after_s=step.retry_after_s))
             return
         self._record(attempt, outcome, bill, failure.code, is_final=False)
-        live = next(live for live in self.plan.routes if live.route is step.route)
+        live = next(live for live in self._routes if live.route is step.route)
         if step.delay_s:
             self._pause = self._loop.call_later(step.delay_s, self._try, live)
         else:
@@ -185,8 +185,9 @@ class Execution:
         is_over = self.is_committed or self._caller is None or outcome in (Outcome.DISCONNECTED, Outcome.CUT_OFF)
         if is_over:
             return GiveUp(code=self._results[-1].failure.code, retry_after_s=None)
-        routes = tuple(live.route for live in self.plan.routes)
-        return next_step(routes, self._results, self._services.dice)
+        if not self._routes:
+            self._routes = (self.plan.route, *self.plan.alternatives())
+        return next_step(tuple(live.route for live in self._routes), self._results, self._services.dice)
 
     def _try(self, live: LiveRoute) -> None:
         self._pause = None
@@ -218,7 +219,8 @@ class Execution:
             self._caller.on_failed(refusal)
 
     def _open(self, live: LiveRoute) -> Attempt:
-        attempt = Attempt(self, live, len(self._results) + 1, self._services.ids.new(), self._now_ms())
+        number = len(self._results) + 1
+        attempt = Attempt(self, live, number, ids.sibling(self.plan.execution_id, number), self._now_ms())
         self._services.books.opened(attempt.record)
         self._attempt = attempt
         return attempt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -40,7 +40,8 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     model: Model
     prices: PriceRow
     price_version: int
-    routes: tuple[LiveRoute, ...]  # in the order of preference
+    route: LiveRoute  # to try first
+    alternatives: Callable[[], tuple[LiveRoute, ...]]  # every other one, in the order of preference
     hold: Hold
     ceiling: Ceiling  # of units; the hold covers it on the dearest route
     output_tokens_max: int | None  # to be asked of the provider where the caller set no maximum

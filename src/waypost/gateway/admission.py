@@ -13,8 +13,8 @@ from waypost.kit.money import Nanos
 from waypost.metering.estimate import Ceiling, affordable_output_tokens, likely_tokens, upper_bound
 from waypost.metering.estimate import ceiling as ceiling_of
 from waypost.policy.catalogue import Model
-from waypost.policy.routing import order
-from waypost.policy.snapshot import View
+from waypost.policy.routing import draw, order
+from waypost.policy.snapshot import ModelView, View
 from waypost.tenancy.api_key import ApiKey
 from waypost.wire.openai_chat import ChatRequest
 
@@ -29,7 +29,8 @@ class Admission(msgspec.Struct, frozen=True, gc=False):
     request: ChatRequest
     model: Model
     view_version: int
-    routes: tuple[LiveRoute, ...]
+    route: LiveRoute  # to try first
+    alternatives: Callable[[], tuple[LiveRoute, ...]]  # every other one, in order
     ceiling: Ceiling
     hold_nanos: Nanos
     output_tokens_max: int | None  # to be asked of the provider; None when the caller set a maximum
@@ -46,12 +47,16 @@ def admit(
     model = found.model
     if model.modality != "chat":
         raise Refusal(ErrorCode.INPUT_VALIDATION_ERROR, "This model does not take chat completions.", param="model")
-    ordered = [fleet.live(model.slug, route) for route in order(found.routes, dice)]
-    routes = tuple(live for live in ordered if live is not None)
-    if not routes:
-        raise Refusal(ErrorCode.MODEL_UNAVAILABLE)
-    # Deployments whose every credential rests after a 429 come last.
-    routes = tuple(sorted(routes, key=lambda live: not live.is_rested(now_s))) if len(routes) > 1 else routes
+    first = fleet.live(model.slug, draw(found, dice))
+    if first is None or not first.is_rested(now_s):
+        ranked = _rank(found, fleet, dice, now_s)
+        if not ranked:
+            raise Refusal(ErrorCode.MODEL_UNAVAILABLE)
+        first = ranked[0]
+
+    def alternatives() -> tuple[LiveRoute, ...]:
+        return tuple(live for live in _rank(found, fleet, dice, now_s) if live is not first)
+
     wanted = request.output_tokens_max
     output_tokens_max = min(wanted or OUTPUT_TOKENS_DEFAULT, model.max_output)
     ceiling = _ceiling(request, model, output_tokens_max)
@@ -59,12 +64,19 @@ def admit(
         request=request,
         model=model,
         view_version=view.version,
-        routes=routes,
+        route=first,
+        alternatives=alternatives,
         ceiling=ceiling,
         hold_nanos=upper_bound(ceiling, model.price),
         output_tokens_max=None if wanted else output_tokens_max,
         input_estimate=min(likely_tokens(request.text_bytes), model.context_window),
     )
+
+
+def _rank(found: ModelView, fleet: Fleet, dice: Callable[[], float], now_s: float) -> list[LiveRoute]:
+    """Every route that can be called, by priority and weight; those whose every credential rests after a 429 last."""
+    ordered = [fleet.live(found.model.slug, route) for route in order(found.routes, dice)]
+    return sorted((live for live in ordered if live is not None), key=lambda live: not live.is_rested(now_s))
 
 
 def shrink(admission: Admission, available_nanos: Nanos) -> Admission:

@@ -184,7 +184,8 @@ class Gateway:
             model=admission.model,
             prices=admission.model.price,
             price_version=admission.view_version,
-            routes=admission.routes,
+            route=admission.route,
+            alternatives=admission.alternatives,
             hold=hold,
             ceiling=admission.ceiling,
             output_tokens_max=admission.output_tokens_max,
@@ -200,7 +201,6 @@ class Gateway:
         relay.attach(execution)
 
     def _relay(self, arrival: Arrival, admission: Admission) -> PlainRelay | StreamRelay:
-        request_id = ids.text("req", arrival.id)
         headers = _id_headers(arrival.id) + arrival.limit_headers
         identity = AnswerIdentity(
             completion_id="chatcmpl-" + arrival.id.hex(),
@@ -212,12 +212,12 @@ class Gateway:
             uses_functions=admission.request.uses_functions,
         )
         if not admission.request.is_stream:
-            return PlainRelay(arrival.exchange, headers, identity, request_id)
+            return PlainRelay(arrival.exchange, headers, identity, arrival.id)
         return StreamRelay(
             arrival.exchange,
             headers,
             identity,
-            request_id,
+            arrival.id,
             include_usage=admission.request.include_usage,
             open_streams=self._open_streams,
         )

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from waypost.dispatch.execution import Execution
+from waypost.kit import ids
 from waypost.kit.errors import Refusal
 from waypost.kit.money import Nanos, format_usd
 from waypost.transport.exchange import Exchange
@@ -28,7 +29,7 @@ class PlainRelay:
 
     __slots__ = ("_exchange", "_headers", "_identity", "_request_id")
 
-    def __init__(self, exchange: Exchange, headers: bytes, identity: AnswerIdentity, request_id: str) -> None:
+    def __init__(self, exchange: Exchange, headers: bytes, identity: AnswerIdentity, request_id: bytes) -> None:
         self._exchange = exchange
         self._headers = headers
         self._identity = identity
@@ -46,7 +47,7 @@ class PlainRelay:
         self._exchange.respond(200, JSON_TYPE + self._headers, body)
 
     def on_failed(self, refusal: Refusal) -> None:
-        body = render_error("openai", refusal, self._request_id)
+        body = render_error("openai", refusal, ids.text("req", self._request_id))
         self._exchange.respond(refusal.code.status, JSON_TYPE + self._headers + error_headers(refusal), body)
 
     def on_broken(self) -> None:
@@ -63,7 +64,7 @@ class StreamRelay:
         exchange: Exchange,
         headers: bytes,
         identity: AnswerIdentity,
-        request_id: str,
+        request_id: bytes,
         *,
         include_usage: bool,
         open_streams: OpenStreams,
@@ -100,9 +101,9 @@ class StreamRelay:
     def on_failed(self, refusal: Refusal) -> None:
         self._open_streams.discard(self)
         if self._is_begun:
-            self._exchange.end(self._renderer.fail(refusal, self._request_id))
+            self._exchange.end(self._renderer.fail(refusal, ids.text("req", self._request_id)))
             return
-        body = render_error("openai", refusal, self._request_id)
+        body = render_error("openai", refusal, ids.text("req", self._request_id))
         self._exchange.respond(refusal.code.status, JSON_TYPE + self._headers + error_headers(refusal), body)
 
     def on_broken(self) -> None:

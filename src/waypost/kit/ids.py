@@ -7,11 +7,13 @@ In memory, in the journal and in the database an id is its 16 raw bytes; people 
 from __future__ import annotations
 
 import os
+import struct
 import time
+from collections.abc import Callable
 
-_RANDOM_BLOCK = 4096  # one getrandom(2) serves 409 ids
+_BLOCK = struct.Struct(">512Q")  # one getrandom(2) serves 512 ids
 _UUID7_VERSION = 0x7000
-_UUID_VARIANT = 0x8000
+_UUID_VARIANT = 0x2 << 62
 
 
 class Ids:
@@ -20,29 +22,29 @@ class Ids:
     `now_ns` and `entropy` are arguments so that a simulation can replay a run. Not for use across threads or `fork`.
     """
 
-    __slots__ = ("_block", "_entropy", "_last", "_now_ns", "_offset")
+    __slots__ = ("_entropy", "_last", "_now_ns", "_tails")
 
-    def __init__(self, now_ns: object = None, entropy: object = None) -> None:
-        self._now_ns = now_ns if callable(now_ns) else time.time_ns
-        self._entropy = entropy if callable(entropy) else os.urandom
-        self._block = b""
-        self._offset = 0
+    def __init__(self, now_ns: Callable[[], int] = time.time_ns, entropy: Callable[[int], bytes] = os.urandom) -> None:
+        self._now_ns = now_ns
+        self._entropy = entropy
+        self._tails: list[int] = []
         self._last = 0  # milliseconds << 12 | sequence
 
     def new(self) -> bytes:
         """Sixteen bytes: 48 bits of Unix milliseconds, a 12-bit sequence within the millisecond, 62 random bits."""
-        stamp = (self._now_ns() // 1_000_000) << 12
+        stamp = self._now_ns() // 1_000_000 << 12
         if stamp <= self._last:
             stamp = self._last + 1
         self._last = stamp
-        at = self._offset
-        if at + 8 > len(self._block):
-            self._block = self._entropy(_RANDOM_BLOCK)
-            at = 0
-        self._offset = at + 8
-        tail = int.from_bytes(self._block[at : at + 8], "big") >> 2
-        head = (stamp >> 12) << 16 | _UUID7_VERSION | (stamp & 0xFFF)
-        return (head << 64 | _UUID_VARIANT << 48 | tail).to_bytes(16, "big")
+        if not self._tails:
+            self._tails.extend(_BLOCK.unpack(self._entropy(_BLOCK.size)))
+        head = stamp >> 12 << 16 | _UUID7_VERSION | stamp & 0xFFF
+        return (head << 64 | _UUID_VARIANT | self._tails.pop() >> 2).to_bytes(16, "big")
+
+
+def sibling(raw: bytes, number: int) -> bytes:
+    """An id of the same moment that belongs to another: the attempts (1 … 3) of an execution."""
+    return raw[:15] + bytes((raw[15] ^ number,))
 
 
 def text(kind: str, raw: bytes) -> str:

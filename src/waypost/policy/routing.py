@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from waypost.policy.snapshot import Route
+from waypost.policy.snapshot import ModelView, Route
+
+
+def draw(model: ModelView, dice: Callable[[], float]) -> Route:
+    """The route to try first: one of the best priority, by weight. `dice` rolls in [0, 1)."""
+    weights = model.weights
+    if len(weights) == 1:
+        return model.routes[0]
+    return model.routes[bisect_right(weights, int(dice() * weights[-1]))]
 
 
 def order(routes: Sequence[Route], dice: Callable[[], float]) -> tuple[Route, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import msgspec
 
 from waypost.policy.catalogue import Catalogue, Deployment, Model, Provider
@@ -15,10 +17,13 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class ModelView(msgspec.Struct, frozen=True):
-    """A model and its routes, by priority and then in the order of the catalogue."""
+    """A model and its routes, by priority and then in the order of the catalogue.
+
+    The first `len(weights)` routes share the best priority; `weights` are their sums so far, for a draw."""
 
     model: Model
     routes: tuple[Route, ...]
+    weights: tuple[int, ...]
 
 
 class View(msgspec.Struct, frozen=True):
@@ -50,7 +55,9 @@ def build_view(catalogue: Catalogue, version: int) -> View:
     by_length: dict[int, dict[str, ModelView]] = {}
     for model in catalogue.models:
         by_priority = sorted(model.deployments, key=lambda deployment: deployment.priority)
-        view = ModelView(model, tuple(Route(each, providers[each.provider]) for each in by_priority))
+        best = [each.weight for each in by_priority if each.priority == by_priority[0].priority]
+        routes = tuple(Route(each, providers[each.provider]) for each in by_priority)
+        view = ModelView(model, routes, tuple(accumulate(best)))
         models.append(view)
         exact[model.slug] = view
         for alias in model.aliases:

@@ -60,10 +60,17 @@ _decode_any = msgspec.json.Decoder().decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
+COUNTED_EVERY = 32
+"""Of so many answers one is read a second time, to count its fields outside the closed set."""
+
+
 class OpenAIChat:
     """See `providers.kind.ProviderKind`."""
 
-    __slots__ = ()
+    __slots__ = ("_answers",)
+
+    def __init__(self) -> None:
+        self._answers = 0
 
     def prepare(self, target: Target) -> Target:
         return msgspec.structs.replace(target, head=_head(target))
@@ -90,21 +97,26 @@ class OpenAIChat:
         target: Target | None = None,
     ) -> tuple[Completion, Usage | None]:
         expose, rules = (target.expose, target.error_rules) if target is not None else ((), ())
+        self._answers += 1
         try:
             answer = _decode_answer(body)
             if answer.error is not ABSENT and is_error(answer.error):
                 raise UpstreamError(failure_of(error_of(200, {"error": _decode_any(answer.error)}), rules))
             choices = [_choice(choice, at) for at, choice in enumerate(answer.choices or ())]
-            unknown, exposed_top, exposed = unknown_and_exposed(body, "message", expose)
+            looks_closer = bool(expose) or self._answers % COUNTED_EVERY == 1
+            closer = unknown_and_exposed(body, "message", expose) if looks_closer else None
         except (ValueError, RecursionError):
             # From the decoder: not JSON, cut off, not UTF-8, of wrong types, out of range or too deep.
             raise BadAnswer from None
-        for choice, fields in zip(choices, exposed, strict=True):
-            choice.exposed = fields
+        completion = Completion(choices)
+        if closer is not None:
+            completion.unknown_fields, completion.exposed, exposed = closer
+            for choice, fields in zip(choices, exposed, strict=True):
+                choice.exposed = fields
         choices.sort(key=_index)
         if [choice.index for choice in choices] != list(range(n)):
             raise BadAnswer  # fewer, more or other choices than were asked for
-        return Completion(choices, exposed_top, unknown), usage_of(answer.usage)
+        return completion, usage_of(answer.usage)
 
     def failure(self, status: int, headers: Mapping[bytes, bytes], body: bytes, rules: Sequence[ErrorRule]) -> Failure:
         return failure_of(read_error(status, body), rules, retry_after_s(headers))

@@ -75,7 +75,7 @@ class Choice(msgspec.Struct, gc=False):
 
 
 class Completion(msgspec.Struct, gc=False):
-    """A whole answer: choices in the order of their indexes. `unknown_fields` counts what was dropped."""
+    """A whole answer: choices in the order of their indexes. `unknown_fields` is what was dropped, if counted."""
 
     choices: list[Choice]
     exposed: dict[str, bytes] | None = None
