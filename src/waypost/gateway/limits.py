@@ -11,6 +11,14 @@ from waypost.policy.rate_limit import Decision, Window
 from waypost.tenancy.api_key import ApiKey
 
 
+class LimitExceeded(Refusal):
+    """RATE_LIMITED (429), with the `x-ratelimit-*` header lines that belong to it."""
+
+    def __init__(self, decision: Decision, headers: bytes) -> None:
+        super().__init__(ErrorCode.RATE_LIMITED, retry_after_s=max(1, math.ceil(decision.reset_s)))
+        self.headers = headers
+
+
 class Reservation(msgspec.Struct, frozen=True, gc=False):
     """Tokens counted before a call, of whose true number nobody knows yet."""
 
@@ -28,23 +36,23 @@ class KeyLimits:
     def take(self, api_key: ApiKey, *, now_s: float, now_unix_s: float, tokens: int) -> bytes:
         """Count a request and reserve its tokens; the `x-ratelimit-*` header lines, b"" without a request limit.
 
-        Raises Refusal RATE_LIMITED (429) with the seconds after which it fits; then nothing is counted."""
+        Raises LimitExceeded with the seconds after which it fits; then nothing is counted."""
         if api_key.requests_per_minute is None and api_key.tokens_per_minute is None:
             return b""
         requests, tokens_window = self._of(api_key)
         if tokens_window is not None:
-            _refuse_over(tokens_window.take(now_s, tokens))
+            decision = tokens_window.take(now_s, tokens)
+            if not decision.is_allowed:
+                untouched = None if requests is None else requests.take(now_s, 0)
+                raise LimitExceeded(decision, _headers(untouched, now_unix_s))
         if requests is None:
             return b""
         decision = requests.take(now_s, 1)
-        if not decision.is_allowed and tokens_window is not None:
-            tokens_window.correct(now_s, -tokens, taken_at_s=now_s)
-        _refuse_over(decision)
-        return b"x-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n" % (
-            decision.limit,
-            decision.remaining,
-            math.ceil(now_unix_s + decision.reset_s),
-        )
+        if not decision.is_allowed:
+            if tokens_window is not None:
+                tokens_window.correct(now_s, -tokens, taken_at_s=now_s)
+            raise LimitExceeded(decision, _headers(decision, now_unix_s))
+        return _headers(decision, now_unix_s)
 
     def correct(self, reserved: Reservation, used_tokens: int, now_s: float) -> None:
         """Replace what was reserved by what was used."""
@@ -67,6 +75,11 @@ def _limit_of(windows: tuple[Window | None, Window | None]) -> tuple[int | None,
     return None if requests is None else requests.per_minute, None if tokens is None else tokens.per_minute
 
 
-def _refuse_over(decision: Decision) -> None:
-    if not decision.is_allowed:
-        raise Refusal(ErrorCode.RATE_LIMITED, retry_after_s=max(1, math.ceil(decision.reset_s)))
+def _headers(requests: Decision | None, now_unix_s: float) -> bytes:
+    if requests is None:
+        return b""
+    return b"x-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n" % (
+        requests.limit,
+        requests.remaining,
+        math.ceil(now_unix_s + requests.reset_s),
+    )

@@ -20,7 +20,7 @@ from waypost.dispatch.ports import Plan
 from waypost.gateway.access import Keyring
 from waypost.gateway.admission import Admission, admit, shrink, too_dear
 from waypost.gateway.journal import JournalFailed, JournalFull
-from waypost.gateway.limits import KeyLimits, Reservation
+from waypost.gateway.limits import KeyLimits, LimitExceeded, Reservation
 from waypost.gateway.models import list_models, show_model
 from waypost.gateway.ports import LedgerUnavailable
 from waypost.gateway.relay import JSON_TYPE, OpenStreams, PlainRelay, StreamRelay
@@ -103,6 +103,8 @@ class Gateway:
         request_id = self._ids.new()
         try:
             self._route(exchange, request_id)
+        except LimitExceeded as refusal:
+            self._refuse(exchange, refusal, request_id, refusal.headers)
         except Refusal as refusal:
             self._refuse(exchange, refusal, request_id)
 
