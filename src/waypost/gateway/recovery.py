@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from waypost.gateway.journal import Journal
-from waypost.gateway.segment import run_of, segment_paths
+from waypost.gateway.segment import read_written, run_of, segment_paths
 from waypost.ledger.journal_format import Record, read_segment
 from waypost.ledger.record import ClosedAttempt
 from waypost.ledger.replay import replay
@@ -59,7 +59,7 @@ def _read(paths: Sequence[Path], damages: list[Damage]) -> Iterator[Record]:
         # By LSN, because an emergency segment is made long before it is used.
         for path in sorted(of_run, key=_first_lsn):
             damaged_at: list[int] = []
-            for lsn, record in read_segment(path.read_bytes(), damaged_at):
+            for lsn, record in read_segment(read_written(path), damaged_at):
                 if lsn_before is not None and lsn != lsn_before + 1 and not damaged_at:
                     damaged_at.append(-1)
                 lsn_before = lsn
