@@ -142,6 +142,8 @@ class Execution:
             what = "credential" if failure.is_our_credential else "model name"
             emit(RefusedByProvider(provider=live.provider.id, deployment=live.deployment.id, refused=what))
         if failure is None:
+            if self._caller is None:
+                outcome = Outcome.DISCONNECTED  # drained to its end, for nobody
             self._record(attempt, outcome, bill, ErrorCode.INTERNAL_ERROR, is_final=True)
             self._services.ended(self)
             if self._caller is not None:
