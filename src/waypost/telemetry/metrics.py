@@ -1,4 +1,8 @@
-"""Counters of one process. Plain integers on the hot path (0.1 µs); prometheus-client renders them when asked."""
+"""Counters of one process. Plain integers on the hot path (0.1 µs); prometheus-client renders them when asked.
+
+A metric is kept for as long as the operator likes, so its labels are from an allow-list, and none has as many values as
+there are requests or callers.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,15 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+LABELS = {
+    # name of the label → what may stand in it
+    "provider": "id from the operator's own configuration",
+    "deployment": "id from the operator's own configuration",
+    "model": "slug from the operator's own configuration",
+    "outcome": "how an attempt or an execution ended",
+    "code": "canonical error code",
+    "child": "name of one of our processes",
+}
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
@@ -74,11 +87,15 @@ class Page(Collector):
         self._registry.register(self)
 
     def counter(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Counter:
+        """Raises KeyError for a label outside LABELS."""
+        _check(labels)
         part = Counter(name, documentation, labels)
         self._parts.append(part)
         return part
 
     def histogram(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Histogram:
+        """Raises KeyError for a label outside LABELS."""
+        _check(labels)
         part = Histogram(name, documentation, labels)
         self._parts.append(part)
         return part
@@ -92,3 +109,9 @@ class Page(Collector):
 
     def render(self) -> bytes:
         return generate_latest(self._registry)
+
+
+def _check(labels: tuple[str, ...]) -> None:
+    for label in labels:
+        if label not in LABELS:
+            raise KeyError(f"{label} is not on the list of labels")
