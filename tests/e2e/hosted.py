@@ -51,7 +51,11 @@ class HostedStack:
         try:
             yield
         finally:
-            self.run(_call(self.stack.sim.disarm))
+            self.disarm()
+
+    def disarm(self) -> None:
+        """The simulator's providers behave again."""
+        self.run(_call(self.stack.sim.disarm))
 
     def make_key(self, *, usd: int = 1, limits: Limits | None = None) -> str:
         """A key of a new organisation, known to the gateway."""
