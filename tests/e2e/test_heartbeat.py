@@ -76,7 +76,6 @@ class Relaying:
         self.dispatcher = Dispatcher(
             books=self.books,
             clock=SystemClock(),
-            ids=self.ids,
             dice=lambda: 0.0,
             attempts_counted=Counter("attempts", "", ("provider", "deployment", "outcome")),
             fields_dropped=Counter("dropped", ""),
@@ -91,15 +90,8 @@ class Relaying:
             org_id=key.org_id,
             api_key_id=key.id,
             accepted_at_ms=1,
-            request=admission.request,
-            model=admission.model,
-            prices=admission.model.price,
-            price_version=1,
-            routes=admission.routes,
+            admission=admission,
             hold=PaidHold(),
-            ceiling=admission.ceiling,
-            output_tokens_max=admission.output_tokens_max,
-            input_estimate=admission.input_estimate,
         )
         identity = AnswerIdentity(
             completion_id="chatcmpl-1",
@@ -110,7 +102,7 @@ class Relaying:
             wants_logprobs=False,
             uses_functions=False,
         )
-        relay = StreamRelay(exchange, b"", identity, "req_1", include_usage=False, open_streams=self.open_streams)
+        relay = StreamRelay(exchange, b"", identity, bytes(16), include_usage=False, open_streams=self.open_streams)
         relay.attach(self.dispatcher.begin(plan, relay))
 
     async def ask(self) -> Answer:

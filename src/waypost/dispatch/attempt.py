@@ -112,13 +112,13 @@ class Attempt:
             org_id=plan.org_id,
             api_key_id=plan.api_key_id,
             hold_nanos=plan.hold.amount_nanos,
-            cost_bound_nanos=upper_bound(plan.ceiling, live.costs),
-            price_version=plan.price_version,
+            cost_bound_nanos=upper_bound(plan.admission.ceiling, live.costs),
+            price_version=plan.admission.price_version,
             attempt_number=number,
             opened_at_ms=opened_at_ms,
             accepted_at_ms=plan.accepted_at_ms,
-            is_stream=plan.request.is_stream,
-            model=plan.model.slug,
+            is_stream=plan.admission.request.is_stream,
+            model=plan.admission.model.slug,
             provider=live.provider.id,
             deployment=live.deployment.id,
         )
@@ -127,9 +127,9 @@ class Attempt:
         """Hand the request to the provider. The OPEN record has been written before."""
         plan = self._owner.plan
         head, body = self.live.kind.call(
-            plan.request, self._credential.target, output_tokens_max=plan.output_tokens_max
+            plan.admission.request, self._credential.target, output_tokens_max=plan.admission.output_tokens_max
         )
-        if plan.request.is_stream:
+        if plan.admission.request.is_stream:
             # No bound on its length: the reader bounds each event, the hold the whole.
             timeouts, bytes_max = self.live.stream_timeouts, UNBOUNDED
         else:
@@ -142,10 +142,10 @@ class Attempt:
         self._status = status
         self._headers = headers
         plan = self._owner.plan
-        is_events = plan.request.is_stream and status == 200
+        is_events = plan.admission.request.is_stream and status == 200
         # Some providers answer a streamed call with a whole JSON object when they refuse it.
         if is_events and not headers.get(b"content-type", b"").startswith(b"application/json"):
-            self._reader = self.live.kind.stream(n=plan.request.n, target=self._credential.target)
+            self._reader = self.live.kind.stream(n=plan.admission.request.n, target=self._credential.target)
 
     def on_data(self, data: bytes) -> None:
         if self._is_ended:
@@ -224,7 +224,7 @@ class Attempt:
 
     def _finish_plain(self, body: bytes) -> None:
         try:
-            request = self._owner.plan.request
+            request = self._owner.plan.admission.request
             completion, usage = self.live.kind.completion(
                 self._headers, body, n=request.n, target=self._credential.target
             )
@@ -257,7 +257,7 @@ class Attempt:
         elif self._owner.is_committed:
             bill = self._bill_received()
         else:
-            bill = bill_lost(input_estimate=self._owner.plan.input_estimate, costs=self.live.costs)
+            bill = bill_lost(input_estimate=self._owner.plan.admission.input_estimate, costs=self.live.costs)
         self._end(Outcome.FAILED, bill, failure)
 
     def abandon(self) -> None:
@@ -280,18 +280,18 @@ class Attempt:
         plan = self._owner.plan
         metered = meter(
             reported,
-            input_estimate=plan.input_estimate,
+            input_estimate=plan.admission.input_estimate,
             output_estimate=likely_tokens(output_bytes),
-            context_window=plan.model.context_window,
-            max_output=plan.model.max_output,
-            n=plan.request.n,
+            context_window=plan.admission.model.context_window,
+            max_output=plan.admission.model.max_output,
+            n=plan.admission.request.n,
         )
         if metered.is_alarming:
             self._owner.usage_was_doubtful(self)
         bill = bill_delivered(
             metered.usage,
             is_estimated=metered.is_estimated,
-            prices=plan.prices,
+            prices=plan.admission.model.price,
             costs=self.live.costs,
             hold_nanos=plan.hold.amount_nanos,
             has_output=has_output,

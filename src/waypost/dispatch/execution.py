@@ -76,7 +76,7 @@ class Execution:
 
     def start(self) -> None:
         """Begin the first attempt. Raises Refusal when its OPEN cannot be written; nothing was sent then."""
-        attempt = self._open(self.plan.route)
+        attempt = self._open(self.plan.admission.route)
         self._services.began(self)
         attempt.send()
 
@@ -188,7 +188,7 @@ class Execution:
         if is_over:
             return GiveUp(code=self._results[-1].failure.code, retry_after_s=None)
         if not self._routes:
-            self._routes = (self.plan.route, *self.plan.alternatives())
+            self._routes = (self.plan.admission.route, *self.plan.admission.alternatives())
         return next_step(tuple(live.route for live in self._routes), self._results, self._services.dice)
 
     def _try(self, live: LiveRoute) -> None:

@@ -12,7 +12,6 @@ from waypost.kit.errors import Refusal
 from waypost.kit.money import Nanos
 from waypost.ledger.record import ClosedAttempt, Open
 from waypost.metering.estimate import Ceiling
-from waypost.metering.price import PriceRow
 from waypost.policy.catalogue import Model
 from waypost.wire.canonical import Usage
 from waypost.wire.openai_chat import ChatRequest
@@ -29,23 +28,29 @@ class Hold(Protocol):
     def amount_nanos(self) -> Nanos: ...
 
 
+class Admission(msgspec.Struct, frozen=True, gc=False):
+    """A request that may go ahead, and what it needs."""
+
+    request: ChatRequest
+    model: Model
+    price_version: int  # catalogue version whose prices count
+    route: LiveRoute  # to try first
+    alternatives: Callable[[], tuple[LiveRoute, ...]]  # every other one, in the order of preference
+    ceiling: Ceiling  # of units
+    hold_nanos: Nanos  # covers the ceiling
+    output_tokens_max: int | None  # to be asked of the provider; None when the caller set a maximum
+    input_estimate: int  # tokens, for when nobody counted
+
+
 class Plan(msgspec.Struct, frozen=True, gc=False):
-    """Everything decided at admission."""
+    """An execution to be begun: who asked for it, when, and the money set aside."""
 
     execution_id: bytes
     org_id: bytes
     api_key_id: bytes
     accepted_at_ms: int
-    request: ChatRequest
-    model: Model
-    prices: PriceRow
-    price_version: int
-    route: LiveRoute  # to try first
-    alternatives: Callable[[], tuple[LiveRoute, ...]]  # every other one, in the order of preference
+    admission: Admission
     hold: Hold
-    ceiling: Ceiling  # of units; the hold covers it on the dearest route
-    output_tokens_max: int | None  # to be asked of the provider where the caller set no maximum
-    input_estimate: int  # tokens, for when nobody counted
 
 
 class Books(Protocol):

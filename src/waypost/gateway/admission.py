@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from waypost.dispatch.fleet import Fleet, LiveRoute
+from waypost.dispatch.ports import Admission
 from waypost.gateway.models import may_call, unknown_model
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.money import Nanos
@@ -21,20 +22,6 @@ from waypost.wire.openai_chat import ChatRequest
 OUTPUT_TOKENS_DEFAULT = 8_192  # held, and asked of the provider, for a caller who sets no maximum
 IMAGE_TOKENS_MAX = 4_096  # of input per image; more than the usual tilings come to
 SHRUNK_TOKENS_MIN = 16  # a shorter answer than this is of no use to anybody
-
-
-class Admission(msgspec.Struct, frozen=True, gc=False):
-    """A request that may go ahead, and what it needs."""
-
-    request: ChatRequest
-    model: Model
-    view_version: int
-    route: LiveRoute  # to try first
-    alternatives: Callable[[], tuple[LiveRoute, ...]]  # every other one, in order
-    ceiling: Ceiling
-    hold_nanos: Nanos
-    output_tokens_max: int | None  # to be asked of the provider; None when the caller set a maximum
-    input_estimate: int
 
 
 def admit(
@@ -63,7 +50,7 @@ def admit(
     return Admission(
         request=request,
         model=model,
-        view_version=view.version,
+        price_version=view.version,
         route=first,
         alternatives=alternatives,
         ceiling=ceiling,

@@ -16,9 +16,9 @@ import msgspec
 
 from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
-from waypost.dispatch.ports import Plan
+from waypost.dispatch.ports import Admission, Plan
 from waypost.gateway.access import Keyring
-from waypost.gateway.admission import Admission, admit, shrink, too_dear
+from waypost.gateway.admission import admit, shrink, too_dear
 from waypost.gateway.journal import JournalFailed, JournalFull
 from waypost.gateway.limits import KeyLimits, LimitExceeded, Reservation
 from waypost.gateway.models import list_models, show_model
@@ -182,16 +182,8 @@ class Gateway:
             org_id=arrival.api_key.org_id,
             api_key_id=arrival.api_key.id,
             accepted_at_ms=arrival.at_ms,
-            request=admission.request,
-            model=admission.model,
-            prices=admission.model.price,
-            price_version=admission.view_version,
-            route=admission.route,
-            alternatives=admission.alternatives,
+            admission=admission,
             hold=hold,
-            ceiling=admission.ceiling,
-            output_tokens_max=admission.output_tokens_max,
-            input_estimate=admission.input_estimate,
         )
         relay = self._relay(arrival, admission)
         try:

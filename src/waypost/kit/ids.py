@@ -43,8 +43,8 @@ class Ids:
 
 
 def sibling(raw: bytes, number: int) -> bytes:
-    """An id of the same moment that belongs to another: the attempts (1 … 3) of an execution."""
-    return raw[:15] + bytes((raw[15] ^ number,))
+    """The ids, in order, of what belongs to another id: the attempts (`number` 1 … 3) of an execution."""
+    return raw[:15] + bytes((raw[15] & 0xFC | number,))
 
 
 def text(kind: str, raw: bytes) -> str:
