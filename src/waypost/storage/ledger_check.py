@@ -89,7 +89,7 @@ class LedgerCheck(msgspec.Struct, frozen=True):
 async def check_ledger(pool: Pool) -> LedgerCheck:
     """Every rule over one view of the books; lines of what breaks them. `pool` is the app's."""
     violations = []
-    async with pool.system(is_view=True) as connection:
+    async with pool.system(is_view=True, is_patient=True) as connection:
         await connection.execute("SET LOCAL statement_timeout = 0")
         for statement, kind, sentence in _RULES:
             rows = await (await connection.execute(statement)).fetchmany(VIOLATIONS_MAX)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -23,41 +26,49 @@ _SETTINGS = {
     "idle_in_transaction_session_timeout": "10s",
 }
 _CONNECT_S = 5
+# A server that is frozen, or that a network has lost, sends neither an answer nor an error. More than a statement may
+# take; reading all of the books may take longer.
+ANSWER_S = 10.0
 _UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
 class Pool:
     """Up to `size` connections to one database. For one event loop."""
 
-    def __init__(self, conninfo: str, role: Role, *, size: int = 8) -> None:
+    def __init__(self, conninfo: str, role: Role, *, size: int = 8, answer_s: float = ANSWER_S) -> None:
         self._conninfo = conninfo
+        self._answer_s = answer_s
         self._role = role
         self._idle: list[AsyncConnection] = []  # the last one used is the first one lent
         self._places = asyncio.Semaphore(size)
         self._is_closed = False
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[AsyncConnection]:
-        """A connection in autocommit. Raises LedgerUnavailable when the server did not answer or gave up, without
-        any text of its own; whatever was the statement's own fault comes through."""
+    async def connection(self, *, is_patient: bool = False) -> AsyncIterator[AsyncConnection]:
+        """A connection in autocommit, for `answer_s` or, to who is patient, for as long as it takes. Raises
+        LedgerUnavailable when the server did not answer or gave up, without any text of its own; whatever was the
+        statement's own fault comes through."""
         async with self._places:
             try:
                 connection = self._idle.pop() if self._idle else await connect(self._conninfo, self._role)
             except _UNREACHABLE:
                 raise LedgerUnavailable from None
+            limit = None if is_patient else asyncio.get_running_loop().call_later(self._answer_s, _hang_up, connection)
             try:
                 yield connection
             except _UNREACHABLE:
                 raise LedgerUnavailable from None
             finally:
+                if limit is not None:
+                    limit.cancel()
                 await self._take_back(connection)
 
     @asynccontextmanager
-    async def system(self, *, is_view: bool = False) -> AsyncIterator[AsyncConnection]:
+    async def system(self, *, is_view: bool = False, is_patient: bool = False) -> AsyncIterator[AsyncConnection]:
         """A transaction that sees every organisation: for sweeps, snapshots and the operator's commands.
 
         As a view it changes nothing, and all its statements see the same moment."""
-        async with self.connection() as connection, connection.transaction():
+        async with self.connection(is_patient=is_patient) as connection, connection.transaction():
             if is_view:
                 await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             await connection.execute("SET LOCAL waypost.scope = 'system'")
@@ -90,9 +101,17 @@ class Pool:
             await self._idle.pop().close()
 
 
+def _hang_up(connection: AsyncConnection) -> None:
+    """End the conversation from our side: who waits for an answer sees the connection closed. Cancelling the wait
+    would first ask the server to cancel, and wait for that."""
+    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.pgconn.socket)) as same:
+        same.shutdown(socket.SHUT_RDWR)
+
+
 async def connect(conninfo: str, role: Role) -> AsyncConnection:
     """A connection that has taken the role and cannot wait for ever. Raises psycopg.OperationalError."""
     connection = await AsyncConnection.connect(conninfo, autocommit=True, connect_timeout=_CONNECT_S)
+    limit = asyncio.get_running_loop().call_later(_CONNECT_S, _hang_up, connection)
     try:
         settings = {"role": role.value, **_SETTINGS}
         calls = ", ".join("set_config(%s, %s, false)" for _ in settings)
@@ -100,4 +119,6 @@ async def connect(conninfo: str, role: Role) -> AsyncConnection:
     except BaseException:
         await connection.close()
         raise
+    finally:
+        limit.cancel()
     return connection
