@@ -31,3 +31,13 @@ async def test_a_stream_says_the_same_and_costs_the_same(database: str, tmp_path
         assert streamed.chunks[-1]["usage"] == plain.json["usage"]
         first, second = await stack.executions(2)
         assert first["charge"] == second["charge"] > 0
+
+
+async def test_a_caller_who_asks_for_more_than_the_model_gives_costs_nobody_more_than_the_hold(
+    database: str, tmp_path: Path
+) -> None:
+    async with Stack(database, tmp_path) as stack:
+        answer = await stack.chat(ask("Long\nsim: words=9000", max_tokens=20_000))
+        assert answer.json["usage"]["completion_tokens"] == 8192
+        await stack.executions(1)
+        assert [event for event in stack.log if event["event"] == "HoldOverrun"] == []

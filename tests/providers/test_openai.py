@@ -125,11 +125,16 @@ def test_usage_is_always_asked_for_when_streaming() -> None:
     assert "stream_options" not in sent({})
 
 
-def test_an_output_bound_is_added_only_where_the_caller_gave_none() -> None:
+def test_an_output_bound_holds_where_the_caller_gave_none_or_a_higher_one() -> None:
     assert sent({}, output_tokens_max=50)["max_completion_tokens"] == 50
     assert sent({"max_completion_tokens": None}, output_tokens_max=50)["max_completion_tokens"] == 50
     assert "max_completion_tokens" not in sent({"max_tokens": 7}, output_tokens_max=50)
     assert "max_completion_tokens" not in sent({})
+    assert sent({"max_tokens": 7}, output_tokens_max=50)["max_tokens"] == 7
+    assert sent({"max_tokens": 51}, output_tokens_max=50)["max_tokens"] == 50
+    assert sent({"max_completion_tokens": 10**9}, output_tokens_max=50)["max_completion_tokens"] == 50
+    both = sent({"max_tokens": 60, "max_completion_tokens": 60}, output_tokens_max=50)
+    assert (both["max_tokens"], both["max_completion_tokens"]) == (50, 50)
 
 
 def test_the_tier_is_not_for_the_caller_to_choose() -> None:

@@ -35,6 +35,7 @@ from waypost.gateway.recovery import recover
 from waypost.gateway.relay import JSON_TYPE, OpenStreams
 from waypost.gateway.settler import Settler
 from waypost.gateway.wallet import NodeIdentity, Wallet
+from waypost.kit import ids
 from waypost.kit.clock import SystemClock
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.ids import Ids
@@ -48,11 +49,13 @@ from waypost.supervisor.hardening import keep_memory_private
 from waypost.supervisor.inheritance import die_with_supervisor, read_inheritance
 from waypost.telemetry.events import (
     AdmissionStopped,
+    DatabaseLost,
     Draining,
     JournalQuarantined,
     JournalRecovered,
     ProcessStarted,
     SettlementRefused,
+    SettlingDelayed,
     emit,
     quieten_third_parties,
     report_bug,
@@ -65,6 +68,8 @@ from waypost.wire.dialects import error_headers, render_error
 _Result = TypeVar("_Result")
 _RETRY_S = 0.5  # between tries to reach the database at start
 _PARTITIONS_S = 6 * 3600.0  # between looks at the partitions of the months ahead
+_LOOK_S = 1.0  # between looks at what an operator should be told
+SETTLE_LATE_S = 5.0  # age of the oldest attempt that is not booked
 _SETTLE_S = 10.0  # at the end, for what is not yet booked; the journal keeps the rest
 
 
@@ -143,8 +148,9 @@ class GatewayProcess:
 
         background = [asyncio.ensure_future(part.run()) for part in (journal, settler, wallet, following)]
         background.append(asyncio.ensure_future(self._keep_partitions()))
-        internal = Http1Server(self._answer_internal, _refuse_framing)
-        public = Http1Server(gateway.handle, _refuse_framing, on_bug=report_bug)
+        background.append(asyncio.ensure_future(self._tell_of_delays(settler)))
+        internal = Http1Server(self._answer_internal, self._refuse_framing)
+        public = Http1Server(gateway.handle, self._refuse_framing, on_bug=report_bug)
         await internal.listen(unix_path=str(options.internal_path))
         if options.listen_fd is None:
             await public.listen(host=options.host, port=options.port)
@@ -250,6 +256,26 @@ class GatewayProcess:
 
         self._state.degraded = is_degraded
 
+    async def _tell_of_delays(self, settler: Settler) -> None:
+        """Log, once each time, that the database is away or that bookings do not keep up."""
+        was_reachable, was_in_time = True, True
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            is_reachable, is_in_time = not self._state.degraded(), settler.oldest_age_s <= SETTLE_LATE_S
+            if was_reachable and not is_reachable:
+                emit(DatabaseLost(process=self._options.name))
+            if was_in_time and not is_in_time:
+                emit(SettlingDelayed(backlog=settler.backlog, age_s=round(settler.oldest_age_s, 1)))
+            was_reachable, was_in_time = is_reachable, is_in_time
+
+    def _refuse_framing(self, code: ErrorCode) -> tuple[bytes, bytes]:
+        """The transport's own refusals, before anything is known of the request."""
+        is_malformed = code is ErrorCode.INPUT_VALIDATION_ERROR
+        refusal = Refusal(code, "This is not a valid HTTP/1.1 request." if is_malformed else "")
+        request_id = ids.text("req", self._ids.new())
+        headers = b"%bx-request-id: %b\r\n%b" % (JSON_TYPE, request_id.encode(), error_headers(refusal))
+        return headers, render_error("canonical", refusal, request_id)
+
     def _answer_internal(self, exchange: Exchange) -> None:
         if exchange.path == "/metrics":
             exchange.respond(200, b"content-type: text/plain; version=0.0.4\r\n", self._page.render())
@@ -273,12 +299,6 @@ async def _insist(call: Callable[[], Awaitable[_Result]]) -> _Result:
             return await call()
         except LedgerUnavailable:
             await asyncio.sleep(_RETRY_S)
-
-
-def _refuse_framing(code: ErrorCode) -> tuple[bytes, bytes]:
-    """The transport's own refusals, before anything is known of the request."""
-    refusal = Refusal(code)
-    return JSON_TYPE + error_headers(refusal), render_error("canonical", refusal, "")
 
 
 def _settlement_refused(attempt: ClosedAttempt) -> None:

@@ -38,7 +38,7 @@ class Admission(msgspec.Struct, frozen=True, gc=False):
     alternatives: Callable[[], tuple[LiveRoute, ...]]  # every other one, in the order of preference
     ceiling: Ceiling  # of units
     hold_nanos: Nanos  # covers the ceiling
-    output_tokens_max: int | None  # to be asked of the provider; None when the caller set a maximum
+    output_tokens_max: int  # per choice; the provider is asked for no more
     input_estimate: int  # tokens, for when nobody counted
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from waypost.kit.crypto import HmacSha256
 from waypost.kit.errors import ErrorCode, Refusal, invalid
-from waypost.tenancy.api_key import ApiKey, digest, is_well_formed
+from waypost.tenancy.api_key import ApiKey, is_well_formed
 
 _BEARER = b"bearer "
 
@@ -14,7 +15,7 @@ class Keyring:
     """Every key, by digest. It follows the database by deltas and serves on with the last view when that is away."""
 
     def __init__(self, pepper: bytes) -> None:
-        self._pepper = pepper
+        self._peppered = HmacSha256(pepper)
         self._by_digest: dict[bytes, ApiKey] = {}
         self.version = 0
 
@@ -35,7 +36,7 @@ class Keyring:
         presented = _presented(headers)
         if not is_well_formed(presented):
             raise Refusal(ErrorCode.UNAUTHENTICATED)
-        api_key = self._by_digest.get(digest(self._pepper, presented))
+        api_key = self._by_digest.get(self._peppered.digest(presented))
         if api_key is None or (api_key.valid_until_ms is not None and api_key.valid_until_ms <= now_ms):
             raise Refusal(ErrorCode.UNAUTHENTICATED)
         return api_key

@@ -44,8 +44,7 @@ def admit(
     def alternatives() -> tuple[LiveRoute, ...]:
         return tuple(live for live in _rank(found, fleet, dice, now_s) if live is not first)
 
-    wanted = request.output_tokens_max
-    output_tokens_max = min(wanted or OUTPUT_TOKENS_DEFAULT, model.max_output)
+    output_tokens_max = min(request.output_tokens_max or OUTPUT_TOKENS_DEFAULT, model.max_output)
     ceiling = _ceiling(request, model, output_tokens_max)
     return Admission(
         request=request,
@@ -55,7 +54,7 @@ def admit(
         alternatives=alternatives,
         ceiling=ceiling,
         hold_nanos=upper_bound(ceiling, model.price),
-        output_tokens_max=None if wanted else output_tokens_max,
+        output_tokens_max=output_tokens_max,
         input_estimate=min(likely_tokens(request.text_bytes), model.context_window),
     )
 
@@ -71,7 +70,7 @@ def shrink(admission: Admission, available_nanos: Nanos) -> Admission:
     the caller asked for a longer one."""
     tokens = affordable_output_tokens(available_nanos, admission.ceiling, admission.model.price)
     tokens //= admission.request.n
-    if admission.output_tokens_max is None or tokens < SHRUNK_TOKENS_MIN:
+    if admission.request.output_tokens_max is not None or tokens < SHRUNK_TOKENS_MIN:
         raise too_dear(admission, available_nanos)
     tokens = min(tokens, admission.output_tokens_max)
     ceiling = _ceiling(admission.request, admission.model, tokens)

@@ -41,6 +41,7 @@ from waypost.wire.openai_chat_answer import AnswerIdentity
 
 _CHAT = "/v1/chat/completions"
 _MODELS = "/v1/models"
+_READS = ("GET", "HEAD")
 
 
 class State:
@@ -114,12 +115,12 @@ class Gateway:
             _expect_method(exchange, "POST")
             self._chat(exchange, request_id)
         elif path == _MODELS or path.startswith(_MODELS + "/"):
-            _expect_method(exchange, "GET", "HEAD")
+            _expect_method(exchange, *_READS)
             self._models(exchange, request_id)
         elif path == "/healthz":
-            exchange.respond(200, JSON_TYPE, b'{"status":"ok"}')
+            exchange.respond(200, JSON_TYPE + _request_header(request_id), b'{"status":"ok"}')
         elif path == "/readyz":
-            self._readyz(exchange)
+            self._readyz(exchange, request_id)
         else:
             raise Refusal(ErrorCode.NOT_FOUND)
 
@@ -218,16 +219,19 @@ class Gateway:
 
     def _models(self, exchange: Exchange, request_id: bytes) -> None:
         api_key = self._keyring.authenticate(exchange.headers, self._now_ms())
-        name = exchange.path[len(_MODELS) + 1 :]
         view = self._view()
-        body = show_model(view, api_key, unquote(name)) if name else list_models(view, api_key)
-        exchange.respond(200, JSON_TYPE + b"x-request-id: %b\r\n" % ids.text("req", request_id).encode(), body)
+        if exchange.path == _MODELS:
+            body = list_models(view, api_key)
+        else:
+            body = show_model(view, api_key, unquote(exchange.path[len(_MODELS) + 1 :]))
+        exchange.respond(200, JSON_TYPE + _request_header(request_id), body)
 
-    def _readyz(self, exchange: Exchange) -> None:
+    def _readyz(self, exchange: Exchange, request_id: bytes) -> None:
         state = self._state
         status = "ready" if state.is_ready else "not ready"
         page = {"status": status, "catalogue_version": self._view().version, "degraded": state.degraded()}
-        exchange.respond(200 if state.is_ready else 503, JSON_TYPE, msgspec.json.encode(page))
+        headers = JSON_TYPE + _request_header(request_id)
+        exchange.respond(200 if state.is_ready else 503, headers, msgspec.json.encode(page))
 
     # Around it.
 
@@ -258,12 +262,18 @@ class Gateway:
     def _refuse(self, exchange: Exchange, refusal: Refusal, request_id: bytes, headers: bytes = b"") -> None:
         dialect = "openai" if exchange.path in (_CHAT, _MODELS) or exchange.path.startswith(_MODELS) else "canonical"
         shown = ids.text("req", request_id)
-        lines = b"x-request-id: %b\r\n" % shown.encode() + headers + error_headers(refusal)
+        lines = _request_header(request_id) + headers + error_headers(refusal)
+        if refusal.code is ErrorCode.METHOD_NOT_ALLOWED:
+            lines += b"allow: %b\r\n" % ("POST" if exchange.path == _CHAT else ", ".join(_READS)).encode()
         self._answers_counted.add("", "refused", refusal.code.name)
         exchange.respond(refusal.code.status, JSON_TYPE + lines, render_error(dialect, refusal, shown))
 
     def _now_ms(self) -> int:
         return self._clock.unix_ns() // 1_000_000
+
+
+def _request_header(request_id: bytes) -> bytes:
+    return b"x-request-id: %b\r\n" % ids.text("req", request_id).encode()
 
 
 def _id_headers(execution_id: bytes) -> bytes:

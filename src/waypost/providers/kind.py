@@ -148,7 +148,8 @@ class ProviderKind(Protocol):
 
     def call(self, request: ChatRequest, target: Target, *, output_tokens_max: int | None) -> tuple[bytes, bytes]:
         """Head and body of the call. The head is request line and headers, each ending in CRLF, without
-        content-length and the blank line. `output_tokens_max` is the bound where the caller gave none."""
+        content-length and the blank line. `output_tokens_max` is the bound where the caller gave none
+        or a higher one."""
 
     def completion(
         self, headers: Mapping[bytes, bytes], body: bytes, *, n: int = 1, target: Target | None = None

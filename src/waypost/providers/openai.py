@@ -80,8 +80,8 @@ class OpenAIChat:
         fields["model"] = msgspec.Raw(_encode(target.upstream_model))
         if request.is_stream:
             fields["stream_options"] = _stream_options(fields.get("stream_options"))
-        if output_tokens_max is not None and request.output_tokens_max is None:
-            fields["max_completion_tokens"] = msgspec.Raw(b"%d" % output_tokens_max)
+        if output_tokens_max is not None:
+            _bound_output(fields, request.output_tokens_max, output_tokens_max)
         for name in _NOT_FORWARDED:
             fields.pop(name, None)
         if target.changes is not None:
@@ -134,6 +134,16 @@ def _head(target: Target) -> bytes:
     lines += ["content-type: application/json", "accept-encoding: identity", "user-agent: waypost"]
     lines += [f"{name}: {value}" for name, value in target.headers]
     return "".join([f"{line}\r\n" for line in lines]).encode("ascii")
+
+
+def _bound_output(fields: dict[str, msgspec.Raw], asked: int | None, most: int) -> None:
+    """What the caller asked for stands, unless it is more than the model gives and the hold covers."""
+    if asked is None:
+        fields["max_completion_tokens"] = msgspec.Raw(b"%d" % most)
+    elif asked > most:
+        for name in ("max_completion_tokens", "max_tokens"):
+            if name in fields:
+                fields[name] = msgspec.Raw(b"%d" % most)
 
 
 def _stream_options(sent: msgspec.Raw | None) -> msgspec.Raw:

@@ -115,9 +115,10 @@ class SettlementRefused(Event, frozen=True):
 
 
 class DatabaseLost(Event, frozen=True):
+    """It does not answer; what is in memory serves on. `/readyz` tells how it is now."""
+
     level = "warning"
     process: str
-    error_type: str
 
 
 class RefusedByProvider(Event, frozen=True):
