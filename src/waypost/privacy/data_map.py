@@ -54,6 +54,7 @@ class Anchor(Enum):
 
     RECORDED = "after it was recorded"
     ENDED = "after the account, key or lease that it belongs to ended"
+    BOOKED = "after the database has it too"
 
 
 class Retention(msgspec.Struct, frozen=True):
