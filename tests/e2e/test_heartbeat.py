@@ -103,7 +103,7 @@ class Relaying:
             uses_functions=False,
         )
         relay = StreamRelay(exchange, b"", identity, bytes(16), include_usage=False, open_streams=self.open_streams)
-        relay.attach(self.dispatcher.begin(plan, relay))
+        self.dispatcher.begin(plan, relay)
 
     async def ask(self) -> Answer:
         async with asyncio.timeout(20):

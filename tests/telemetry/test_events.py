@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from types import SimpleNamespace
 
 import msgspec
+import pytest
 
 from waypost.telemetry import events
-from waypost.telemetry.events import FIELDS, Event
+from waypost.telemetry.events import FIELDS, Draining, Event, emit, report_bug
 
 SECRET = "what-the-caller-said-4711"
 
@@ -114,3 +117,13 @@ def test_the_module_offers_no_way_to_log_a_text() -> None:
     functions = {name for name, _ in inspect.getmembers(events, inspect.isfunction) if not name.startswith("_")}
 
     assert functions == {"emit", "report_bug", "quieten_third_parties"}
+
+
+def test_a_log_that_nobody_takes_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    nobody = os.fdopen(writer, "wb", buffering=0)
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(buffer=nobody))
+    emit(Draining(process="gateway-0"))
+    nobody.close()
+    report_bug(RuntimeError())

@@ -81,6 +81,6 @@ def test_the_canonical_envelope_has_details_only_where_a_field_is_at_fault() -> 
 
 def test_headers_tell_whether_and_when_to_retry() -> None:
     assert error_headers(Refusal(ErrorCode.RATE_LIMITED, retry_after_s=7)) == b"retry-after: 7\r\n"
-    assert error_headers(Refusal(ErrorCode.MODEL_OVERLOADED)) == b""
+    assert error_headers(Refusal(ErrorCode.MODEL_OVERLOADED)) == b"retry-after: 1\r\n"
     assert error_headers(Refusal(ErrorCode.INSUFFICIENT_BALANCE)) == b"x-should-retry: false\r\n"
     assert error_headers(Refusal(ErrorCode.CONFLICT, retry_after_s=1)) == b"retry-after: 1\r\n"

@@ -30,6 +30,8 @@ from waypost.wire.canonical import Usage
 from waypost.wire.openai_chat_answer import Chunk, Completion, has_content
 
 ERROR_BODY_BYTES_MAX = 65_536  # of a refusal; more than any provider's error envelope
+OUTPUT_BYTES_PER_TOKEN = 16  # of a stream, on average: four times as long as tokens of prose
+OUTPUT_BYTES_MIN = 65_536  # short answers may consist of unusual tokens
 _BROKEN = Failure(code=ErrorCode.GENERATION_FAILED)
 _OUR_FAULT = Failure(code=ErrorCode.INTERNAL_ERROR)
 _TIMED_OUT = Failure(code=ErrorCode.GENERATION_TIMEOUT)
@@ -84,6 +86,7 @@ class Attempt:
         "_credential",
         "_headers",
         "_is_ended",
+        "_output_bytes_max",
         "_owner",
         "_reader",
         "_status",
@@ -103,6 +106,7 @@ class Attempt:
         self._body_bytes = 0
         self._reader: StreamReader | None = None
         self._is_ended = False
+        self._output_bytes_max = OUTPUT_BYTES_MIN + OUTPUT_BYTES_PER_TOKEN * plan.admission.ceiling.output_tokens_max
         self.live = live
         self.number = number
         self.record = Open(
@@ -124,13 +128,20 @@ class Attempt:
         )
 
     def send(self) -> None:
-        """Hand the request to the provider. The OPEN record has been written before."""
+        """Hand the request to the provider. The OPEN record has been written before, so whatever happens here ends in
+        the books."""
+        try:
+            self._send()
+        except Exception as bug:  # noqa: BLE001  an edge: a defect of ours must still end the attempt in the books
+            self._end_by_bug(bug)
+
+    def _send(self) -> None:
         plan = self._owner.plan
         head, body = self.live.kind.call(
             plan.admission.request, self._credential.target, output_tokens_max=plan.admission.output_tokens_max
         )
         if plan.admission.request.is_stream:
-            # No bound on its length: the reader bounds each event, the hold the whole.
+            # What counts is what was said in it: see `_read_events`.
             timeouts, bytes_max = self.live.stream_timeouts, UNBOUNDED
         else:
             timeouts, bytes_max = self.live.call_timeouts, None
@@ -164,13 +175,17 @@ class Attempt:
             self._end_by_bug(bug)
 
     def on_failure(self, failure: TransportFailure) -> None:
-        if not self._is_ended:
+        if self._is_ended:
+            return
+        try:
             self._broke(_FAILURES[failure])
+        except Exception as bug:  # noqa: BLE001  as above
+            self._end_by_bug(bug)
 
     def _take(self, data: bytes) -> None:
         if self._reader is not None:
             self._read_events(self._reader, data)
-        elif self._status == 200 or self._body_bytes < ERROR_BODY_BYTES_MAX:
+        elif self._is_whole_answer or self._body_bytes < ERROR_BODY_BYTES_MAX:
             self._body.append(data)
             self._body_bytes += len(data)
 
@@ -201,7 +216,13 @@ class Attempt:
                 chunks = [chunk for chunk in chunks if has_content(chunk)]
             if chunks:
                 owner.relay(chunks)
-            if (reader.is_done or reader.is_broken) and not self._is_ended:
+            if self._is_ended:
+                return
+            if reader.output_bytes > self._output_bytes_max:
+                # It goes on and on, whatever maximum it was given.
+                self._stop_call()
+                self._broke(_BROKEN)
+            elif reader.is_done or reader.is_broken:
                 self._finish_stream(reader)
         except UpstreamError as error:
             self._stop_call()
@@ -263,7 +284,7 @@ class Attempt:
     def abandon(self) -> None:
         """The caller has left and closing the connection stops the billing: close it, charge what was received."""
         if not self._is_ended:
-            bill = self._bill_received() if self._is_sent else FREE
+            bill = self._bill_received() if self._may_be_billed else FREE
             self._stop_call()
             self._end(Outcome.DISCONNECTED, bill, _BROKEN)
 
@@ -271,9 +292,9 @@ class Attempt:
         """Nobody listens and the provider goes on too long: the caller pays what was received, and the cost is booked
         at its bound until the provider's bill corrects it."""
         if not self._is_ended:
-            bill = self._bill_received() if self._is_sent else FREE
+            bill = self._bill_received() if self._may_be_billed else FREE
             self._stop_call()
-            cogs = self.record.cost_bound_nanos if self._is_sent else 0
+            cogs = self.record.cost_bound_nanos if self._may_be_billed else 0
             self._end(Outcome.CUT_OFF, msgspec.structs.replace(bill, cogs_nanos=cogs, is_estimated=True), _BROKEN)
 
     def _bill(self, reported: Usage | None, output_bytes: int, *, has_output: bool) -> Bill:
@@ -310,6 +331,16 @@ class Attempt:
     @property
     def _is_sent(self) -> bool:
         return self._call is not None and self._call.is_sent
+
+    @property
+    def _may_be_billed(self) -> bool:
+        """Sent, and not being refused: providers do not bill refusals."""
+        return self._is_sent and self._status in (0, 200)
+
+    @property
+    def _is_whole_answer(self) -> bool:
+        """Whether the body that arrives is the answer to a plain call, bounded by the pool; any other is an error."""
+        return self._status == 200 and not self._owner.plan.admission.request.is_stream
 
     def _end(self, outcome: Outcome, bill: Bill, failure: Failure | None, completion: Completion | None = None) -> None:
         assert not self._is_ended, "an attempt ends once"

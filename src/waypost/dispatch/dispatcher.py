@@ -42,11 +42,9 @@ class Dispatcher:
     def running(self) -> int:
         return len(self._running)
 
-    def begin(self, plan: Plan, caller: Caller) -> Execution:
+    def begin(self, plan: Plan, caller: Caller) -> None:
         """Start an execution. Raises Refusal when its OPEN cannot be written: then its hold is still to be released."""
-        execution = Execution(self, plan, caller)
-        execution.start()
-        return execution
+        Execution(self, plan, caller).begin()
 
     def began(self, execution: Execution) -> None:
         self._running.add(execution)
@@ -71,13 +69,13 @@ class Dispatcher:
 
     def _cut_off_the_longest(self) -> None:
         loop = asyncio.get_running_loop()
-        too_long = loop.time() - DRAIN_S_MAX
         draining = [execution for executions in self._draining.values() for execution in executions]
+        # Set again first: a defect that one execution brings to light must not end the sweep for all.
+        self._sweep = loop.call_later(_SWEEP_S, self._cut_off_the_longest) if draining else None
+        too_long = loop.time() - DRAIN_S_MAX
         for execution in draining:
             if execution.drains_since_s is not None and execution.drains_since_s < too_long:
                 execution.cut_off()
-        is_needed = any(self._draining.values())
-        self._sweep = loop.call_later(_SWEEP_S, self._cut_off_the_longest) if is_needed else None
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for the running executions; end those that take longer, each with its record."""

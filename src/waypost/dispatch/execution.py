@@ -29,7 +29,7 @@ from waypost.wire.openai_chat_answer import Chunk, Completion
 
 
 class Services(Protocol):
-    """What executions share; `Dispatch` is it."""
+    """What executions share; `Dispatcher` is it."""
 
     books: Books
     clock: Clock
@@ -74,10 +74,12 @@ class Execution:
         self._last: ClosedAttempt | None = None
         self._pause: asyncio.TimerHandle | None = None  # before the next attempt
 
-    def start(self) -> None:
-        """Begin the first attempt. Raises Refusal when its OPEN cannot be written; nothing was sent then."""
+    def begin(self) -> None:
+        """The first attempt. Raises Refusal when its OPEN cannot be written: then nothing was sent and nobody told."""
         attempt = self._open(self.plan.admission.route)
         self._services.began(self)
+        if self._caller is not None:
+            self._caller.attach(self)
         attempt.send()
 
     # What the caller's side says.
@@ -137,10 +139,6 @@ class Execution:
         self._services.attempts_counted.add(
             attempt.live.provider.id, attempt.live.deployment.id, outcome.name if failure is None else failure.code.name
         )
-        if failure is not None and failure.is_ours:
-            live = attempt.live
-            what = "credential" if failure.is_our_credential else "model name"
-            emit(RefusedByProvider(provider=live.provider.id, deployment=live.deployment.id, refused=what))
         if failure is None:
             if self._caller is None:
                 outcome = Outcome.DISCONNECTED  # drained to its end, for nobody
@@ -151,6 +149,7 @@ class Execution:
             return
         self._results += (AttemptResult(route=attempt.live.route, failure=failure),)
         step = self._next_step(outcome)
+        self._tell_operator(attempt.live, failure)
         if isinstance(step, GiveUp):
             self._record(attempt, outcome, bill, failure.code, is_final=True)
             self._give_up(Refusal(step.code, retry_after_s=step.retry_after_s))
@@ -161,6 +160,11 @@ class Execution:
             self._pause = self._loop.call_later(step.delay_s, self._try, live)
         else:
             self._try(live)
+
+    def _tell_operator(self, live: LiveRoute, failure: Failure) -> None:
+        if failure.is_ours:
+            what = "credential" if failure.is_our_credential else "model name"
+            emit(RefusedByProvider(provider=live.provider.id, deployment=live.deployment.id, refused=what))
 
     def dropped_fields(self, count: int) -> None:
         if count:

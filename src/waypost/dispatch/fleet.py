@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from waypost.metering.price import PriceRow
-from waypost.policy.catalogue import CancelBilling, Deployment, Provider
+from waypost.policy.catalogue import CancelBilling
 from waypost.policy.snapshot import Route, View
 from waypost.providers import KINDS
 from waypost.providers.kind import ProviderKind, Target
-from waypost.telemetry.events import CredentialUnusable, emit
+from waypost.telemetry.events import CredentialUnusable, emit, report_bug
 from waypost.transport.http1_client import Origin, Pool
 from waypost.transport.limits import CallTimeouts
 from waypost.transport.tls import client_context
@@ -46,10 +45,26 @@ class Credential:
 class LiveRoute:
     """One deployment, ready to be called."""
 
-    __slots__ = ("_credentials", "_next", "call_timeouts", "kind", "pool", "route", "stream_timeouts")
+    __slots__ = (
+        "_credentials",
+        "_next",
+        "call_timeouts",
+        "costs",
+        "deployment",
+        "kind",
+        "pool",
+        "provider",
+        "route",
+        "stops_billing_on_cancel",
+        "stream_timeouts",
+    )
 
     def __init__(self, route: Route, kind: ProviderKind, pool: Pool, credentials: tuple[Credential, ...]) -> None:
         self.route = route
+        self.provider = route.provider
+        self.deployment = route.deployment
+        self.costs = route.deployment.cost
+        self.stops_billing_on_cancel = route.provider.cancel_stops_billing is CancelBilling.YES
         self.kind = kind
         self.pool = pool
         self._credentials = credentials
@@ -65,24 +80,11 @@ class LiveRoute:
             total_s=limits.stream_total_s,
         )
 
-    @property
-    def provider(self) -> Provider:
-        return self.route.provider
-
-    @property
-    def deployment(self) -> Deployment:
-        return self.route.deployment
-
-    @property
-    def costs(self) -> PriceRow:
-        return self.route.deployment.cost
-
-    @property
-    def stops_billing_on_cancel(self) -> bool:
-        return self.route.provider.cancel_stops_billing is CancelBilling.YES
-
     def is_rested(self, now_s: float) -> bool:
-        return any(credential.rests_until_s <= now_s for credential in self._credentials)
+        for credential in self._credentials:  # noqa: SIM110  `any` costs a microsecond more
+            if credential.rests_until_s <= now_s:
+                return True
+        return False
 
     def credential(self, now_s: float) -> Credential:
         """The next rested credential in turn, or the one that will be rested first."""
@@ -138,7 +140,7 @@ class Fleet:
         origin = _origin(route.provider.base_url)
         pool = self._pools.get(origin)
         if pool is None:
-            pool = self._pools[origin] = Pool(origin)
+            pool = self._pools[origin] = Pool(origin, on_bug=report_bug)
         kind = KINDS[route.provider.kind]
         parts = urlsplit(route.provider.base_url)
         credentials = tuple(

@@ -63,9 +63,24 @@ class Books(Protocol):
         """The attempt has ended. With `close.is_final` the hold is resolved at `close.charge_nanos`."""
 
 
+class Running(Protocol):
+    """An execution, as its caller may act on it."""
+
+    def leave(self) -> None:
+        """The caller is gone."""
+
+    def pause(self) -> None:
+        """The caller reads too slowly."""
+
+    def resume(self) -> None: ...
+
+
 class Caller(Protocol):
-    """The downstream side of an execution. It only receives; exactly one of the last two calls ends it, and none
-    comes after `Execution.leave`."""
+    """The downstream side of an execution. It only receives; exactly one of the last three calls ends it, and none
+    comes after `Running.leave`."""
+
+    def attach(self, execution: Running) -> None:
+        """The execution is in the books and begins."""
 
     def on_chunks(self, chunks: Sequence[Chunk]) -> None:
         """Streamed calls: events in order. The first call is the commitment: there is no failover after it."""

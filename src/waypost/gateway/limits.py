@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from waypost.kit.errors import ErrorCode, Refusal
+from waypost.kit.errors import ErrorCode, Refusal, invalid
 from waypost.policy.rate_limit import Decision, Window
 from waypost.tenancy.api_key import ApiKey
 
@@ -34,19 +34,25 @@ class KeyLimits:
         self._windows: dict[bytes, tuple[Window | None, Window | None]] = {}
 
     def take(self, api_key: ApiKey, *, now_s: float, now_unix_s: float, tokens: int) -> bytes:
-        """Count a request and reserve its tokens; the `x-ratelimit-*` header lines, b"" without a request limit.
+        """Count a request and reserve its tokens; the `x-ratelimit-*` header lines, b"" for a key without limits. They
+        tell of requests, or of tokens when only these are limited.
 
-        Raises LimitExceeded with the seconds after which it fits; then nothing is counted."""
+        Raises LimitExceeded with the seconds after which it fits, Refusal when it never will: then nothing is
+        counted."""
         if api_key.requests_per_minute is None and api_key.tokens_per_minute is None:
             return b""
         requests, tokens_window = self._of(api_key)
         if tokens_window is not None:
+            if tokens > tokens_window.per_minute:
+                limit = tokens_window.per_minute
+                raise invalid("max_tokens", f"This may take {tokens} tokens, and the key has {limit} a minute.")
             decision = tokens_window.take(now_s, tokens)
             if not decision.is_allowed:
-                untouched = None if requests is None else requests.take(now_s, 0)
+                untouched = decision if requests is None else requests.take(now_s, 0)
                 raise LimitExceeded(decision, _headers(untouched, now_unix_s))
-        if requests is None:
-            return b""
+            if requests is None:
+                return _headers(decision, now_unix_s)
+        assert requests is not None
         decision = requests.take(now_s, 1)
         if not decision.is_allowed:
             if tokens_window is not None:
@@ -75,11 +81,9 @@ def _limit_of(windows: tuple[Window | None, Window | None]) -> tuple[int | None,
     return None if requests is None else requests.per_minute, None if tokens is None else tokens.per_minute
 
 
-def _headers(requests: Decision | None, now_unix_s: float) -> bytes:
-    if requests is None:
-        return b""
+def _headers(decision: Decision, now_unix_s: float) -> bytes:
     return b"x-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n" % (
-        requests.limit,
-        requests.remaining,
-        math.ceil(now_unix_s + requests.reset_s),
+        decision.limit,
+        decision.remaining,
+        math.ceil(now_unix_s + decision.reset_s),
     )

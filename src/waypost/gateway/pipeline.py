@@ -188,12 +188,11 @@ class Gateway:
         )
         relay = self._relay(arrival, admission)
         try:
-            execution = self._dispatcher.begin(plan, relay)
+            self._dispatcher.begin(plan, relay)
         except Refusal:
             self._wallet.release(hold)
             self._unreserve(arrival.id, 0)
             raise
-        relay.attach(execution)
 
     def _relay(self, arrival: Arrival, admission: Admission) -> PlainRelay | StreamRelay:
         headers = _id_headers(arrival.id) + arrival.limit_headers

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from waypost.dispatch.execution import Execution
+from waypost.dispatch.ports import Running
 from waypost.kit import ids
 from waypost.kit.errors import Refusal
 from waypost.kit.money import Nanos, format_usd
@@ -35,7 +35,7 @@ class PlainRelay:
         self._identity = identity
         self._request_id = request_id
 
-    def attach(self, execution: Execution) -> None:
+    def attach(self, execution: Running) -> None:
         self._exchange.on_disconnect = execution.leave
 
     def on_chunks(self, chunks: Sequence[Chunk]) -> None:  # noqa: ARG002
@@ -77,7 +77,7 @@ class StreamRelay:
         self._open_streams = open_streams
         self.written_s = exchange.received_s
 
-    def attach(self, execution: Execution) -> None:
+    def attach(self, execution: Running) -> None:
         self._open_streams.add(self)
         leave = execution.leave
 
@@ -149,7 +149,8 @@ class OpenStreams:
         self._timer.cancel()
 
     def _sweep(self) -> None:
+        # Set again first: a defect that one stream brings to light must not end the heartbeats of all.
+        self._timer = self._loop.call_later(self._heartbeat_s / 15, self._sweep)
         quiet_since_s = self.now_s() - self._heartbeat_s
         for stream in [stream for stream in self._streams if stream.written_s <= quiet_since_s]:
             stream.beat()
-        self._timer = self._loop.call_later(self._heartbeat_s / 15, self._sweep)

@@ -6,6 +6,7 @@ every field of every event against `FIELDS`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -153,14 +154,17 @@ _encode = msgspec.json.Encoder().encode
 
 
 def emit(event: Event) -> None:
-    """Write one line to stderr: ts, level, event, then the event's fields."""
+    """Write one line to stderr: ts, level, event, then the event's fields.
+
+    A log that nobody takes any more stops nothing: what it tells of must still be done."""
     head = {
         "ts": datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds"),  # noqa: TID251  the log's own clock
         "level": event.level,
         "event": type(event).__name__,
     }
-    sys.stderr.buffer.write(_encode(head | msgspec.structs.asdict(event)) + b"\n")
-    sys.stderr.buffer.flush()
+    with contextlib.suppress(OSError, ValueError):  # ValueError: stderr is closed
+        sys.stderr.buffer.write(_encode(head | msgspec.structs.asdict(event)) + b"\n")
+        sys.stderr.buffer.flush()
 
 
 def report_bug(error: BaseException) -> None:

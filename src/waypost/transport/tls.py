@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ssl
+from functools import cache
 
 
+@cache
 def client_context(*, ca_bundle: str = "") -> ssl.SSLContext:
     """Verifies certificate and host name, against the system's authorities and those in `ca_bundle` (a PEM file).
+
+    One for all who ask for the same: reading the authorities takes a tenth of a second.
 
     Raises OSError or ssl.SSLError when the file cannot be read as certificates.
     """

@@ -19,6 +19,9 @@ _OPENAI_TYPES = {
 }
 
 
+RETRY_AFTER_S = 1  # when nothing better is known
+
+
 class _OpenAIError(msgspec.Struct, gc=False):
     message: str
     type: str
@@ -56,7 +59,8 @@ def render_error(dialect: str, refusal: Refusal, request_id: str) -> bytes:
 
 
 def error_headers(refusal: Refusal) -> bytes:
-    """`retry-after` when a wait is known to help; `x-should-retry: false`, which SDKs obey, when none can."""
+    """`retry-after` when a wait may help, also where nobody told how long: its presence must not tell who was asked.
+    `x-should-retry: false`, which SDKs obey, when none can."""
     if refusal.retry_after_s is not None:
         return b"retry-after: %d\r\n" % refusal.retry_after_s
-    return b"" if refusal.code.is_retryable else b"x-should-retry: false\r\n"
+    return b"retry-after: %d\r\n" % RETRY_AFTER_S if refusal.code.is_retryable else b"x-should-retry: false\r\n"

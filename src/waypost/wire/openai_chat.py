@@ -79,6 +79,8 @@ class _Known(msgspec.Struct, gc=False):
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_known = msgspec.json.Decoder(_Known).decode
 _decode_any = msgspec.json.Decoder().decode
+_MEDIA = (b'_url"', b'"image', b'"file')  # one of them stands in every part that names or holds a medium
+_MORE_THAN_A_CONTEXT = 1 << 20  # images; no context holds so many
 
 
 def read_request(body: bytes) -> ChatRequest:
@@ -110,7 +112,7 @@ def read_request(body: bytes) -> ChatRequest:
         raise invalid("stream_options", "'stream_options' is only allowed when 'stream' is true.")
     image_count = image_bytes = 0
     # Parts stand in an array of their own, the second at least.
-    if has_escapes or (has_more_arrays and (body.find(b'_url"') >= 0 or body.find(b'"image') >= 0)):
+    if has_escapes or (has_more_arrays and any(body.find(word) >= 0 for word in _MEDIA)):
         image_count, image_bytes = _images(fields["messages"])
     return ChatRequest(
         model,
@@ -177,7 +179,8 @@ def _refuse_value(error: msgspec.ValidationError) -> NoReturn:
 def _images(messages: bytes | msgspec.Raw) -> tuple[int, int]:
     """How many image parts there are, and how many bytes their inline data takes up.
 
-    What such data costs is tokens per image, not per byte. Audio and file data keep counting as bytes.
+    What such data costs is tokens per image, not per byte. Any other inline data keeps counting as bytes; what stands
+    elsewhere and is no image could be of any length, so it counts as more images than a context holds.
     """
     count = inline_bytes = 0
     try:
@@ -191,11 +194,17 @@ def _images(messages: bytes | msgspec.Raw) -> tuple[int, int]:
         for part in content:
             if not isinstance(part, dict):
                 continue
-            kind, image = part.get("type"), part.get("image_url")
-            if image is None and not (isinstance(kind, str) and ("image" in kind or "video" in kind)):
+            kind = part.get("type")
+            if isinstance(kind, str) and ("video" in kind or "file" in kind):
+                file = part.get("file")
+                is_inline = isinstance(file, dict) and isinstance(file.get("file_data"), str)
+                count += 0 if is_inline else _MORE_THAN_A_CONTEXT
+                continue
+            image = part.get("image_url")
+            if image is None and not (isinstance(kind, str) and "image" in kind):
                 continue
             count += 1
             url = image.get("url") if isinstance(image, dict) else image
-            if isinstance(url, str) and url.startswith("data:"):
+            if isinstance(url, str) and url.startswith("data:image/"):
                 inline_bytes += len(url)
     return count, inline_bytes
