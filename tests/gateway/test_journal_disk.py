@@ -8,7 +8,7 @@ from tests.gateway.disk import Disk, attempt, kill, opened, write
 from tests.gateway.test_journal import fill, open_journal
 from waypost.gateway.journal import Journal, JournalFailed, JournalFull
 from waypost.gateway.recovery import read_dir, recover
-from waypost.ledger.record import Grant
+from waypost.ledger.record import ClosedAttempt, Grant
 
 
 def test_on_a_full_disk_requests_are_refused_running_ones_close_and_later_all_goes_on(tmp_path: Path) -> None:
@@ -121,3 +121,53 @@ async def test_a_failed_sync_is_never_repeated(tmp_path: Path) -> None:
     following = open_journal(tmp_path)
     assert len(recover(following, 0).attempts) == 1
     following.shut()
+
+
+def acknowledged_later(directory: Path, disk: Disk, failures: list[str]) -> tuple[Journal, ClosedAttempt]:
+    """A journal of four segments, of which one long-running execution keeps the first, and an attempt that is booked.
+    When the booking is acknowledged, the long-running one is carried forward."""
+    journal = Journal.open_dir(
+        directory,
+        segment_bytes=32 << 10,
+        emergency_bytes=32 << 10,
+        files=disk,
+        on_failed=lambda: failures.append("failed"),
+    )
+    journal.open(opened())
+    while journal.segments < 4:
+        journal.maintain()
+        last = attempt()
+        write(journal, last)
+    journal.maintain()
+    return journal, last
+
+
+@pytest.mark.parametrize("fault", ["is_broken", "is_refusing_writes"])
+@pytest.mark.parametrize("acknowledged", [0, 1])
+def test_an_acknowledgement_never_raises_whatever_the_disk_does(tmp_path: Path, fault: str, acknowledged: int) -> None:
+    disk, failures = Disk(), list[str]()
+    journal, last = acknowledged_later(tmp_path, disk, failures)
+    setattr(disk, fault, True)
+
+    journal.acknowledge([last] * acknowledged)
+
+    assert failures == (["failed"] if fault == "is_broken" else [])
+    disk.is_broken = disk.is_refusing_writes = False
+    kill(journal)
+
+
+@pytest.mark.parametrize("acknowledged", [0, 1])
+def test_what_only_the_database_needs_does_not_use_the_room_kept_for_ends(tmp_path: Path, acknowledged: int) -> None:
+    disk = Disk()
+    journal, last = acknowledged_later(tmp_path, disk, [])
+    before = journal.segments
+    disk.is_refusing_writes = disk.is_full = True
+
+    journal.acknowledge([last] * acknowledged)
+
+    assert journal.segments <= before
+    disk.is_refusing_writes = False
+    journal.close(last.close)  # the room that was kept
+    assert not journal.is_failed
+    assert list(read_dir(tmp_path))[-1] == last.close
+    kill(journal)

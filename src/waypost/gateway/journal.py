@@ -192,12 +192,14 @@ class Journal:
             # An emergency segment is for CLOSE alone.
             has_room = self._current.end + len(data) <= self._current.size_bytes
             if has_room and not self.is_failed and not self._current.is_emergency:
-                self._append(data, is_admission=False)
+                with contextlib.suppress(JournalFailed):
+                    self._write(data)
         for attempt in attempts:
             self._forget(attempt)
         self._drop_booked()
         if len(self._segments) > _LENGTH_WITHOUT_CARRYING:
-            self._carry_forward()
+            with contextlib.suppress(JournalFailed):
+                self._carry_forward()
 
     def adopt(self, attempts: Iterable[ClosedAttempt], damaged: Iterable[Path] = ()) -> None:
         """Recovery found these in the `earlier` segments, which go away once all of them are acknowledged. The damaged
@@ -276,7 +278,15 @@ class Journal:
             raise JournalFailed
         segment = self._current
         if segment.end + len(data) > segment.size_bytes or (is_admission and segment.is_emergency):
-            segment = self._rotate(is_admission=is_admission)
+            self._rotate(is_admission=is_admission)
+        if not self._write(data):
+            if is_admission:
+                raise JournalFull
+            self._append(data, is_admission=False)
+
+    def _write(self, data: bytes) -> bool:
+        """Whether the disk had room for it in the current segment. Raises JournalFailed."""
+        segment = self._current
         try:
             written = self._pwrite(segment.fd, data, segment.end)
         except OSError as error:
@@ -288,18 +298,16 @@ class Journal:
             # Some file systems allocate again on every write. What got there is a torn tail; nothing follows it.
             segment.size_bytes = segment.end
             self.is_full = True
-            if is_admission:
-                raise JournalFull
-            self._append(data, is_admission=False)
-            return
+            return False
         segment.end += written
         self._lsn += 1
         if not self._is_dirty:
             self._is_dirty = True
             self._work.set()
+        return True
 
-    def _rotate(self, *, is_admission: bool) -> Segment:
-        """The segment to write to now. Raises JournalFull."""
+    def _rotate(self, *, is_admission: bool) -> None:
+        """Go on in another segment. Raises JournalFull."""
         if is_admission and len(self._segments) >= self._segments_max:
             raise JournalFull
         segment, self._next = self._next, None
@@ -315,7 +323,6 @@ class Journal:
         self._current = segment
         self._segments.append(segment)
         self._work.set()
-        return segment
 
     def _create(self, *, is_emergency: bool) -> Segment:
         return Segment.create(
@@ -358,18 +365,32 @@ class Journal:
         for execution_id, execution in front:
             if execution.segment is not oldest or execution.segment is self._current or execution.is_being_booked:
                 break
-            if self._next is None or self._current.is_emergency or self.is_failed:
+            if self._next is None or self._current.is_emergency or self.is_failed or self.is_full:
                 break
-            for record in execution.records:
-                lsn = self._lsn + 1
-                data = encode_open(lsn, record) if isinstance(record, Open) else encode_close(lsn, record)
-                self._append(data, is_admission=False)
-                if execution.segment is oldest:
-                    execution.segment = self._current
-                    oldest.unfinished -= 1
-                    self._current.unfinished += 1
+            first = self._carry(execution)
+            if first is None:
+                break
+            execution.segment = first
+            oldest.unfinished -= 1
+            first.unfinished += 1
             self._executions[execution_id] = self._executions.pop(execution_id)
         self._drop_booked()
+
+    def _carry(self, execution: _Execution) -> Segment | None:
+        """Write an execution's records again; the segment of the first, or None when there was no room for all of them:
+        then those in the oldest segment still count. The emergency segment is not for this."""
+        first: Segment | None = None
+        for record in execution.records:
+            lsn = self._lsn + 1
+            data = encode_open(lsn, record) if isinstance(record, Open) else encode_close(lsn, record)
+            if self._current.end + len(data) > self._current.size_bytes:
+                if self._next is None:
+                    return None
+                self._rotate(is_admission=False)
+            if not self._write(data):
+                return None
+            first = first or self._current
+        return first
 
     def _sync_all(self) -> bool:
         try:
