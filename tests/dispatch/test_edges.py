@@ -70,7 +70,7 @@ async def test_a_caller_who_leaves_while_the_provider_is_refusing_pays_nothing()
     provider = await asyncio.start_server(refuse, "127.0.0.1")
     port = provider.sockets[0].getsockname()[1]
     async with Simulator() as sim, relaying(sim) as gateway:
-        document = {
+        document: dict[str, Any] = {
             "providers": [
                 {
                     "id": "slow",
@@ -89,7 +89,7 @@ async def test_a_caller_who_leaves_while_the_provider_is_refusing_pays_nothing()
         await asyncio.sleep(0.05)  # until the head of the refusal has been read; no event tells
         writer.transport.abort()
         async with asyncio.timeout(5):
-            while not gateway.books.closed_attempts:
+            while not gateway.books.closed_attempts:  # noqa: ASYNC110  the transport tells the books, not us
                 await asyncio.sleep(0.01)
         (attempt,) = gateway.books.closed_attempts
         assert attempt.close.outcome is Outcome.DISCONNECTED
