@@ -359,13 +359,13 @@ def test_usage_is_found_wherever_it_stands(events: tuple[Any, ...]) -> None:
     reader, _ = read(*events)
 
     assert reader.usage == Usage(3, output_tokens=5)
-    assert reader.usage_was_reported
+    assert reader.usage is not None
 
 
 def test_usage_that_never_came_was_not_reported() -> None:
     reader, _ = read(piece({"content": "a"}, "stop", usage=None))
 
-    assert (reader.usage, reader.usage_was_reported) == (None, False)
+    assert reader.usage is None
 
 
 def test_nothing_counts_after_done() -> None:

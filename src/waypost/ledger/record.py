@@ -23,7 +23,6 @@ class Outcome(IntEnum):
     DISCONNECTED = 4  # the caller left before the end
     CUT_OFF = 5  # ended by us: hold used up, drain, total time
     CRASHED = 6  # OPEN without CLOSE, written by recovery
-    UNSENT = 7  # opened, but no byte left us
 
 
 class Grant(msgspec.Struct, frozen=True, gc=False):

@@ -128,9 +128,6 @@ class StreamReader(Protocol):
         """The last usage reported, in disjoint classes; values may be unbelievable (`metering.usage` decides)."""
 
     @property
-    def usage_was_reported(self) -> bool: ...
-
-    @property
     def is_broken(self) -> bool:
         """Whether the answer cannot go on; `end` raises why."""
 

@@ -92,10 +92,6 @@ class OpenAIStream:
         return usage_of(self._usage)
 
     @property
-    def usage_was_reported(self) -> bool:
-        return usage_of(self._usage) is not None
-
-    @property
     def is_broken(self) -> bool:
         return self._broken_by is not None
 
