@@ -47,9 +47,9 @@ def _presented(headers: Mapping[bytes, bytes]) -> bytes:
     bearer = authorization[len(_BEARER) :].strip() if authorization[: len(_BEARER)].lower() == _BEARER else b""
     if authorization and not bearer:
         raise Refusal(ErrorCode.UNAUTHENTICATED)
-    others = (headers.get(b"x-api-key"), headers.get(b"x-goog-api-key"))
-    if others == (None, None):
+    if b"x-api-key" not in headers and b"x-goog-api-key" not in headers:
         return bearer
+    others = (headers.get(b"x-api-key"), headers.get(b"x-goog-api-key"))
     found = {value for value in (bearer or None, *others) if value is not None}
     if len(found) > 1:
         raise invalid(None, "The request carries two different API keys. Send one.")

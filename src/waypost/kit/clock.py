@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Protocol
 
 
@@ -20,10 +21,5 @@ class SystemClock:
     """The machine's clocks. CLOCK_BOOTTIME where it exists, since CLOCK_MONOTONIC stops during suspend."""
 
     __slots__ = ()
-    _BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-    def unix_ns(self) -> int:
-        return time.time_ns()
-
-    def monotonic_s(self) -> float:
-        return time.clock_gettime(self._BOOT)
+    unix_ns = staticmethod(time.time_ns)
+    monotonic_s = staticmethod(partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)))
