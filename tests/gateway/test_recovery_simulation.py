@@ -61,7 +61,9 @@ class Node:
             segments_max=12,
             files=self.disk,
         )
-        self.settler = Settler(self.connection, self.journal, world.clock, on_refused=world.refused.append)
+        self.settler = Settler(
+            self.connection, self.journal, world.clock, on_refused=lambda refused, _: world.refused.append(refused)
+        )
         identity = NodeIdentity(self.name, epoch, nodes=2)
         self.wallet = Wallet(self.connection, self.journal, self.ids, world.clock, identity, self.settler)
         self.is_alive = True

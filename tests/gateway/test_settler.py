@@ -65,6 +65,7 @@ async def test_a_row_that_the_database_refuses_does_not_hold_up_the_others(tmp_p
 
     assert len(desk.ledger.settlements) == 99
     assert desk.settler.refused == 1
+    assert desk.refused == [(ended[37], ValueError)]
     assert desk.journal.unfinished == 1
     assert not desk.settler.is_booked(LEASE)
 

@@ -43,10 +43,14 @@ class Desk:
         self.connection = Connection(ledger, random.Random(1))
         self.clock = FakeClock()
         self.disk = Disk()
+        self.refused: list[tuple[ClosedAttempt, type[Exception]]] = []
         self.journal = Journal.open_dir(self.directory, segment_bytes=64 << 10, files=self.disk)
-        self.settler = Settler(self.connection, self.journal, self.clock, on_refused=lambda refused: None)
+        self.settler = Settler(self.connection, self.journal, self.clock, on_refused=self._refused)
         node = NodeIdentity(name, 1, nodes)
         self.wallet = Wallet(self.connection, self.journal, Ids(), self.clock, node, self.settler)
+
+    def _refused(self, attempt: ClosedAttempt, error: Exception) -> None:
+        self.refused.append((attempt, type(error)))
 
     def finish(self, hold: Hold, charge: int) -> ClosedAttempt:
         record = opened(hold=hold.amount_nanos, lease=hold.lease_id)

@@ -7,9 +7,11 @@ import random
 
 import psycopg
 import pytest
+from psycopg import conninfo as conninfos
 
 from tests.storage.books import IDS, NOW_MS, attempt, open_books
-from waypost.ledger.record import Outcome
+from waypost.ledger.record import LedgerUnavailable, Outcome
+from waypost.storage.ledger import PostgresLedger
 
 
 async def test_every_field_arrives_where_it_belongs(database: str) -> None:
@@ -124,3 +126,40 @@ async def test_an_empty_batch_is_nothing(database: str) -> None:
     async with open_books(database) as books:
         await books.ledger.settle_batch([])
         assert (await books.totals()).charged_nanos == 0
+
+
+async def test_a_server_that_only_reads_is_away_and_refuses_no_row(database: str) -> None:
+    name = conninfos.conninfo_to_dict(database)["dbname"]
+    async with open_books(database) as books:
+        org_id = await books.org(credit_nanos=1_000)
+        lease_id = await books.grant(org_id, 500)
+        one = attempt(org_id, lease_id, 100)
+        with psycopg.connect(database, autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+            reading = PostgresLedger(database)
+            with pytest.raises(LedgerUnavailable):
+                await reading.settle_batch([one])
+            with pytest.raises(LedgerUnavailable):
+                await reading.extend(lease_id=lease_id, from_nanos=500, to_nanos=600)
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = off")
+
+        await reading.settle_batch([one])  # by a connection of its own: the first ones only read
+
+        await reading.close_connections()
+        assert (await books.totals()).charged_nanos == 100
+
+
+async def test_a_right_that_is_missing_refuses_no_row(database: str) -> None:
+    async with open_books(database) as books:
+        org_id = await books.org(credit_nanos=1_000)
+        one = attempt(org_id, await books.grant(org_id, 500), 100)
+        with psycopg.connect(database, autocommit=True) as connection:
+            connection.execute("ALTER TABLE settlement RENAME TO elsewhere")
+            with pytest.raises(LedgerUnavailable):
+                await books.ledger.settle_batch([one])
+            connection.execute("ALTER TABLE elsewhere RENAME TO settlement")
+
+        await books.ledger.settle_batch([one])
+
+        assert (await books.totals()).charged_nanos == 100

@@ -301,8 +301,8 @@ async def _insist(call: Callable[[], Awaitable[_Result]]) -> _Result:
             await asyncio.sleep(_RETRY_S)
 
 
-def _settlement_refused(attempt: ClosedAttempt) -> None:
-    emit(SettlementRefused(execution_id=attempt.open.execution_id.hex()))
+def _settlement_refused(attempt: ClosedAttempt, error: Exception) -> None:
+    emit(SettlementRefused(execution_id=attempt.open.execution_id.hex(), error_type=type(error).__name__))
 
 
 def _report_from_loop(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

@@ -34,7 +34,7 @@ class Ledger(Protocol):
 
     async def settle_batch(self, batch: Sequence[ClosedAttempt]) -> None:
         """Book the attempts and write the metadata rows of those that end an execution, in one transaction.
-        Attempts already booked change nothing."""
+        Attempts already booked change nothing. An error other than LedgerUnavailable is a row's own fault."""
 
     async def report_holds(self, held_nanos: dict[bytes, Nanos], *, node_id: bytes, node_epoch: int) -> None:
         """The node lives, and these are the sums of open holds per lease (≤ once a second)."""

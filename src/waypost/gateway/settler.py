@@ -23,9 +23,9 @@ class Settler:
     and a journal that has reached its size refuses new attempts."""
 
     def __init__(
-        self, ledger: Ledger, journal: Journal, clock: Clock, *, on_refused: Callable[[ClosedAttempt], None]
+        self, ledger: Ledger, journal: Journal, clock: Clock, *, on_refused: Callable[[ClosedAttempt, Exception], None]
     ) -> None:
-        """`on_refused` is an alarm: the database took everything but this attempt, because of a defect. It stays in the
+        """`on_refused` is an alarm: the database took everything but this attempt, for that error. It stays in the
         journal, and its lease stays open, for the next start to try again."""
         self._ledger = ledger
         self._journal = journal
@@ -93,13 +93,13 @@ class Settler:
             await self._ledger.settle_batch(batch)
         except LedgerUnavailable:
             raise
-        except Exception:  # noqa: BLE001 - a single row that the database refuses must not hold up everybody's money
+        except Exception as error:  # noqa: BLE001 - a single row that the database refuses must not hold up everybody's money
             if len(batch) > 1:
                 self._batch_max = len(batch) // 2
                 return
             self.refused += 1
             self._leave_queue(1)
-            self._on_refused(batch[0])
+            self._on_refused(batch[0], error)
             return
         self.is_ledger_reachable = True
         self.booked += len(batch)

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from waypost.kit.money import Nanos
-from waypost.ledger.record import Balance, ClosedAttempt, InsufficientFunds, NodeSuperseded
+from waypost.ledger.record import Balance, ClosedAttempt, InsufficientFunds, LedgerUnavailable, NodeSuperseded
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
 from waypost.storage.settlement import settle
@@ -213,9 +213,16 @@ class PostgresLedger:
         raise InsufficientFunds(min(available, to_nanos - from_nanos - 1))
 
     async def settle_batch(self, batch: Sequence[ClosedAttempt]) -> None:
-        if batch:
+        if not batch:
+            return
+        try:
             async with self._pool.connection() as connection:
                 await settle(connection, batch)
+        except (psycopg.DataError, psycopg.IntegrityError):
+            raise
+        except psycopg.Error:
+            # Not these rows' fault: a right, a table or a function is missing, and others would fare no better.
+            raise LedgerUnavailable from None
 
     async def report_holds(self, held_nanos: dict[bytes, Nanos], *, node_id: bytes, node_epoch: int) -> None:
         await self._run(

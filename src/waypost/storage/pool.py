@@ -29,7 +29,8 @@ _CONNECT_S = 5
 # A server that is frozen, or that a network has lost, sends neither an answer nor an error. More than a statement may
 # take; reading all of the books may take longer.
 ANSWER_S = 10.0
-_UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError)
+# An internal error is the server's state and not the statement's fault: such as 25006, read only after a failover.
+_UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError)
 
 
 class Pool:
@@ -56,6 +57,9 @@ class Pool:
             limit = None if is_patient else asyncio.get_running_loop().call_later(self._answer_s, _hang_up, connection)
             try:
                 yield connection
+            except psycopg.InternalError:
+                await connection.close()  # another one may lead to the server that writes now
+                raise LedgerUnavailable from None
             except _UNREACHABLE:
                 raise LedgerUnavailable from None
             finally:

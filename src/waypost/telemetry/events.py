@@ -113,6 +113,7 @@ class SettlementRefused(Event, frozen=True):
 
     level = "error"
     execution_id: str
+    error_type: str
 
 
 class DatabaseLost(Event, frozen=True):
