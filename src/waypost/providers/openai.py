@@ -167,7 +167,7 @@ def _choice(sent: _Choice, position: int) -> Choice:
     if is_broken(sent.finish_reason):
         raise UpstreamError(Failure(ErrorCode.GENERATION_FAILED))
     said = sent.message
-    calls = _tool_calls(said)
+    calls = _tool_calls(said) if said.tool_calls or said.function_call is not None else ()
     reason = finish_reason_of(sent.finish_reason, has_calls=bool(calls))
     if not reason:
         raise BadAnswer  # it stopped in the middle
@@ -181,12 +181,12 @@ def _choice(sent: _Choice, position: int) -> Choice:
         said.reasoning_content or said.reasoning or "",
         said.refusal or "",
         calls,
-        audio_of(said.audio),
-        logprobs_of(sent.logprobs),
+        None if said.audio is None else audio_of(said.audio),
+        None if sent.logprobs is None else logprobs_of(sent.logprobs),
     )
 
 
-def _tool_calls(said: Said) -> list[ToolCall]:
+def _tool_calls(said: Said) -> Sequence[ToolCall]:
     calls: list[ToolCall] = []
     seen: set[str] = set()
     for sent in calls_of(said):

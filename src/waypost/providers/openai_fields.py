@@ -50,10 +50,30 @@ class Said(msgspec.Struct, gc=False):
     audio: SentAudio | None = None
 
 
+class _InputDetails(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+
+class _OutputDetails(msgspec.Struct, gc=False):
+    reasoning_tokens: int | None = None
+
+
+class _Counts(msgspec.Struct, gc=False):
+    """A usage object as it should be."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+
+
 SAID_FIELDS = frozenset((*Said.__struct_fields__, "role"))
 COMPLETION_FIELDS = frozenset(("id", "object", "created", "model", "choices", "usage", "service_tier"))
 
 _decode_any = msgspec.json.Decoder().decode
+_decode_counts = msgspec.json.Decoder(_Counts).decode
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_choices = msgspec.json.Decoder(list[dict[str, msgspec.Raw]] | None).decode
 _decode_said = msgspec.json.Decoder(dict[str, msgspec.Raw] | None).decode
@@ -131,6 +151,24 @@ def usage_of(sent: msgspec.Raw) -> Usage | None:
     if not len(sent):
         return None
     try:
+        counts = _decode_counts(sent)
+    except (ValueError, RecursionError):
+        return _loose_usage_of(sent)
+    prompt, completion = counts.prompt_tokens, counts.completion_tokens
+    if prompt is None or completion is None:
+        return _loose_usage_of(sent)
+    of_input, of_output = counts.prompt_tokens_details, counts.completion_tokens_details
+    cached = written = reasoning = 0
+    if of_input is not None:
+        cached, written = of_input.cached_tokens or 0, of_input.cache_write_tokens or 0
+    if of_output is not None:
+        reasoning = of_output.reasoning_tokens or 0
+    return _in_classes(prompt, completion, cached, written, reasoning, counts.total_tokens or 0)
+
+
+def _loose_usage_of(sent: msgspec.Raw) -> Usage | None:
+    """The same, of an object whose counts are of other types, or not there."""
+    try:
         usage = _decode_any(sent)
     except (ValueError, RecursionError):
         return Usage(UNREADABLE)
@@ -145,11 +183,14 @@ def usage_of(sent: msgspec.Raw) -> Usage | None:
     cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
     written = _detail(usage, "prompt_tokens_details", "cache_write_tokens")
     reasoning = _detail(usage, "completion_tokens_details", "reasoning_tokens")
+    return _in_classes(input_tokens, output_tokens, cached, written, reasoning, _count(usage.get("total_tokens"), 0))
+
+
+def _in_classes(
+    input_tokens: int, output_tokens: int, cached: int, written: int, reasoning: int, total_tokens: int
+) -> Usage:
     # A few providers count reasoning beside the completion instead of inside it; their total gives them away.
-    if reasoning > 0 and (
-        reasoning > output_tokens >= 0
-        or _count(usage.get("total_tokens"), 0) == input_tokens + output_tokens + reasoning
-    ):
+    if reasoning > 0 and (reasoning > output_tokens >= 0 or total_tokens == input_tokens + output_tokens + reasoning):
         output_tokens += reasoning
     if min(input_tokens, output_tokens, cached, written, reasoning) < 0:
         return Usage(UNREADABLE)

@@ -87,7 +87,8 @@ class Completion(msgspec.Struct, gc=False):
         total = 0
         for choice in self.choices:
             total += len(choice.content.encode()) + len(choice.reasoning.encode()) + len(choice.refusal.encode())
-            total += sum(len(call.name) + len(call.arguments.encode()) for call in choice.tool_calls)
+            for call in choice.tool_calls:
+                total += len(call.name) + len(call.arguments.encode())
             if choice.audio is not None:
                 total += len(choice.audio.data) + len(choice.audio.transcript.encode())
         return total
