@@ -11,7 +11,7 @@ import msgspec
 
 from waypost.gateway.ports import LedgerUnavailable
 from waypost.kit.money import Nanos
-from waypost.ledger.record import Balance, ClosedAttempt, InsufficientFunds
+from waypost.ledger.record import Balance, ClosedAttempt, InsufficientFunds, NodeSuperseded
 
 Answer = TypeVar("Answer")
 
@@ -56,7 +56,7 @@ class FakeLedger:
         if lease_id in self.leases:
             return self.leases[lease_id].granted
         if node_epoch != self.epochs[node_id]:
-            raise PermissionError("fenced")
+            raise NodeSuperseded
         self._take(org_id, amount_nanos)
         self.leases[lease_id] = LeaseRow(org_id, node_id, node_epoch, amount_nanos)
         return amount_nanos

@@ -15,7 +15,7 @@ from waypost.gateway.settler import Settler
 from waypost.gateway.wallet import IDLE_S, Hold, NodeIdentity, Wallet
 from waypost.kit.ids import Ids
 from waypost.kit.money import NANOS_PER_USD
-from waypost.ledger.record import ClosedAttempt, Grant, InsufficientFunds
+from waypost.ledger.record import ClosedAttempt, Grant, InsufficientFunds, NodeSuperseded
 
 CENT = NANOS_PER_USD // 100
 
@@ -336,6 +336,57 @@ async def test_without_a_journal_there_is_no_grant(tmp_path: Path) -> None:
     desk.journal.maintain()
     write(desk.journal, attempt())
     assert (await desk.wallet.hold_with_grant(ORG, CENT)).is_open
+
+
+async def test_a_lease_that_the_books_do_not_know_is_let_go_and_the_next_caller_gets_another(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(10 * NANOS_PER_USD))
+    running = await desk.wallet.hold_with_grant(ORG, CENT)
+    lost = running.lease_id
+    desk.ledger.leases.clear()  # restored from a copy
+    desk.ledger.wallets[ORG] = 10 * NANOS_PER_USD
+
+    with pytest.raises(LookupError):
+        await desk.wallet.hold_with_grant(ORG, NANOS_PER_USD)
+    hold = await desk.wallet.hold_with_grant(ORG, NANOS_PER_USD)
+
+    assert hold.lease_id != lost
+    desk.wallet.settle(running, CENT)
+    desk.wallet.release(hold)
+    assert desk.wallet.holds == 0
+
+
+async def test_a_hold_on_a_lost_lease_resolves_after_its_account_is_gone(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(10 * NANOS_PER_USD))
+    running = await desk.wallet.hold_with_grant(ORG, CENT)
+    desk.ledger.leases.clear()
+    with pytest.raises(LookupError):
+        await desk.wallet.hold_with_grant(ORG, NANOS_PER_USD)
+    await desk.wallet.beat()
+
+    desk.wallet.settle(running, CENT)
+
+    assert not running.is_open
+
+
+async def test_a_node_whose_place_was_taken_says_so(tmp_path: Path) -> None:
+    told: list[str] = []
+    desk = Desk(tmp_path, funded(10 * NANOS_PER_USD))
+    node = NodeIdentity(b"node-number-one!", 1)
+    wallet = Wallet(
+        desk.connection,
+        desk.journal,
+        Ids(),
+        desk.clock,
+        node,
+        desk.settler,
+        on_superseded=lambda: told.append("superseded"),
+    )
+    await desk.ledger.register_node(node.node_id)
+
+    with pytest.raises(NodeSuperseded):
+        await wallet.hold_with_grant(ORG, CENT)
+
+    assert told == ["superseded"]
 
 
 async def _unavailable(**_: object) -> int:

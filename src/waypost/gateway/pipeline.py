@@ -176,6 +176,10 @@ class Gateway:
             raise too_dear(admission, short.available_nanos) from None
         except (LedgerUnavailable, NodeSuperseded, JournalFull, JournalFailed):
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
+        except LookupError as unknown:
+            # The books do not know a lease or an organisation of ours, as after a restore: asked again, it is a new one.
+            report_bug(unknown)
+            raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
 
     def _attempt(self, arrival: Arrival, admission: Admission, hold: Hold) -> None:
         plan = Plan(

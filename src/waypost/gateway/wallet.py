@@ -22,7 +22,7 @@ from waypost.kit.clock import Clock
 from waypost.kit.ids import Ids
 from waypost.kit.money import Nanos
 from waypost.ledger.lease import LEASE_S, Lease, is_tail, lease_size
-from waypost.ledger.record import Grant, InsufficientFunds
+from waypost.ledger.record import Grant, InsufficientFunds, NodeSuperseded
 
 HEARTBEAT_S = 1  # holds are shown in balances at most this late
 BALANCE_AGE_S_MAX = 1  # how old a balance may be that the size of a lease is taken from
@@ -109,9 +109,19 @@ class Wallet:
     """`run` must be running. All methods belong to one event loop."""
 
     def __init__(
-        self, ledger: Ledger, journal: Journal, ids: Ids, clock: Clock, node: NodeIdentity, settler: Settler
+        self,
+        ledger: Ledger,
+        journal: Journal,
+        ids: Ids,
+        clock: Clock,
+        node: NodeIdentity,
+        settler: Settler,
+        *,
+        on_superseded: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_superseded` is called when the ledger grants this node nothing more: only a new start helps."""
         self._ledger = ledger
+        self._on_superseded = on_superseded
         self._journal = journal
         self._ids = ids
         self._clock = clock
@@ -142,7 +152,8 @@ class Wallet:
         """Reserve an amount, taking more from the wallet when the lease has no room.
 
         Callers of one organisation share one call to the ledger. Raises InsufficientFunds with what one request could
-        have at most, LedgerUnavailable, LookupError for an unknown organisation, JournalFull, JournalFailed."""
+        have at most, LedgerUnavailable, NodeSuperseded, LookupError for an organisation or a lease the books do not
+        know (the next caller gets a new lease), JournalFull, JournalFailed."""
         amount_nanos = amount_nanos or 1
         account = self._accounts.setdefault(org_id, _Account(org_id))
         turns_before = account.turns
@@ -170,8 +181,9 @@ class Wallet:
         """The hold's execution is over: the charge is spent, the rest free again. After `Settler.add` of its attempts,
         in the same step; the charge is the sum of theirs."""
         lease = hold.resolve(charge_nanos)
-        account = self._accounts[lease.org_id]
-        account.last_hold_s = self._clock.monotonic_s()
+        account = self._accounts.get(lease.org_id)  # None: the lease was lost and nobody has asked since
+        if account is not None:
+            account.last_hold_s = self._clock.monotonic_s()
 
     def release(self, hold: Hold) -> None:
         """The hold's execution is over and costs nothing."""
@@ -324,8 +336,15 @@ class Wallet:
                     node_epoch=self._node.epoch,
                     amount_nanos=account.asked_to,
                 )
-        except (InsufficientFunds, LookupError):
+        except InsufficientFunds:
             self._refused(account)
+            raise
+        except NodeSuperseded:
+            self._refused(account)
+            self._on_superseded()
+            raise
+        except LookupError:
+            self._lose(account)
             raise
         assert total >= lease.granted_nanos
         lease.granted_nanos = total
@@ -335,6 +354,13 @@ class Wallet:
         account.asked_to = None
         if account.lease is not None and not account.lease.granted_nanos:
             account.lease = None
+
+    def _lose(self, account: _Account) -> None:
+        """The books, restored from a copy perhaps, do not know the lease or have closed it: nothing more is held on it.
+        The holds that it has resolve by themselves."""
+        account.asked_to = account.lease = None
+        account.raised_by = account.spent_before = 0
+        account.balance_s = None
 
     async def _finish_unknown(self, account: _Account) -> None:
         """Repeat the call whose outcome is unknown, if there is one."""
