@@ -137,7 +137,7 @@ class Execution:
         """The one place where an attempt's end becomes a record, and either the next attempt or an answer."""
         self._attempt = None
         self._services.attempts_counted.add(
-            attempt.live.provider.id, attempt.live.deployment.id, outcome.name if failure is None else failure.code.name
+            attempt.live.provider.id, attempt.live.deployment.id, "COMPLETED" if failure is None else failure.code.name
         )
         if failure is None:
             if self._caller is None:

@@ -29,7 +29,7 @@ from waypost.kit import ids
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.ids import Ids
-from waypost.ledger.record import ClosedAttempt, InsufficientFunds, NodeSuperseded
+from waypost.ledger.record import ClosedAttempt, InsufficientFunds, NodeSuperseded, Outcome
 from waypost.policy.snapshot import View
 from waypost.telemetry.events import report_bug
 from waypost.telemetry.metrics import Counter, Histogram
@@ -41,7 +41,9 @@ from waypost.wire.openai_chat_answer import AnswerIdentity
 
 _CHAT = "/v1/chat/completions"
 _MODELS = "/v1/models"
+_JSON = b"application/json"
 _READS = ("GET", "HEAD")
+_OUTCOME_LABELS = {outcome: outcome.name.lower() for outcome in Outcome}
 
 
 class State:
@@ -134,8 +136,9 @@ class Gateway:
         _expect_json(exchange)
         request = read_request(exchange.body.unwrap())
         # admit
-        admission = admit(request, arrival.api_key, self._view(), self._fleet, self._dispatcher.dice, self._loop.time())
-        self._reserve(arrival, admission)
+        now_s = self._loop.time()
+        admission = admit(request, arrival.api_key, self._view(), self._fleet, self._dispatcher.dice, now_s)
+        self._reserve(arrival, admission, now_s)
         # hold
         hold = self._wallet.hold(arrival.api_key.org_id, admission.hold_nanos)
         if hold is not None:
@@ -244,15 +247,14 @@ class Gateway:
     def ended(self, attempt: ClosedAttempt) -> None:
         """An execution is in the books: count it, and correct what its key's limit had reserved."""
         close, opened = attempt.close, attempt.open
-        self._answers_counted.add(opened.model, close.outcome.name.lower(), close.error_code)
+        self._answers_counted.add(opened.model, _OUTCOME_LABELS[close.outcome], close.error_code)
         self._answers_timed.observe((close.closed_at_ms - opened.accepted_at_ms) / 1000, opened.model)
         used = close.input_tokens + close.cache_read_tokens + close.output_tokens
         self._unreserve(opened.execution_id, used + close.cache_write_5m_tokens + close.cache_write_1h_tokens)
 
-    def _reserve(self, arrival: Arrival, admission: Admission) -> None:
+    def _reserve(self, arrival: Arrival, admission: Admission, now_s: float) -> None:
         api_key = arrival.api_key
         tokens = admission.input_estimate + (admission.request.output_tokens_max or 0)
-        now_s = self._loop.time()
         arrival.limit_headers = self._limits.take(api_key, now_s=now_s, now_unix_s=arrival.at_ms / 1000, tokens=tokens)
         if api_key.tokens_per_minute is not None:
             self._reserved[arrival.id] = Reservation(api_key.id, tokens, now_s)
@@ -290,7 +292,9 @@ def _expect_method(exchange: Exchange, *methods: str) -> None:
 
 
 def _expect_json(exchange: Exchange) -> None:
-    encoding = exchange.headers.get(b"content-encoding", b"identity").lower()
-    content_type = exchange.headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
-    if encoding != b"identity" or content_type != b"application/json":
+    encoding = exchange.headers.get(b"content-encoding", b"identity")
+    content_type = exchange.headers.get(b"content-type", _JSON)
+    if content_type != _JSON:
+        content_type = content_type.partition(b";")[0].strip().lower()
+    if encoding.lower() != b"identity" or content_type != _JSON:
         raise Refusal(ErrorCode.UNSUPPORTED_MEDIA_TYPE)

@@ -37,8 +37,8 @@ Record = Grant | Open | Close | Ack
 _FRAME = Struct("<II")
 _BODY = Struct("<QB")
 _GRANT = Struct("<16s16sq")
-_OPEN = Struct("<16s16s16s16s16sqqqBqq?HHH")
-_CLOSE = Struct("<16sB??qqqqiqqqqqqH")
+_OPEN = Struct("<QB16s16s16s16s16sqqqBqq?HHH")  # this and CLOSE with LSN and type before the payload
+_CLOSE = Struct("<QB16sB??qqqqiqqqqqqH")
 _FRAME_BYTES = _FRAME.size
 _PREFIX_BYTES = _FRAME.size + _BODY.size
 _TYPE_GRANT, _TYPE_OPEN, _TYPE_CLOSE, _TYPE_ACK = 1, 2, 3, 4
@@ -51,6 +51,8 @@ def encode_grant(lsn: int, record: Grant) -> bytes:
 def encode_open(lsn: int, record: Open) -> bytes:
     model, provider, deployment = record.model.encode(), record.provider.encode(), record.deployment.encode()
     fixed = _OPEN.pack(
+        lsn,
+        _TYPE_OPEN,
         record.attempt_id,
         record.execution_id,
         record.lease_id,
@@ -67,12 +69,14 @@ def encode_open(lsn: int, record: Open) -> bytes:
         len(provider),
         len(deployment),
     )
-    return _framed(b"".join((_BODY.pack(lsn, _TYPE_OPEN), fixed, model, provider, deployment)))
+    return _framed(b"%b%b%b%b" % (fixed, model, provider, deployment))
 
 
 def encode_close(lsn: int, record: Close) -> bytes:
     error_code = record.error_code.encode()
     fixed = _CLOSE.pack(
+        lsn,
+        _TYPE_CLOSE,
         record.attempt_id,
         record.outcome,
         record.is_final,
@@ -90,7 +94,7 @@ def encode_close(lsn: int, record: Close) -> bytes:
         record.reasoning_tokens,
         len(error_code),
     )
-    return _framed(_BODY.pack(lsn, _TYPE_CLOSE) + fixed + error_code)
+    return _framed(fixed + error_code)
 
 
 def encode_ack(lsn: int, attempt_ids: Sequence[bytes]) -> bytes:
@@ -163,9 +167,9 @@ def _decode(data: bytes, at: int, end: int) -> Record | None:
     payload = data[at + _PREFIX_BYTES : end]
     try:
         if kind == _TYPE_OPEN:
-            return _decode_open(payload)
+            return _decode_open(data[at + _FRAME_BYTES : end])
         if kind == _TYPE_CLOSE:
-            return _decode_close(payload)
+            return _decode_close(data[at + _FRAME_BYTES : end])
         if kind == _TYPE_GRANT:
             return Grant(*_GRANT.unpack(payload))
         if kind == _TYPE_ACK:
@@ -175,18 +179,18 @@ def _decode(data: bytes, at: int, end: int) -> Record | None:
     return None
 
 
-def _decode_open(payload: bytes) -> Open:
-    *fixed, model_bytes, provider_bytes, deployment_bytes = _OPEN.unpack_from(payload)
+def _decode_open(body: bytes) -> Open:
+    *fixed, model_bytes, provider_bytes, deployment_bytes = _OPEN.unpack_from(body)[2:]
     provider_at = _OPEN.size + model_bytes
     deployment_at = provider_at + provider_bytes
-    model, provider = payload[_OPEN.size : provider_at], payload[provider_at:deployment_at]
-    deployment = payload[deployment_at : deployment_at + deployment_bytes]
+    model, provider = body[_OPEN.size : provider_at], body[provider_at:deployment_at]
+    deployment = body[deployment_at : deployment_at + deployment_bytes]
     return Open(*fixed, *(text.decode() for text in (model, provider, deployment)))
 
 
-def _decode_close(payload: bytes) -> Close:
+def _decode_close(body: bytes) -> Close:
     (attempt_id, outcome, is_final, is_estimated, charge, cogs, closed_at, first_content, status, *tokens, length) = (
-        _CLOSE.unpack_from(payload)
+        _CLOSE.unpack_from(body)[2:]
     )
     return Close(
         attempt_id,
@@ -198,6 +202,6 @@ def _decode_close(payload: bytes) -> Close:
         closed_at,
         first_content,
         status,
-        payload[_CLOSE.size : _CLOSE.size + length].decode(),
+        body[_CLOSE.size : _CLOSE.size + length].decode(),
         *tokens,
     )
