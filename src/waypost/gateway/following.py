@@ -1,9 +1,13 @@
 """Follows keys and catalogue: what changed in the database is in force here within a second or so.
 
-Announcements make it faster, polling makes it certain. With the database away the last view serves on.
+Announcements make it faster, polling makes it certain. With the database away the last view serves on, and so does the
+last catalogue when a newer one cannot be read: keys are followed all the same.
 """
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
 
 from waypost.dispatch.fleet import Fleet
 from waypost.gateway.access import Keyring
@@ -11,9 +15,10 @@ from waypost.gateway.ports import Directory, LedgerUnavailable
 from waypost.kit.clock import Clock
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.snapshot import View, build_view
-from waypost.telemetry.events import CatalogueAdopted, emit
+from waypost.telemetry.events import CatalogueAdopted, emit, report_bug
 
 POLL_S = 1.0
+_ANNOUNCEMENTS = "announcements"
 
 
 class Following:
@@ -26,16 +31,29 @@ class Following:
         self._keyring = keyring
         self._fleet = fleet
         self._clock = clock
+        self._failing: dict[str, type[Exception]] = {}
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """What is not followed at the moment although the database answers: "catalogue", "keys"."""
+        return tuple(sorted(self._failing.keys() - {_ANNOUNCEMENTS}))
 
     async def catch_up(self) -> None:
-        """Take in everything that has changed. Raises LedgerUnavailable."""
+        """Take in everything that has changed. Raises LedgerUnavailable, CatalogueError."""
+        await self._take_keys()
+        await self._take_catalogue()
+
+    async def _take_keys(self) -> None:
         api_keys, version = await self._directory.api_keys_since(self._keyring.version)
         self._keyring.adopt(api_keys, version, self._clock.unix_ns() // 1_000_000)
+
+    async def _take_catalogue(self) -> None:
         newer = await self._directory.catalogue_since(self.view.version)
         if newer is not None:
             catalogue, version = newer
-            self.view = build_view(catalogue, version)
-            self._fleet.adopt(self.view)
+            view = build_view(catalogue, version)
+            self._fleet.adopt(view)
+            self.view = view  # last: what could not be adopted is tried again
             emit(CatalogueAdopted(version=version))
         elif self._fleet.has_changed_credentials():
             self._fleet.adopt(self.view)
@@ -43,9 +61,25 @@ class Following:
     async def run(self) -> None:
         """Catch up whenever something is announced, and every second. Until cancelled."""
         while True:
-            try:
-                await self._directory.wait_for_change(POLL_S)
-                await self.catch_up()
-                self.is_database_reachable = True
-            except LedgerUnavailable:
-                self.is_database_reachable = False
+            if not await self._survive(_ANNOUNCEMENTS, self._wait):
+                await asyncio.sleep(POLL_S)
+            has_keys = await self._survive("keys", self._take_keys)
+            has_catalogue = await self._survive("catalogue", self._take_catalogue)
+            self.is_database_reachable = has_keys and has_catalogue
+
+    async def _wait(self) -> None:
+        await self._directory.wait_for_change(POLL_S)
+
+    async def _survive(self, what: str, call: Callable[[], Awaitable[None]]) -> bool:
+        """Whether the database answered. An error of any other kind is told once and leaves the rest to go on."""
+        try:
+            await call()
+        except LedgerUnavailable:
+            return False
+        except Exception as error:  # noqa: BLE001  the edge of a task: without it revoked keys would go on working
+            if self._failing.get(what) is not type(error):
+                report_bug(error)
+            self._failing[what] = type(error)
+            return what != _ANNOUNCEMENTS
+        self._failing.pop(what, None)
+        return True
