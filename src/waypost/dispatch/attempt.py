@@ -167,20 +167,20 @@ class Attempt:
             self._end_by_bug(bug)
 
     def on_end(self) -> None:
-        if self._is_ended:
-            return
-        try:
-            self._read_whole()
-        except Exception as bug:  # noqa: BLE001  as above
-            self._end_by_bug(bug)
+        if not self._is_ended:
+            try:
+                self._read_whole()
+            except Exception as bug:  # noqa: BLE001  as above
+                self._end_by_bug(bug)
+        self._call = None  # it holds on to this object: without the cycle the request is freed now, with its payload
 
     def on_failure(self, failure: TransportFailure) -> None:
-        if self._is_ended:
-            return
-        try:
-            self._broke(_FAILURES[failure])
-        except Exception as bug:  # noqa: BLE001  as above
-            self._end_by_bug(bug)
+        if not self._is_ended:
+            try:
+                self._broke(_FAILURES[failure])
+            except Exception as bug:  # noqa: BLE001  as above
+                self._end_by_bug(bug)
+        self._call = None  # as above
 
     def _take(self, data: bytes) -> None:
         if self._reader is not None:
