@@ -10,6 +10,7 @@ import psycopg
 from waypost.app.operator import CommandRefused
 from waypost.app.secrets import SecretsError
 from waypost.app.settings import SettingsError
+from waypost.app.wiring import GatewayRefused
 from waypost.ledger.record import LedgerUnavailable
 from waypost.policy.document import CatalogueError
 from waypost.storage.database import DatabaseUnfit
@@ -17,7 +18,7 @@ from waypost.storage.embedded import EmbeddedPostgresError
 from waypost.storage.roles import RolesMissing
 from waypost.supervisor.up import UpRefused
 
-_PLAIN = (CommandRefused, SecretsError, DatabaseUnfit, EmbeddedPostgresError, RolesMissing, UpRefused)
+_PLAIN = (CommandRefused, GatewayRefused, SecretsError, DatabaseUnfit, EmbeddedPostgresError, RolesMissing, UpRefused)
 TRACE = "WAYPOST_TRACE"
 
 

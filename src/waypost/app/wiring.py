@@ -20,6 +20,7 @@ from typing import TypeVar
 import msgspec
 import uvloop
 
+from waypost.app.background import Background
 from waypost.app.secrets import CredentialReader, open_node_id, open_secrets
 from waypost.app.settings import Settings
 from waypost.dispatch.dispatcher import Dispatcher
@@ -53,6 +54,7 @@ from waypost.telemetry.events import (
     Draining,
     JournalQuarantined,
     JournalRecovered,
+    JournalRunningOut,
     ProcessStarted,
     SettlementRefused,
     SettlingDelayed,
@@ -68,9 +70,19 @@ from waypost.wire.dialects import error_headers, render_error
 _Result = TypeVar("_Result")
 _RETRY_S = 0.5  # between tries to reach the database at start
 _PARTITIONS_S = 6 * 3600.0  # between looks at the partitions of the months ahead
+_PARTITIONS_RETRY_S = 60.0
 _LOOK_S = 1.0  # between looks at what an operator should be told
 SETTLE_LATE_S = 5.0  # age of the oldest attempt that is not booked
+_LAST_WORDS_S = 1.0  # for sending what was answered at the very end
 _SETTLE_S = 10.0  # at the end, for what is not yet booked; the journal keeps the rest
+
+
+class GatewayRefused(Exception):
+    """The gateway cannot start. The message is a sentence for the operator, with what to do."""
+
+
+class _StopAsked(Exception):
+    """While the gateway was starting."""
 
 
 class GatewayOptions(msgspec.Struct, frozen=True):
@@ -84,7 +96,7 @@ class GatewayOptions(msgspec.Struct, frozen=True):
 
 
 def run_gateway(settings: Settings, conninfo: str, options: GatewayOptions) -> int:
-    """Serve until SIGTERM or SIGINT; the process's exit code: 1 when the journal could not be written any more."""
+    """Serve until SIGTERM or SIGINT; the exit code: 1 when it had to stop by itself. Raises GatewayRefused."""
     keep_memory_private()
     quieten_third_parties()
     die_with_supervisor(os.environ)
@@ -124,38 +136,38 @@ class GatewayProcess:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._ledger.close_connections)
             stack.push_async_callback(self._directory.close_connections)
-            await self._run(stack)
+            with contextlib.suppress(_StopAsked):
+                await self._run(stack)
         return 1 if self._has_failed else 0
 
     async def _run(self, stack: contextlib.AsyncExitStack) -> None:
         options = self._options
         # First of all, because it is locked: a second process on it must not take the node's place.
-        journal = Journal.open_dir(self._settings.data_dir / "journal" / options.name, on_failed=self._journal_failed)
+        journal = self._open_journal()
         stack.callback(journal.shut)
         node_id = open_node_id(self._settings.data_dir)
-        node = NodeIdentity(node_id, await _insist(lambda: self._ledger.register_node(node_id)))
+        node = NodeIdentity(node_id, await self._insist(lambda: self._ledger.register_node(node_id)))
         settler = Settler(self._ledger, journal, self._clock, on_refused=_settlement_refused)
         self._recover(journal, settler)
-        wallet = Wallet(self._ledger, journal, self._ids, self._clock, node, settler)
+        wallet = Wallet(self._ledger, journal, self._ids, self._clock, node, settler, on_superseded=self._fail)
         keyring = Keyring(self._secrets.pepper)
         fleet = Fleet(CredentialReader(os.environ))
         stack.push_async_callback(fleet.close)
         following = Following(self._directory, keyring, fleet, self._clock)
-        await _insist(following.catch_up)
-        await _insist(self._make_partitions)
+        await self._insist(following.catch_up)
+        await self._insist(self._make_partitions)
         gateway, dispatcher = self._assemble(journal, settler, wallet, keyring, fleet, following)
-        self._watch(settler, wallet, fleet, following, dispatcher)
+        self._watch(journal, settler, wallet, fleet, following, dispatcher)
 
-        background = [asyncio.ensure_future(part.run()) for part in (journal, settler, wallet, following)]
-        background.append(asyncio.ensure_future(self._keep_partitions()))
-        background.append(asyncio.ensure_future(self._tell_of_delays(settler)))
+        background = Background(self._fail)
+        for part in (journal, settler, wallet, following):
+            background.start(part.run())
+        background.start(self._keep_partitions())
+        background.start(self._tell_of_delays(journal, settler, following))
         internal = Http1Server(self._answer_internal, self._refuse_framing)
         public = Http1Server(gateway.handle, self._refuse_framing, on_bug=report_bug)
         await internal.listen(unix_path=str(options.internal_path))
-        if options.listen_fd is None:
-            await public.listen(host=options.host, port=options.port)
-        else:
-            await public.listen(sock=socket.socket(fileno=options.listen_fd))
+        await self._listen(public)
         self._state.is_ready = True
         emit(ProcessStarted(process=options.name, pid=os.getpid(), port=public.port))
         # What is alive now stays: the collector need not look at it again.
@@ -164,15 +176,39 @@ class GatewayProcess:
 
         emit(Draining(process=options.name))
         self._state.is_ready = False
-        await public.drain(self._settings.drain_s)
-        await dispatcher.drain(timeout_s=0.0 if self._has_failed else self._settings.drain_s)
+        # Executions first: what is cut off still has its caller to be told, in its stream and not by a reset.
+        ends_at_s = self._clock.monotonic_s() + (0.0 if journal.is_failed else self._settings.drain_s)
+        public.stop_accepting()
+        await gateway.drain(max(0.0, ends_at_s - self._clock.monotonic_s()))
+        await public.drain(max(_LAST_WORDS_S, ends_at_s - self._clock.monotonic_s()))
         gateway.close()
         if await settler.drain(_SETTLE_S):
             await wallet.close_all()
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        await background.end()
         await internal.drain(0.0)
+
+    def _open_journal(self) -> Journal:
+        directory = self._settings.data_dir / "journal" / self._options.name
+        try:
+            return Journal.open_dir(directory, on_failed=self._fail)
+        except BlockingIOError:
+            raise GatewayRefused(
+                f"a gateway already runs on {self._settings.data_dir}: stop that one, or give another --data-dir"
+            ) from None
+
+    async def _listen(self, public: Http1Server) -> None:
+        options = self._options
+        if options.listen_fd is not None:
+            await public.listen(sock=socket.socket(fileno=options.listen_fd))
+            return
+        try:
+            await public.listen(host=options.host, port=options.port)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else "no such address"
+            raise GatewayRefused(
+                f"{options.host}:{options.port} cannot be listened at ({reason}): stop the program there, or give "
+                "another --port or --host"
+            ) from None
 
     async def _make_partitions(self) -> None:
         owner = Pool(self._conninfo, Role.OWNER, size=1)
@@ -182,9 +218,16 @@ class GatewayProcess:
             await owner.close()
 
     async def _keep_partitions(self) -> None:
+        pause_s = _PARTITIONS_S
         while True:
-            await asyncio.sleep(_PARTITIONS_S)
-            await _insist(self._make_partitions)
+            await asyncio.sleep(pause_s)
+            pause_s = _PARTITIONS_S
+            try:
+                await self._make_partitions()
+            except LedgerUnavailable:
+                pause_s = _PARTITIONS_RETRY_S
+            except Exception as error:  # noqa: BLE001  the edge of a task: those of the months ahead are there already
+                report_bug(error)
 
     def _assemble(
         self,
@@ -238,7 +281,13 @@ class GatewayProcess:
             emit(JournalRecovered(recovered=len(recovery.attempts), crashed=crashed))
 
     def _watch(
-        self, settler: Settler, wallet: Wallet, fleet: Fleet, following: Following, dispatcher: Dispatcher
+        self,
+        journal: Journal,
+        settler: Settler,
+        wallet: Wallet,
+        fleet: Fleet,
+        following: Following,
+        dispatcher: Dispatcher,
     ) -> None:
         gauge = self._page.gauge
         gauge("waypost_executions_running", "Executions under way.", lambda: dispatcher.running)
@@ -249,24 +298,28 @@ class GatewayProcess:
         gauge("waypost_upstream_idle", "Idle connections to providers.", lambda: fleet.connections()[0])
         gauge("waypost_upstream_open", "Connections to providers.", lambda: fleet.connections()[1])
         gauge("waypost_catalogue_version", "Catalogue version in force.", lambda: following.view.version)
+        gauge("waypost_journal_segments", "Segments of the journal in use.", lambda: journal.segments)
 
-        def is_degraded() -> tuple[str, ...]:
-            is_reachable = following.is_database_reachable and settler.is_ledger_reachable
-            return () if is_reachable else ("database",)
+        def degraded() -> tuple[str, ...]:
+            database = () if _is_reachable(settler, following) else ("database",)
+            return (*database, *(("journal",) if journal.is_running_out else ()), *following.unreadable)
 
-        self._state.degraded = is_degraded
+        self._state.degraded = degraded
 
-    async def _tell_of_delays(self, settler: Settler) -> None:
-        """Log, once each time, that the database is away or that bookings do not keep up."""
-        was_reachable, was_in_time = True, True
+    async def _tell_of_delays(self, journal: Journal, settler: Settler, following: Following) -> None:
+        """Log, once each time, that the database is away, bookings do not keep up, or the journal runs out of room."""
+        was_reachable, was_in_time, had_room = True, True, True
         while True:
             await asyncio.sleep(_LOOK_S)
-            is_reachable, is_in_time = not self._state.degraded(), settler.oldest_age_s <= SETTLE_LATE_S
+            is_reachable, is_in_time = _is_reachable(settler, following), settler.oldest_age_s <= SETTLE_LATE_S
+            has_room = not journal.is_running_out
+            if had_room and not has_room:
+                emit(JournalRunningOut(process=self._options.name, backlog=settler.backlog))
             if was_reachable and not is_reachable:
                 emit(DatabaseLost(process=self._options.name))
             if was_in_time and not is_in_time:
                 emit(SettlingDelayed(backlog=settler.backlog, age_s=round(settler.oldest_age_s, 1)))
-            was_reachable, was_in_time = is_reachable, is_in_time
+            was_reachable, was_in_time, had_room = is_reachable, is_in_time, has_room
 
     def _refuse_framing(self, code: ErrorCode) -> tuple[bytes, bytes]:
         """The transport's own refusals, before anything is known of the request."""
@@ -284,21 +337,37 @@ class GatewayProcess:
         else:
             exchange.respond(404, JSON_TYPE, b"{}")
 
-    def _journal_failed(self) -> None:
-        """The disk does not take the journal: admit nothing more, leave, and let recovery sort it out."""
+    def _fail(self) -> None:
+        """The disk does not take the journal, a task has died, or another process has the node's place: admit nothing
+        more, leave, and let the next start sort it out."""
+        if self._has_failed:
+            return
         self._has_failed = True
         self._state.is_ready = False
         emit(AdmissionStopped(process=self._options.name))
         self._stop.set()
 
+    async def _insist(self, call: Callable[[], Awaitable[_Result]]) -> _Result:
+        """At start, wait for the database as long as it takes; the supervisor sees that we are not ready. Raises
+        _StopAsked when we are told to stop meanwhile."""
+        while not self._stop.is_set():
+            working, stopping = asyncio.ensure_future(call()), asyncio.ensure_future(self._stop.wait())
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not working.done():
+                working.cancel()
+                await asyncio.wait({working})
+                break
+            with contextlib.suppress(LedgerUnavailable):
+                return working.result()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_S):
+                    await self._stop.wait()
+        raise _StopAsked
 
-async def _insist(call: Callable[[], Awaitable[_Result]]) -> _Result:
-    """At start, wait for the database as long as it takes; the supervisor sees that we are not ready."""
-    while True:
-        try:
-            return await call()
-        except LedgerUnavailable:
-            await asyncio.sleep(_RETRY_S)
+
+def _is_reachable(settler: Settler, following: Following) -> bool:
+    return following.is_database_reachable and settler.is_ledger_reachable
 
 
 def _settlement_refused(attempt: ClosedAttempt, error: Exception) -> None:

@@ -270,6 +270,11 @@ class Journal:
         return len(self._executions)
 
     @property
+    def is_running_out(self) -> bool:
+        """Whether room for new attempts is running out, or has: the disk is full, or the database books nothing."""
+        return self.is_full or self._current.is_emergency or len(self._segments) >= self._segments_max
+
+    @property
     def segments(self) -> int:
         return len(self._segments)
 

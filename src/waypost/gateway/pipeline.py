@@ -159,6 +159,8 @@ class Gateway:
                 self._unreserve(arrival.id, 0)
         except Refusal as refused:
             refusal = refused
+        except asyncio.CancelledError:  # by `drain`
+            refusal = Refusal(ErrorCode.SERVICE_UNAVAILABLE)
         except Exception as bug:  # noqa: BLE001  the edge of a task: nobody above would answer the caller
             report_bug(bug)
             refusal = Refusal(ErrorCode.INTERNAL_ERROR)
@@ -180,7 +182,7 @@ class Gateway:
         except (LedgerUnavailable, NodeSuperseded, JournalFull, JournalFailed):
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
         except LookupError as unknown:
-            # The books do not know a lease or an organisation of ours, as after a restore: asked again, it is a new one.
+            # As after a restore, the books do not know a lease or an organisation of ours: the next request gets anew.
             report_bug(unknown)
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
 
@@ -240,6 +242,15 @@ class Gateway:
         exchange.respond(200 if state.is_ready else 503, headers, msgspec.json.encode(page))
 
     # Around it.
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let what was admitted end; what takes longer is told so, each execution with its record."""
+        ends_at_s = self._loop.time() + timeout_s
+        if self._waiting_for_grants:
+            await asyncio.wait(self._waiting_for_grants, timeout=timeout_s)
+        for waiting in self._waiting_for_grants:
+            waiting.cancel()
+        await self._dispatcher.drain(max(0.0, ends_at_s - self._loop.time()))
 
     def close(self) -> None:
         self._open_streams.close()

@@ -96,10 +96,19 @@ class JournalQuarantined(Event, frozen=True):
 
 
 class AdmissionStopped(Event, frozen=True):
-    """The journal cannot be written any more; the process leaves."""
+    """The books cannot be kept here any more: the journal cannot be written, a task of ours died (a BugCaught says
+    where), or another process took this node's place. The process leaves."""
 
     level = "error"
     process: str
+
+
+class JournalRunningOut(Event, frozen=True):
+    """The disk is full, or the database has booked nothing for long; without room nothing is admitted."""
+
+    level = "error"
+    process: str
+    backlog: int
 
 
 class SettlingDelayed(Event, frozen=True):

@@ -94,14 +94,19 @@ class Http1Server:
         if self._sweep is None:
             self._sweep = Sweep(loop, self._check)
 
-    async def drain(self, timeout_s: float) -> None:
-        """Stop accepting, close what is idle, let what runs end for up to `timeout_s`, then abort the rest."""
+    def stop_accepting(self) -> None:
+        """No new connection and no further request on one: what is idle closes, what runs may end."""
         rules = self._rules
         rules.state.is_draining = True
         for listener in self._listeners:
             listener.close()
         for connection in tuple(rules.connections):
             connection.retire()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Stop accepting, let what runs end for up to `timeout_s`, then abort the rest."""
+        rules = self._rules
+        self.stop_accepting()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._until_empty()
