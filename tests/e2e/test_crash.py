@@ -116,6 +116,7 @@ async def test_a_killed_gateway_loses_no_request_and_books_none_twice(database: 
             answers += await asyncio.gather(*callers)
             written.add(stack)
             await stack.start()
+        stack.sim.disarm()
         last = await asyncio.gather(*(call(stack, body) for body in requests(dice, CALLERS)))
         await stack.at_rest()
         written.add(stack)

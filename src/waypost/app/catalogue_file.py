@@ -51,6 +51,26 @@ def apply_watched_file(settings: Settings, conninfo: str) -> Sequence[str]:
     return ()
 
 
+def apply_first(settings: Settings, conninfo: str) -> Sequence[str]:
+    """As `apply_watched_file`, at the start: the mistakes, with what serves on. Raises CatalogueError with them when
+    nothing could serve, because there is no earlier version."""
+    mistakes = apply_watched_file(settings, conninfo)
+    if not mistakes:
+        return ()
+
+    async def newest(operator: Operator) -> int | None:
+        history = await operator.catalogue_history()
+        return max((entry.version for entry in history), default=None)
+
+    try:
+        version = act(settings, conninfo, newest)
+    except LedgerUnavailable:
+        raise psycopg.OperationalError from None
+    if version is None:
+        raise CatalogueError([*mistakes, "There is no earlier version to serve: correct this and start again."])
+    return [*mistakes, f"Version {version} of the catalogue serves on."]
+
+
 def _unreadable_credentials(catalogue: Catalogue) -> list[str]:
     """The gateways read credentials from the same places as this process, whose children they are."""
     read_credential = CredentialReader(os.environ)
@@ -60,5 +80,5 @@ def _unreadable_credentials(catalogue: Catalogue) -> list[str]:
             try:
                 read_credential(reference)
             except LookupError as error:
-                mistakes.append(f"providers[{i}].api_keys[{j}]: {error.args[0]}")
+                mistakes.append(f"providers[{i}].api_keys[{j}]: {error.args[0]}; set it, and start again")
     return mistakes

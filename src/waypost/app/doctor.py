@@ -14,13 +14,15 @@ from urllib.parse import urlsplit
 import msgspec
 import psycopg
 
+from waypost.app.catalogue_file import read_catalogue_file
 from waypost.app.database import open_database
 from waypost.app.secrets import CredentialReader, SecretsError, open_secrets
-from waypost.app.settings import Settings
+from waypost.app.settings import Settings, SettingsError
 from waypost.gateway.segment import segment_paths
 from waypost.kit.clock import Clock
 from waypost.ledger.record import LedgerUnavailable
 from waypost.policy.catalogue import Catalogue, Provider
+from waypost.policy.document import CatalogueError
 from waypost.storage.catalogues import newest_catalogue
 from waypost.storage.database import DatabaseUnfit
 from waypost.storage.embedded import EmbeddedPostgresError
@@ -53,6 +55,8 @@ def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
     yield _secrets(settings)
     yield _disk(settings.data_dir)
     yield _journal(settings.data_dir / "journal")
+    if settings.config_path is not None:
+        yield from _configuration(settings, settings.config_path)
     try:
         with open_database(settings) as conninfo:
             found, catalogue = asyncio.run(_ask(conninfo))
@@ -74,6 +78,17 @@ def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
     )
     yield from _credentials(catalogue[0])
     yield from asyncio.run(_reach(catalogue[0].providers))
+
+
+def _configuration(settings: Settings, path: Path) -> Iterator[Finding]:
+    """What `up` would say of the file; the version before it serves on while it is refused."""
+    try:
+        read_catalogue_file(settings, path)
+    except (CatalogueError, SettingsError) as error:
+        for mistake in error.mistakes:
+            yield Finding("configuration", Verdict.BAD, mistake)
+    else:
+        yield Finding("configuration", Verdict.FINE, str(path))
 
 
 def _secrets(settings: Settings) -> Finding:

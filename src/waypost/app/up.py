@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
-from waypost.app.catalogue_file import apply_watched_file
+from waypost.app.catalogue_file import apply_first, apply_watched_file
 from waypost.app.database import embedded_postgres
 from waypost.app.settings import Settings
 from waypost.supervisor.up import UpOptions, run_up
@@ -36,4 +37,9 @@ def up_options(settings: Settings, *, host: str, port: int, metrics_port: int, w
 def serve(settings: Settings, *, host: str, port: int, metrics_port: int, workers: int = 1) -> int:
     """Run everything until told to stop; the exit code."""
     options = up_options(settings, host=host, port=port, metrics_port=metrics_port, workers=workers)
-    return run_up(options, lambda conninfo: apply_watched_file(settings, conninfo))
+    applies = iter((apply_first,))  # and the same file from then on
+
+    def apply_catalogue(conninfo: str) -> Sequence[str]:
+        return next(applies, apply_watched_file)(settings, conninfo)
+
+    return run_up(options, apply_catalogue)

@@ -307,5 +307,7 @@ def _expect_json(exchange: Exchange) -> None:
     content_type = exchange.headers.get(b"content-type", _JSON)
     if content_type != _JSON:
         content_type = content_type.partition(b";")[0].strip().lower()
-    if encoding.lower() != b"identity" or content_type != _JSON:
+    if content_type != _JSON:
+        raise Refusal(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "Send JSON with the header 'Content-Type: application/json'.")
+    if encoding.lower() != b"identity":
         raise Refusal(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
