@@ -26,9 +26,7 @@ from waypost.simulator.fault import KINDS, PHASES
 from waypost.simulator.provider import STYLES
 from waypost.telemetry.events import FIELDS, Event
 from waypost.transport.limits import ServerLimits
-from waypost.wire.canonical import Usage
-from waypost.wire.openai_chat_answer import (
-    AnswerIdentity,
+from waypost.wire.canonical import (
     Audio,
     Choice,
     Completion,
@@ -36,8 +34,11 @@ from waypost.wire.openai_chat_answer import (
     TokenLogprob,
     ToolCall,
     TopLogprob,
-    render_completion,
+    Usage,
 )
+from waypost.wire.envelope import Envelope
+from waypost.wire.identity import AnswerIdentity
+from waypost.wire.openai_chat_answer import render_completion
 
 COMMON_OPTIONS = {"--config", "--data-dir", "--database-url", "--help"}
 SOURCE = "\n".join(path.read_text() for path in sorted((ROOT / "src").rglob("*.py")))
@@ -250,7 +251,7 @@ def test_every_answer_field_is_documented_and_no_other() -> None:
     likely = Logprobs([TokenLogprob("a", -1.0, [97], [TopLogprob("a", -1.0, [97])])])
     call, audio = ToolCall("1", "f", "{}"), Audio("1", "aa", "a", 1)
     choice = Choice(0, "stop", "a", "a", "", [call], audio, likely)
-    identity = AnswerIdentity("chatcmpl-0", 0, "m", b"", b"")
+    identity = AnswerIdentity("chatcmpl-0", 0, "m", b"", b"", Envelope(b""))
     whole = render_completion(Completion([choice]), identity, Usage(), "0.00")
     legacy = render_completion(
         Completion([choice]), msgspec.structs.replace(identity, uses_functions=True), Usage(), "0.00"

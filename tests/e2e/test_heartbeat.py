@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from tests.e2e.stack import Answer, ask, deployment, exchange, model, provider
+from tests.wire.samples import AROUND, ENVELOPE
 from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.ports import Hold, Plan
@@ -24,8 +25,8 @@ from waypost.telemetry.metrics import Counter
 from waypost.tenancy.api_key import ApiKey, Scope
 from waypost.transport.exchange import Exchange
 from waypost.transport.http1_server import Http1Server
-from waypost.wire.openai_chat import read_request
-from waypost.wire.openai_chat_answer import AnswerIdentity
+from waypost.wire.formats import FORMATS
+from waypost.wire.identity import AnswerIdentity
 
 HEARTBEAT_S = 0.05
 BEAT = b": waypost\n\n"
@@ -84,7 +85,9 @@ class Relaying:
 
     def handle(self, exchange: Exchange) -> None:
         key = ApiKey(id=bytes(16), org_id=bytes(16), digest=b"", scope=Scope.FULL)
-        admission = admit(read_request(exchange.body.unwrap()), key, self.view, self.fleet, self.dispatcher.dice, 0.0)
+        chat_format = FORMATS["openai_chat"]
+        request = chat_format.read(exchange.body.unwrap(), AROUND)
+        admission = admit(request, key, self.view, self.fleet, self.dispatcher.dice, 0.0)
         plan = Plan(
             execution_id=self.ids.new(),
             org_id=key.org_id,
@@ -99,10 +102,10 @@ class Relaying:
             model="swift-1",
             org_id=key.org_id,
             tool_id_secret=bytes(32),
-            wants_logprobs=False,
-            uses_functions=False,
+            envelope=ENVELOPE,
         )
-        relay = StreamRelay(exchange, b"", identity, bytes(16), include_usage=False, open_streams=self.open_streams)
+        writer = chat_format.stream(request, identity)
+        relay = StreamRelay(exchange, b"", writer, "openai", bytes(16), open_streams=self.open_streams)
         self.dispatcher.begin(plan, relay)
 
     async def ask(self) -> Answer:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.wire.samples import GOLDEN, identity_for
+from tests.wire.samples import read as read_request
 from waypost.kit.errors import Refusal
 from waypost.metering.usage import meter
 from waypost.providers import KINDS
 from waypost.providers.kind import BadAnswer, UpstreamError
-from waypost.wire.openai_chat import read_request
 from waypost.wire.openai_chat_answer import render_completion
 from waypost.wire.openai_chat_stream import StreamRenderer
 from waypost.wire.sse import SseParser, SseTooLarge

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.wire.samples import COST, GOLDEN, ask, identity_for, stream_through
+from tests.wire.samples import read as read_request
 from waypost.providers import KINDS
-from waypost.wire.openai_chat import read_request
 from waypost.wire.openai_chat_answer import render_completion
 
 REQUEST = read_request(

@@ -7,13 +7,13 @@ import msgspec
 import pytest
 
 from tests.wire.samples import TARGET
+from tests.wire.samples import read as read_request
 from waypost.kit.errors import ErrorCode
 from waypost.policy.catalogue import RequestChanges
 from waypost.providers import KINDS
 from waypost.providers.kind import BadAnswer, Target, UpstreamError
-from waypost.wire.canonical import Usage
-from waypost.wire.openai_chat import ChatRequest, read_request
-from waypost.wire.openai_chat_answer import Completion
+from waypost.wire.canonical import Completion, Usage
+from waypost.wire.request import ChatRequest
 
 OPENAI = KINDS["openai"]
 

@@ -12,8 +12,7 @@ from waypost.policy.catalogue import ErrorRule
 from waypost.providers import KINDS
 from waypost.providers.kind import BadAnswer, StreamReader, UpstreamError
 from waypost.providers.openai_stream import CALLS_MAX
-from waypost.wire.canonical import Usage
-from waypost.wire.openai_chat_answer import Chunk, has_content
+from waypost.wire.canonical import Chunk, Usage, has_content
 
 
 def stream(*events: Any) -> bytes:

@@ -8,12 +8,16 @@ from pathlib import Path
 from waypost.providers import KINDS
 from waypost.providers.kind import Target
 from waypost.wire.canonical import Usage
-from waypost.wire.openai_chat import ChatRequest, read_request
-from waypost.wire.openai_chat_answer import AnswerIdentity
+from waypost.wire.envelope import Envelope
+from waypost.wire.identity import AnswerIdentity
+from waypost.wire.openai_chat import read_request
 from waypost.wire.openai_chat_stream import StreamRenderer
+from waypost.wire.request import Around, ChatRequest
 
 GOLDEN = Path(__file__).parent / "golden"
 COST = "0.000123"
+ENVELOPE = Envelope(b"s" * 32)
+AROUND = Around(lambda sealed: ENVELOPE.open(sealed, b"o" * 16))
 TARGET = KINDS["openai"].prepare(Target(b"127.0.0.1:9100", "/v1", "sk-upstream", "alpha-large-2026"))
 
 
@@ -24,13 +28,18 @@ def identity_for(request: ChatRequest) -> AnswerIdentity:
         model=request.model,
         org_id=b"o" * 16,
         tool_id_secret=b"s" * 32,
+        envelope=ENVELOPE,
         wants_logprobs=request.wants_logprobs,
         uses_functions=request.uses_functions,
     )
 
 
 def ask(name: str) -> ChatRequest:
-    return read_request((GOLDEN / name / "request.json").read_bytes())
+    return read((GOLDEN / name / "request.json").read_bytes())
+
+
+def read(body: bytes) -> ChatRequest:
+    return read_request(body, AROUND)
 
 
 def stream_through(request: ChatRequest, reads: Iterable[bytes], target: Target = TARGET) -> bytes:

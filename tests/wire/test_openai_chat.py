@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from tests.wire.samples import read as read_request
 from waypost.kit.errors import ErrorCode, Refusal
-from waypost.wire.openai_chat import MESSAGES_MAX, OUTPUT_TOKENS_MAX, read_request
+from waypost.wire.request import MESSAGES_MAX, OUTPUT_TOKENS_MAX
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

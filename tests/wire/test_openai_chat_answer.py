@@ -8,8 +8,7 @@ from openai.types.chat import ChatCompletion
 
 from tests.wire.samples import COST, ask, identity_for
 from waypost.kit.errors import ErrorCode, Refusal
-from waypost.wire.canonical import Usage
-from waypost.wire.openai_chat_answer import (
+from waypost.wire.canonical import (
     Audio,
     Choice,
     Chunk,
@@ -18,10 +17,12 @@ from waypost.wire.openai_chat_answer import (
     TokenLogprob,
     ToolCall,
     ToolCallDelta,
+    Usage,
     has_content,
-    render_completion,
 )
-from waypost.wire.openai_chat_stream import HEARTBEAT, StreamRenderer
+from waypost.wire.openai_chat_answer import render_completion
+from waypost.wire.openai_chat_stream import StreamRenderer
+from waypost.wire.sse import HEARTBEAT
 
 IDENTITY = identity_for(ask("text"))
 

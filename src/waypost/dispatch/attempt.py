@@ -26,8 +26,7 @@ from waypost.metering.usage import meter
 from waypost.providers.kind import BadAnswer, Failure, StreamReader, UpstreamError
 from waypost.telemetry.events import report_bug
 from waypost.transport.http1_client import UNBOUNDED, Call, TransportFailure
-from waypost.wire.canonical import Usage
-from waypost.wire.openai_chat_answer import Chunk, Completion, has_content
+from waypost.wire.canonical import Chunk, Completion, Usage, has_content
 
 ERROR_BODY_BYTES_MAX = 65_536  # of a refusal; more than any provider's error envelope
 OUTPUT_BYTES_PER_TOKEN = 16  # of a stream, on average: four times as long as tokens of prose

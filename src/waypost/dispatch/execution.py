@@ -25,7 +25,7 @@ from waypost.policy.failover import AttemptResult, GiveUp, TryNext, next_step
 from waypost.providers.kind import Failure
 from waypost.telemetry.events import HoldOverrun, RefusedByProvider, UsageDoubtful, emit
 from waypost.telemetry.metrics import Counter
-from waypost.wire.openai_chat_answer import Chunk, Completion
+from waypost.wire.canonical import Chunk, Completion
 
 
 class Services(Protocol):

@@ -13,9 +13,8 @@ from waypost.kit.money import Nanos
 from waypost.ledger.record import ClosedAttempt, Open
 from waypost.metering.estimate import Ceiling
 from waypost.policy.catalogue import Model
-from waypost.wire.canonical import Usage
-from waypost.wire.openai_chat import ChatRequest
-from waypost.wire.openai_chat_answer import Chunk, Completion
+from waypost.wire.canonical import Chunk, Completion, Usage
+from waypost.wire.request import ChatRequest
 
 
 class Hold(Protocol):

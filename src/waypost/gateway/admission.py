@@ -9,7 +9,7 @@ import msgspec
 from waypost.dispatch.fleet import Fleet, LiveRoute
 from waypost.dispatch.ports import Admission
 from waypost.gateway.models import may_call, unknown_model
-from waypost.kit.errors import ErrorCode, Refusal
+from waypost.kit.errors import ErrorCode, Refusal, invalid
 from waypost.kit.money import Nanos
 from waypost.metering.estimate import Ceiling, affordable_output_tokens, likely_tokens, upper_bound
 from waypost.metering.estimate import ceiling as ceiling_of
@@ -17,7 +17,8 @@ from waypost.policy.catalogue import Model
 from waypost.policy.routing import draw, order
 from waypost.policy.snapshot import ModelView, View
 from waypost.tenancy.api_key import ApiKey
-from waypost.wire.openai_chat import ChatRequest
+from waypost.wire.formats import conversation_of
+from waypost.wire.request import ChatRequest
 
 OUTPUT_TOKENS_DEFAULT = 8_192  # held, and asked of the provider, for a caller who sets no maximum
 IMAGE_TOKENS_MAX = 4_096  # of input per image; more than the usual tilings come to
@@ -35,14 +36,12 @@ def admit(
     if model.modality != "chat":
         raise Refusal(ErrorCode.INPUT_VALIDATION_ERROR, "This model does not take chat completions.", param="model")
     first = fleet.live(model.slug, draw(found, dice))
-    if first is None or not first.is_rested(now_s):
-        ranked = _rank(found, fleet, dice, now_s)
-        if not ranked:
-            raise Refusal(ErrorCode.MODEL_UNAVAILABLE)
-        first = ranked[0]
+    if first is None or not first.is_rested(now_s) or first.kind.format != request.format:
+        first = _first_that_can(request, _rank(found, fleet, dice, now_s))
 
     def alternatives() -> tuple[LiveRoute, ...]:
-        return tuple(live for live in _rank(found, fleet, dice, now_s) if live is not first)
+        ranked = _rank(found, fleet, dice, now_s)
+        return tuple(live for live in ranked if live is not first and not losses(request, live))
 
     output_tokens_max = min(request.output_tokens_max or OUTPUT_TOKENS_DEFAULT, model.max_output)
     ceiling = _ceiling(request, model, output_tokens_max)
@@ -63,6 +62,24 @@ def _rank(found: ModelView, fleet: Fleet, dice: Callable[[], float], now_s: floa
     """Every route that can be called, by priority and weight; those whose every credential rests after a 429 last."""
     ordered = [fleet.live(found.model.slug, route) for route in order(found.routes, dice)]
     return sorted((live for live in ordered if live is not None), key=lambda live: not live.is_rested(now_s))
+
+
+def losses(request: ChatRequest, live: LiveRoute) -> tuple[str, ...]:
+    """What of the request this route cannot carry; nothing where the provider speaks the caller's format."""
+    return () if live.kind.format == request.format else live.kind.losses(conversation_of(request))
+
+
+def _first_that_can(request: ChatRequest, ranked: list[LiveRoute]) -> LiveRoute:
+    """The first route that carries all of the request. Raises Refusal: 503 without any route, 400 when each of them
+    would lose something, naming what."""
+    lost: tuple[str, ...] = ()
+    for live in ranked:
+        lost = losses(request, live)
+        if not lost:
+            return live
+    if not lost:
+        raise Refusal(ErrorCode.MODEL_UNAVAILABLE)
+    raise invalid(lost[0], f"This model cannot be given: {', '.join(lost)}.")
 
 
 def shrink(admission: Admission, available_nanos: Nanos) -> Admission:

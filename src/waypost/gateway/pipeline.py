@@ -19,6 +19,7 @@ from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.ports import Admission, Plan
 from waypost.gateway.access import Keyring
 from waypost.gateway.admission import admit, shrink, too_dear
+from waypost.gateway.endpoints import MODELS, ChatEndpoint, chat_endpoint, dialect_of
 from waypost.gateway.journal import JournalFailed, JournalFull
 from waypost.gateway.limits import KeyLimits, LimitExceeded, Reservation
 from waypost.gateway.models import list_models, show_model
@@ -35,12 +36,13 @@ from waypost.telemetry.events import report_bug
 from waypost.telemetry.metrics import Counter, Histogram
 from waypost.tenancy.api_key import ApiKey
 from waypost.transport.exchange import Exchange
+from waypost.wire.canonical import Signature
 from waypost.wire.dialects import error_headers, render_error
-from waypost.wire.openai_chat import read_request
-from waypost.wire.openai_chat_answer import AnswerIdentity
+from waypost.wire.envelope import Envelope
+from waypost.wire.formats import ChatFormat
+from waypost.wire.identity import AnswerIdentity
+from waypost.wire.request import Around
 
-_CHAT = "/v1/chat/completions"
-_MODELS = "/v1/models"
 _JSON = b"application/json"
 _READS = ("GET", "HEAD")
 _OUTCOME_LABELS = {outcome: outcome.name.lower() for outcome in Outcome}
@@ -58,6 +60,7 @@ class Arrival(msgspec.Struct, gc=False):
     """An authenticated request on its way; its id becomes the execution's. `limit_headers` tell of the key's limits."""
 
     exchange: Exchange
+    format: ChatFormat
     id: bytes
     at_ms: int
     api_key: ApiKey
@@ -94,6 +97,7 @@ class Gateway:
         self._ids = ids_source
         self._clock = clock
         self._ids_key = ids_key
+        self._envelope = Envelope(ids_key)
         self._state = state
         self._answers_counted = answers_counted
         self._answers_timed = answers_timed
@@ -113,10 +117,11 @@ class Gateway:
 
     def _route(self, exchange: Exchange, request_id: bytes) -> None:
         path = exchange.path
-        if path == _CHAT:
+        endpoint = chat_endpoint(path)
+        if endpoint is not None:
             _expect_method(exchange, "POST")
-            self._chat(exchange, request_id)
-        elif path == _MODELS or path.startswith(_MODELS + "/"):
+            self._chat(exchange, endpoint, request_id)
+        elif path == MODELS or path.startswith(MODELS + "/"):
             _expect_method(exchange, *_READS)
             self._models(exchange, request_id)
         elif path == "/healthz":
@@ -126,15 +131,17 @@ class Gateway:
         else:
             raise Refusal(ErrorCode.NOT_FOUND)
 
-    def _chat(self, exchange: Exchange, execution_id: bytes) -> None:
+    def _chat(self, exchange: Exchange, endpoint: ChatEndpoint, execution_id: bytes) -> None:
         if not self._state.is_ready:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2)
         now_ms = self._now_ms()
         # authenticate
-        arrival = Arrival(exchange, execution_id, now_ms, self._keyring.authenticate(exchange.headers, now_ms))
+        api_key = self._keyring.authenticate(exchange.headers, now_ms)
+        arrival = Arrival(exchange, endpoint.format, execution_id, now_ms, api_key)
         # parse
         _expect_json(exchange)
-        request = read_request(exchange.body.unwrap())
+        around = Around(self._opener(api_key.org_id), endpoint.path_model, endpoint.is_stream, exchange.headers)
+        request = endpoint.format.read(exchange.body.unwrap(), around)
         # admit
         now_s = self._loop.time()
         admission = admit(request, arrival.api_key, self._view(), self._fleet, self._dispatcher.dice, now_s)
@@ -205,33 +212,34 @@ class Gateway:
 
     def _relay(self, arrival: Arrival, admission: Admission) -> PlainRelay | StreamRelay:
         headers = _id_headers(arrival.id) + arrival.limit_headers
+        request, chat_format = admission.request, arrival.format
         identity = AnswerIdentity(
-            completion_id="chatcmpl-" + arrival.id.hex(),
+            completion_id=chat_format.answer_prefix + arrival.id.hex(),
             created_s=arrival.at_ms // 1000,
             model=admission.model.slug,
             org_id=arrival.api_key.org_id,
             tool_id_secret=self._ids_key,
-            wants_logprobs=admission.request.wants_logprobs,
-            uses_functions=admission.request.uses_functions,
+            envelope=self._envelope,
+            wants_logprobs=request.wants_logprobs,
+            uses_functions=request.uses_functions,
         )
-        if not admission.request.is_stream:
-            return PlainRelay(arrival.exchange, headers, identity, arrival.id)
+        if not request.is_stream:
+            return PlainRelay(arrival.exchange, headers, chat_format, request, identity, arrival.id)
+        writer = chat_format.stream(request, identity)
         return StreamRelay(
-            arrival.exchange,
-            headers,
-            identity,
-            arrival.id,
-            include_usage=admission.request.include_usage,
-            open_streams=self._open_streams,
+            arrival.exchange, headers, writer, chat_format.dialect, arrival.id, open_streams=self._open_streams
         )
+
+    def _opener(self, org_id: bytes) -> Callable[[str], Signature | None]:
+        return lambda sealed: self._envelope.open(sealed, org_id)
 
     def _models(self, exchange: Exchange, request_id: bytes) -> None:
         api_key = self._keyring.authenticate(exchange.headers, self._now_ms())
         view = self._view()
-        if exchange.path == _MODELS:
+        if exchange.path == MODELS:
             body = list_models(view, api_key)
         else:
-            body = show_model(view, api_key, unquote(exchange.path[len(_MODELS) + 1 :]))
+            body = show_model(view, api_key, unquote(exchange.path[len(MODELS) + 1 :]))
         exchange.respond(200, JSON_TYPE + _request_header(request_id), body)
 
     def _readyz(self, exchange: Exchange, request_id: bytes) -> None:
@@ -276,11 +284,11 @@ class Gateway:
             self._limits.correct(reserved, used_tokens, self._loop.time())
 
     def _refuse(self, exchange: Exchange, refusal: Refusal, request_id: bytes, headers: bytes = b"") -> None:
-        dialect = "openai" if exchange.path in (_CHAT, _MODELS) or exchange.path.startswith(_MODELS) else "canonical"
+        dialect = dialect_of(exchange.path)
         shown = ids.text("req", request_id)
         lines = _request_header(request_id) + headers + error_headers(refusal)
         if refusal.code is ErrorCode.METHOD_NOT_ALLOWED:
-            lines += b"allow: %b\r\n" % ("POST" if exchange.path == _CHAT else ", ".join(_READS)).encode()
+            lines += b"allow: %b\r\n" % ("POST" if chat_endpoint(exchange.path) else ", ".join(_READS)).encode()
         self._answers_counted.add("", "refused", refusal.code.name)
         exchange.respond(refusal.code.status, JSON_TYPE + lines, render_error(dialect, refusal, shown))
 

@@ -14,24 +14,35 @@ from waypost.kit import ids
 from waypost.kit.errors import Refusal
 from waypost.kit.money import Nanos, format_usd
 from waypost.transport.exchange import Exchange
-from waypost.wire.canonical import Usage
+from waypost.wire.canonical import Chunk, Completion, Usage
 from waypost.wire.dialects import error_headers, render_error
-from waypost.wire.openai_chat_answer import AnswerIdentity, Chunk, Completion, render_completion
-from waypost.wire.openai_chat_stream import HEARTBEAT, StreamRenderer
+from waypost.wire.formats import ChatFormat, StreamWriter
+from waypost.wire.identity import AnswerIdentity
+from waypost.wire.request import ChatRequest
 
 HEARTBEAT_S = 15.0
 JSON_TYPE = b"content-type: application/json\r\ncache-control: no-store\r\n"
-_EVENT_TYPE = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-store\r\nx-accel-buffering: no\r\n"
+_STREAM_HEADERS = b"content-type: %b\r\ncache-control: no-store\r\nx-accel-buffering: no\r\n"
 
 
 class PlainRelay:
     """One JSON answer."""
 
-    __slots__ = ("_exchange", "_headers", "_identity", "_request_id")
+    __slots__ = ("_exchange", "_format", "_headers", "_identity", "_request", "_request_id")
 
-    def __init__(self, exchange: Exchange, headers: bytes, identity: AnswerIdentity, request_id: bytes) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        headers: bytes,
+        chat_format: ChatFormat,
+        request: ChatRequest,
+        identity: AnswerIdentity,
+        request_id: bytes,
+    ) -> None:
         self._exchange = exchange
         self._headers = headers
+        self._format = chat_format
+        self._request = request
         self._identity = identity
         self._request_id = request_id
 
@@ -43,11 +54,11 @@ class PlainRelay:
 
     def on_completed(self, completion: Completion | None, usage: Usage, charge_nanos: Nanos) -> None:
         assert completion is not None
-        body = render_completion(completion, self._identity, usage, format_usd(charge_nanos))
+        body = self._format.render(completion, self._request, self._identity, usage, format_usd(charge_nanos))
         self._exchange.respond(200, JSON_TYPE + self._headers, body)
 
     def on_failed(self, refusal: Refusal) -> None:
-        body = render_error("openai", refusal, ids.text("req", self._request_id))
+        body = render_error(self._format.dialect, refusal, ids.text("req", self._request_id))
         self._exchange.respond(refusal.code.status, JSON_TYPE + self._headers + error_headers(refusal), body)
 
     def on_broken(self) -> None:
@@ -57,21 +68,31 @@ class PlainRelay:
 class StreamRelay:
     """Server-sent events, with heartbeats while nothing else is sent."""
 
-    __slots__ = ("_exchange", "_headers", "_is_begun", "_open_streams", "_renderer", "_request_id", "written_s")
+    __slots__ = (
+        "_dialect",
+        "_exchange",
+        "_headers",
+        "_is_begun",
+        "_open_streams",
+        "_request_id",
+        "_writer",
+        "written_s",
+    )
 
     def __init__(
         self,
         exchange: Exchange,
         headers: bytes,
-        identity: AnswerIdentity,
+        writer: StreamWriter,
+        dialect: str,
         request_id: bytes,
         *,
-        include_usage: bool,
         open_streams: OpenStreams,
     ) -> None:
         self._exchange = exchange
         self._headers = headers
-        self._renderer = StreamRenderer(identity, include_usage)
+        self._writer = writer
+        self._dialect = dialect
         self._request_id = request_id
         self._is_begun = False
         self._open_streams = open_streams
@@ -90,20 +111,20 @@ class StreamRelay:
         self._exchange.on_writable = execution.resume
 
     def on_chunks(self, chunks: Sequence[Chunk]) -> None:
-        self._write(self._renderer.render(chunks))
+        self._write(self._writer.render(chunks))
 
     def on_completed(self, completion: Completion | None, usage: Usage, charge_nanos: Nanos) -> None:
         assert completion is None, "a streamed call was relayed chunk by chunk"
         self._open_streams.discard(self)
         self._begin()
-        self._exchange.end(self._renderer.finish(usage, format_usd(charge_nanos)))
+        self._exchange.end(self._writer.finish(usage, format_usd(charge_nanos)))
 
     def on_failed(self, refusal: Refusal) -> None:
         self._open_streams.discard(self)
         if self._is_begun:
-            self._exchange.end(self._renderer.fail(refusal, ids.text("req", self._request_id)))
+            self._exchange.end(self._writer.fail(refusal, ids.text("req", self._request_id)))
             return
-        body = render_error("openai", refusal, ids.text("req", self._request_id))
+        body = render_error(self._dialect, refusal, ids.text("req", self._request_id))
         self._exchange.respond(refusal.code.status, JSON_TYPE + self._headers + error_headers(refusal), body)
 
     def on_broken(self) -> None:
@@ -112,12 +133,12 @@ class StreamRelay:
 
     def beat(self) -> None:
         """Tell the caller, and whatever stands between, that the connection lives. Fixes the status at 200."""
-        self._write(HEARTBEAT)
+        self._write(self._writer.heartbeat)
 
     def _begin(self) -> None:
         if not self._is_begun:
             self._is_begun = True
-            self._exchange.begin(200, _EVENT_TYPE + self._headers)
+            self._exchange.begin(200, _STREAM_HEADERS % self._writer.content_type + self._headers)
 
     def _write(self, data: bytes) -> None:
         if data:

@@ -14,9 +14,9 @@ from typing import Protocol
 import msgspec
 
 from waypost.kit.errors import ErrorCode
-from waypost.wire.canonical import Usage
-from waypost.wire.openai_chat import ChatRequest
-from waypost.wire.openai_chat_answer import Chunk, Completion
+from waypost.wire.canonical import Chunk, Completion, Usage
+from waypost.wire.conversation import Conversation
+from waypost.wire.request import ChatRequest
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]{0,8192}")
@@ -140,6 +140,11 @@ class StreamReader(Protocol):
 
 
 class ProviderKind(Protocol):
+    format: str  # the callers' format that it speaks (wire.formats): such requests go through as they came
+
+    def losses(self, conversation: Conversation) -> tuple[str, ...]:
+        """What of a conversation in another format it cannot carry, by names that mean something to the caller."""
+
     def prepare(self, target: Target) -> Target:
         """The same target with its constant head bytes made, once for all of its calls."""
 

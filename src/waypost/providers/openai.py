@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from waypost.kit.errors import ErrorCode
+from waypost.providers import openai_build
 from waypost.providers.error_map import error_of, failure_of, read_error, retry_after_s
 from waypost.providers.kind import (
     BadAnswer,
@@ -32,9 +33,11 @@ from waypost.providers.openai_fields import (
     usage_of,
 )
 from waypost.providers.openai_stream import OpenAIStream
-from waypost.wire.canonical import Usage
-from waypost.wire.openai_chat import ChatRequest
-from waypost.wire.openai_chat_answer import Choice, Completion, Logprobs, ToolCall
+from waypost.wire.canonical import Choice, Completion, Logprobs, ToolCall, Usage
+from waypost.wire.conversation import Conversation
+from waypost.wire.formats import conversation_of
+from waypost.wire.openai_chat import NAME
+from waypost.wire.request import ChatRequest
 
 _ASKS_FOR_USAGE = msgspec.Raw(b'{"include_usage":true}')
 # A tier changes what the provider bills; every call runs in the tier that the catalogue has the price of.
@@ -68,15 +71,24 @@ class OpenAIChat:
     """See `providers.kind.ProviderKind`."""
 
     __slots__ = ("_answers",)
+    format = NAME
 
     def __init__(self) -> None:
         self._answers = 0
+
+    def losses(self, conversation: Conversation) -> tuple[str, ...]:
+        return openai_build.losses(conversation)
 
     def prepare(self, target: Target) -> Target:
         return msgspec.structs.replace(target, head=_head(target))
 
     def call(self, request: ChatRequest, target: Target, *, output_tokens_max: int | None) -> tuple[bytes, bytes]:
-        fields = request.fields.copy()
+        if request.format == NAME:
+            fields = request.fields.copy()
+        else:
+            fields = openai_build.build(conversation_of(request))
+            if request.is_stream:
+                fields["stream"] = msgspec.Raw(b"true")
         fields["model"] = msgspec.Raw(_encode(target.upstream_model))
         if request.is_stream:
             fields["stream_options"] = _stream_options(fields.get("stream_options"))

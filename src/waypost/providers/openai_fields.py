@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from waypost.wire.canonical import Usage
-from waypost.wire.openai_chat_answer import Audio, Logprobs
+from waypost.wire.canonical import Audio, Logprobs, Usage
 
 ABSENT = msgspec.Raw(b"")
 _NO_FIELDS: dict[str, msgspec.Raw] = {}

@@ -28,8 +28,7 @@ from waypost.providers.openai_fields import (
     unknown_and_exposed,
     usage_of,
 )
-from waypost.wire.canonical import Usage
-from waypost.wire.openai_chat_answer import Chunk, Logprobs, ToolCallDelta, has_content
+from waypost.wire.canonical import Chunk, Logprobs, ToolCallDelta, Usage, has_content
 from waypost.wire.sse import SseParser, SseTooLarge
 
 CALLS_MAX = 1_024  # tool calls of one choice; a stream that opens more is not an answer

@@ -10,22 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from waypost.kit.errors import Refusal
-from waypost.wire.canonical import Usage
+from waypost.wire.canonical import Chunk, Logprobs, ToolCallDelta, Usage
 from waypost.wire.dialects import render_error
+from waypost.wire.identity import AnswerIdentity
 from waypost.wire.openai_chat_answer import (
-    AnswerIdentity,
-    Chunk,
-    Logprobs,
-    ToolCallDelta,
     encode_value,
     render_audio,
     render_exposed,
     render_usage,
     shown_finish_reason,
 )
-
-HEARTBEAT = b": waypost\n\n"
-"""A comment: keeps connections open without being an event."""
+from waypost.wire.sse import EVENTS, HEARTBEAT
 
 _DONE = b"data: [DONE]\n\n"
 
@@ -33,6 +28,8 @@ _DONE = b"data: [DONE]\n\n"
 class StreamRenderer:
     """Writes one stream. Constant bytes are made once; what is left per token is its JSON text and a join."""
 
+    content_type = EVENTS
+    heartbeat = HEARTBEAT
     __slots__ = ("_after_delta", "_end", "_finish_reasons", "_head", "_heads", "_identity", "_includes_usage")
 
     def __init__(self, identity: AnswerIdentity, include_usage: bool) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+EVENTS = b"text/event-stream; charset=utf-8"
+HEARTBEAT = b": waypost\n\n"
+"""A comment: keeps connections open without being an event."""
+
 LINE_BYTES_MAX = 1_048_576  # unbounded buffers are how one odd upstream takes a gateway down
 EVENT_BYTES_MAX = 1_048_576
 _LF = 10

@@ -1,0 +1,141 @@
+"""A caller's request in whichever chat format: what we act on, and the checks that all formats share.
+
+The fields that route and bill are read strictly; every other field stays as it was received and reaches a provider of
+the same format unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import NoReturn, TypeVar
+
+import msgspec
+
+from waypost.kit.codec import is_deeper_than, repeated_key
+from waypost.kit.errors import invalid
+from waypost.wire.canonical import Signature
+from waypost.wire.conversation import Conversation
+
+DEPTH_MAX = 64
+MESSAGES_MAX = 2_000
+OUTPUT_TOKENS_MAX = 2**31 - 1  # far over every model; keeps products of tokens and prices within reason
+MORE_THAN_A_CONTEXT = 1 << 20  # images; no context holds so many
+
+# A model's name may stand in a path at some providers: nothing that could climb out of it.
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}")
+_ESCAPED_ASCII = re.compile(rb"\\u00[4-7]")
+_PATH = re.compile(r"^(.*?)(?: - at `\$\.?(.*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+_BYTE = re.compile(r"\(byte \d+\)")
+
+_Known = TypeVar("_Known")
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class Around(msgspec.Struct, frozen=True, gc=False):
+    """What stands around a body: Gemini names model and streaming in the path; `open_sealed` opens the envelopes that
+    the caller's organisation was given (`wire.envelope`)."""
+
+    open_sealed: Callable[[str], Signature | None]
+    path_model: str = ""
+    is_stream: bool = False
+    headers: Mapping[bytes, bytes] = {}
+
+
+class ChatRequest(msgspec.Struct, gc=False):
+    """A valid request. Token bounds are None when the caller gave none."""
+
+    format: str  # a name in wire.formats
+    model: str
+    is_stream: bool
+    include_usage: bool
+    n: int
+    output_tokens_max: int | None  # per choice
+    fields: dict[str, msgspec.Raw]  # every top-level field as it was received
+    text_bytes: int  # no text of the request has more tokens than this; base64 of images left out
+    image_count: int
+    wants_logprobs: bool
+    uses_functions: bool  # asked with the legacy `functions`, so calls are answered as `function_call`
+    around: Around
+    upstream_headers: bytes = b""  # header lines, each ending in CRLF, for a provider of the same format
+    conversation: Conversation | None = None  # made when first needed: see wire.formats.conversation_of
+
+
+def read_fields(
+    body: bytes, decode_known: Callable[[bytes], _Known], *, turns: str, single: tuple[str, ...]
+) -> tuple[dict[str, msgspec.Raw], _Known, bool, bool]:
+    """Every field raw, the known ones decoded, whether there are arrays beside that of the turns, and whether ASCII
+    stands escaped somewhere. `turns` names the field that holds the conversation; of the `single` fields none may
+    stand twice. Raises Refusal: 400 naming the field at fault."""
+    if not body.isascii():
+        check_utf8(body)
+    try:
+        fields = _decode_fields(body)
+        # One array is the messages. `find` stops where `count` goes on, and a byte costs a nanosecond.
+        has_more_arrays = body.find(b"[", body.find(b"[") + 1) >= 0
+        arrays = body.count(b"[") if has_more_arrays else 1
+        if arrays + body.count(b"{") > DEPTH_MAX and is_deeper_than(body, DEPTH_MAX):
+            raise invalid(None, f"The body nests more than {DEPTH_MAX} levels.")
+        known = decode_known(body)
+    except msgspec.ValidationError as error:
+        refuse_value(error)
+    except ValueError as error:
+        where = _BYTE.search(str(error))
+        raise invalid(None, f"The body is not valid JSON{' ' + where[0] if where else ''}.") from None
+    except RecursionError:
+        raise invalid(None, f"The body nests more than {DEPTH_MAX} levels.") from None
+    # `find`, since `in` takes twice as long on bytes.
+    has_escapes = body.find(b"\\") >= 0 and _ESCAPED_ASCII.search(body) is not None
+    _check_single_keys(body, fields, has_escapes, turns, single)
+    return fields, known, has_more_arrays, has_escapes
+
+
+def check_model_name(model: str) -> None:
+    if not _is_model_name(model):
+        raise invalid("model", "'model' is not the name of a model.")
+
+
+def check_utf8(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        raise invalid(None, "The body is not valid UTF-8.") from None
+
+
+def refuse_value(error: msgspec.ValidationError) -> NoReturn:
+    """400 for a value of the wrong type or out of bounds, naming its field."""
+    # The decoder's text names types and bounds only, never a value of the caller's.
+    found = _PATH.match(str(error))
+    assert found is not None
+    text, param = found[1], found[2] or ""
+    missing = _MISSING.fullmatch(text)
+    if missing is not None:
+        param = f"{param}.{missing[1]}" if param else missing[1]
+        raise invalid(param, f"'{param}' is missing.") from None
+    if not param:
+        raise invalid(None, "The body must be a JSON object.") from None
+    raise invalid(param, f"'{param}' is not valid: {text[:1].lower()}{text[1:]}.") from None
+
+
+def _check_single_keys(
+    body: bytes, fields: dict[str, msgspec.Raw], has_escapes: bool, turns: str, single: tuple[str, ...]
+) -> None:
+    # The turns are most of the body and none of its keys: look at what stands around them.
+    value = fields.get(turns, msgspec.Raw(b""))
+    begin = body.find(b"[", body.find(f'"{turns}"'.encode()))
+    end = begin + len(value)
+    if not len(value) or not body.startswith(value, begin):  # the word stands somewhere else first
+        begin = end = 0
+    count = body.count
+    if not has_escapes and count(b":", 0, begin) + count(b":", end) == len(fields):
+        return  # as many colons as fields: no key stands twice
+    name = repeated_key(b"%b0%b" % (body[:begin], body[end:]) if end else body, single)
+    if name is not None:
+        raise invalid(name, f"'{name}' stands twice in the body.")
+
+
+@lru_cache(maxsize=1024)  # a process sees the same few names all day, and the pattern costs a microsecond
+def _is_model_name(model: str) -> bool:
+    return _MODEL.fullmatch(model) is not None and ".." not in model
