@@ -78,9 +78,9 @@ def test_a_damaged_secret_is_never_replaced(tmp_path: Path, content: str) -> Non
 
 
 def test_a_node_keeps_its_id(tmp_path: Path) -> None:
-    first = open_node_id(tmp_path / "data")
+    first = open_node_id(tmp_path / "journal")
     assert len(first) == 16
-    assert open_node_id(tmp_path / "data") == first
+    assert open_node_id(tmp_path / "journal") == first
     assert open_node_id(tmp_path / "other") != first
 
 

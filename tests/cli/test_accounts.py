@@ -174,7 +174,7 @@ def test_a_key_that_does_not_exist_is_told_so(waypost: Waypost) -> None:
         (("credit", "add", "--org", NOBODY, "--usd", "1", "--reference", ""), "1 to 255 characters"),
         (("usage", "--org", NOBODY, "--since", "monday"), "a date such as 2026-11-01"),
         (("catalog", "rollback", "x"), "should be a valid integer"),
-        (("up", "--workers", "2"), "should be less than or equal to 1"),
+        (("up", "--workers", "0"), "should be greater than or equal to 1"),
         (("project", "create", "p"), "No such command 'project'"),
     ],
 )

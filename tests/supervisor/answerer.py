@@ -33,6 +33,8 @@ async def serve() -> None:
     await internal.listen(unix_path=str(inheritance.internal_socket))
     await public.listen(sock=socket.socket(fileno=inheritance.listen_fd))
     await stop.wait()
+    public.stop_accepting()
+    await public.let_idle_leave(1.0)
     await public.drain(5.0)
     await internal.drain(0.0)
 

@@ -1,7 +1,9 @@
-"""`waypost up` with children and a catalogue of the tests' own: DATA_DIR CONNINFO PORT CHILD [CHILD'S ARGUMENTS]."""
+"""`waypost up` with children and a catalogue of the tests' own: DATA_DIR CONNINFO PORT CHILD [CHILD'S ARGUMENTS].
+TEST_WORKERS says how many children."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -26,6 +28,7 @@ def main() -> int:
         conninfo=conninfo,
         port=port,
         metrics_port=0,
+        workers=int(os.environ.get("TEST_WORKERS", "1")),
         drain_s=5.0,
         config_path=config,
         gateway_command=(sys.executable, *sys.argv[4:]),

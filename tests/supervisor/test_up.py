@@ -25,11 +25,15 @@ PATIENCE_S = 30.0
 class Up:
     """One running `up`, with what it said when it was ready."""
 
-    def __init__(self, base: Path, database: str, *child: str, port: int = 0) -> None:
+    def __init__(self, base: Path, database: str, *child: str, port: int = 0, workers: int = 1) -> None:
         command = [sys.executable, str(HERE / "starter.py"), str(base / "data"), database, str(port)]
         with (base / "stderr").open("ab") as stderr:
             self.process = subprocess.Popen(
-                [*command, *(child or (str(HERE / "answerer.py"),))], stdout=subprocess.PIPE, stderr=stderr, text=True
+                [*command, *(child or (str(HERE / "answerer.py"),))],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env={**os.environ, "TEST_WORKERS": str(workers)},
             )
         self.base = base
         assert self.process.stdout is not None

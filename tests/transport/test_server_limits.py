@@ -328,6 +328,27 @@ def test_draining_ends_what_is_idle_waits_for_what_runs_and_takes_nothing_new() 
     run(main())
 
 
+def test_who_is_between_two_requests_may_send_one_more_before_draining() -> None:
+    async def main() -> None:
+        async with serving(echo) as server, connected(server.port) as (reader, writer), connected(server.port) as other:
+            writer.write(GET)
+            assert "connection" not in (await read_answer(reader)).headers
+            other[1].write(GET)
+            await read_answer(other[0])
+            server.stop_accepting()
+            leaving = asyncio.create_task(server.let_idle_leave(0.2))
+            writer.write(GET)
+            answer = await read_answer(reader)
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
+            assert await reader.read() == b""
+            await leaving
+            draining = asyncio.create_task(server.drain(30.0))
+            assert await other[0].read() == b""  # had its time, and used none of it
+            await draining
+
+    run(main())
+
+
 def test_draining_aborts_what_runs_on_after_its_time() -> None:
     async def main() -> None:
         held = Held()

@@ -47,14 +47,14 @@ def open_secrets(directory: Path) -> Secrets:
     return Secrets(directory, pepper, ids_key)
 
 
-def open_node_id(data_dir: Path) -> bytes:
-    """The id of the gateway node whose journal stands in this data directory: 16 bytes, made at the first start.
+def open_node_id(journal_dir: Path) -> bytes:
+    """The id of the gateway node whose journal stands in this directory: 16 bytes, made at the first start.
 
-    It lies beside the journal and not with the secrets, which several nodes may share."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    node_id = _keep(data_dir / "node_id", Ids().new())
+    It lies with the journal and not with the secrets, which several nodes may share."""
+    journal_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    node_id = _keep(journal_dir / "node_id", Ids().new())
     if len(node_id) != 16:
-        raise SecretsError(f"{data_dir / 'node_id'} is damaged: restore it from a backup")
+        raise SecretsError(f"{journal_dir / 'node_id'} is damaged: restore it from a backup")
     return node_id
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from waypost.app.catalogue_file import apply_first, apply_watched_file
 from waypost.app.database import embedded_postgres
 from waypost.app.settings import Settings
-from waypost.supervisor.up import UpOptions, run_up
+from waypost.supervisor.up import UpOptions, UpRefused, roll_running, run_up
 
 
 def up_options(settings: Settings, *, host: str, port: int, metrics_port: int, workers: int = 1) -> UpOptions:
@@ -43,3 +43,11 @@ def serve(settings: Settings, *, host: str, port: int, metrics_port: int, worker
         return next(applies, apply_watched_file)(settings, conninfo)
 
     return run_up(options, apply_catalogue)
+
+
+def ask_for_replacement(settings: Settings) -> int:
+    """Have the `up` of this data directory replace its gateways; its pid. Raises UpRefused when none runs."""
+    pid = roll_running(settings.data_dir)
+    if pid is None:
+        raise UpRefused(f"no `waypost up` runs on {settings.data_dir}: start it, or give its --data-dir.")
+    return pid

@@ -21,6 +21,7 @@ import msgspec
 import uvloop
 
 from waypost.app.background import Background
+from waypost.app.left_behind import LeftBehind, book_recovered, report_refused
 from waypost.app.secrets import CredentialReader, open_node_id, open_secrets
 from waypost.app.settings import Settings
 from waypost.dispatch.dispatcher import Dispatcher
@@ -40,7 +41,6 @@ from waypost.kit import ids
 from waypost.kit.clock import SystemClock
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.ids import Ids
-from waypost.ledger.record import ClosedAttempt, Outcome
 from waypost.storage.directory import PostgresDirectory
 from waypost.storage.ledger import PostgresLedger
 from waypost.storage.partitions import ensure_partitions
@@ -52,11 +52,9 @@ from waypost.telemetry.events import (
     AdmissionStopped,
     DatabaseLost,
     Draining,
-    JournalQuarantined,
-    JournalRecovered,
     JournalRunningOut,
+    LimitsDivided,
     ProcessStarted,
-    SettlementRefused,
     SettlingDelayed,
     emit,
     quieten_third_parties,
@@ -68,11 +66,14 @@ from waypost.transport.http1_server import Http1Server
 from waypost.wire.dialects import error_headers, render_error
 
 _Result = TypeVar("_Result")
+JOURNAL_NAME = "journal"  # in the data directory: a directory for each gateway
 _RETRY_S = 0.5  # between tries to reach the database at start
 _PARTITIONS_S = 6 * 3600.0  # between looks at the partitions of the months ahead
 _PARTITIONS_RETRY_S = 60.0
 _LOOK_S = 1.0  # between looks at what an operator should be told
 SETTLE_LATE_S = 5.0  # age of the oldest attempt that is not booked
+_JOURNAL_FREE_S = 10.0  # five starts in a row outlast the longest drain by default
+_IDLE_LEAVE_S = 1.0  # for callers who keep a connection and are between two requests
 _LAST_WORDS_S = 1.0  # for sending what was answered at the very end
 _SETTLE_S = 10.0  # at the end, for what is not yet booked; the journal keeps the rest
 
@@ -93,6 +94,7 @@ class GatewayOptions(msgspec.Struct, frozen=True):
     internal_path: Path
     name: str = "gateway-0"
     listen_fd: int | None = None  # a socket that listens there already, from the supervisor
+    workers: int = 1  # gateways on this machine that share what a limit allows
 
 
 def run_gateway(settings: Settings, conninfo: str, options: GatewayOptions) -> int:
@@ -107,6 +109,7 @@ def run_gateway(settings: Settings, conninfo: str, options: GatewayOptions) -> i
             internal_path=inheritance.internal_socket,
             name=inheritance.process,
             listen_fd=inheritance.listen_fd,
+            workers=inheritance.workers,
         )
     return uvloop.run(GatewayProcess(settings, conninfo, options).serve())
 
@@ -122,6 +125,7 @@ class GatewayProcess:
         self._has_failed = False
         self._state = State()
         self._page = Page()
+        self._journal_dir = settings.data_dir / JOURNAL_NAME / options.name
         self._clock = SystemClock()
         self._ids = Ids()
         self._secrets = open_secrets(settings.secrets_dir)
@@ -143,11 +147,12 @@ class GatewayProcess:
     async def _run(self, stack: contextlib.AsyncExitStack) -> None:
         options = self._options
         # First of all, because it is locked: a second process on it must not take the node's place.
-        journal = self._open_journal()
+        journal = await self._open_journal()
         stack.callback(journal.shut)
-        node_id = open_node_id(self._settings.data_dir)
-        node = NodeIdentity(node_id, await self._insist(lambda: self._ledger.register_node(node_id)))
-        settler = Settler(self._ledger, journal, self._clock, on_refused=_settlement_refused)
+        node_id = open_node_id(self._journal_dir)
+        epoch = await self._insist(lambda: self._ledger.register_node(node_id))
+        node = NodeIdentity(node_id, epoch, nodes=options.workers)
+        settler = Settler(self._ledger, journal, self._clock, on_refused=report_refused)
         self._recover(journal, settler)
         wallet = Wallet(self._ledger, journal, self._ids, self._clock, node, settler, on_superseded=self._fail)
         keyring = Keyring(self._secrets.pepper)
@@ -163,6 +168,7 @@ class GatewayProcess:
         for part in (journal, settler, wallet, following):
             background.start(part.run())
         background.start(self._keep_partitions())
+        background.start(LeftBehind(self._journal_dir, self._ledger, self._clock).run())
         background.start(self._tell_of_delays(journal, settler, following))
         internal = Http1Server(self._answer_internal, self._refuse_framing)
         public = Http1Server(gateway.handle, self._refuse_framing, on_bug=report_bug)
@@ -170,15 +176,20 @@ class GatewayProcess:
         await self._listen(public)
         self._state.is_ready = True
         emit(ProcessStarted(process=options.name, pid=os.getpid(), port=public.port))
+        if options.workers > 1:
+            emit(LimitsDivided(process=options.name, workers=options.workers))
         # What is alive now stays: the collector need not look at it again.
         gc.freeze()
         await self._stop.wait()
 
         emit(Draining(process=options.name))
+        self._state.is_draining = True
+        public.stop_accepting()
+        if not self._has_failed:
+            await public.let_idle_leave(min(_IDLE_LEAVE_S, self._settings.drain_s))
         self._state.is_ready = False
         # Executions first: what is cut off still has its caller to be told, in its stream and not by a reset.
         ends_at_s = self._clock.monotonic_s() + (0.0 if journal.is_failed else self._settings.drain_s)
-        public.stop_accepting()
         await gateway.drain(max(0.0, ends_at_s - self._clock.monotonic_s()))
         await public.drain(max(_LAST_WORDS_S, ends_at_s - self._clock.monotonic_s()))
         gateway.close()
@@ -187,14 +198,20 @@ class GatewayProcess:
         await background.end()
         await internal.drain(0.0)
 
-    def _open_journal(self) -> Journal:
-        directory = self._settings.data_dir / "journal" / self._options.name
-        try:
-            return Journal.open_dir(directory, on_failed=self._fail)
-        except BlockingIOError:
-            raise GatewayRefused(
-                f"a gateway already runs on {self._settings.data_dir}: stop that one, or give another --data-dir"
-            ) from None
+    async def _open_journal(self) -> Journal:
+        # A sibling may be at work on what we left, or the supervisor before ours has left a gateway that still drains.
+        patience_s = _JOURNAL_FREE_S if self._options.listen_fd is not None else 0.0
+        gives_up_s = self._clock.monotonic_s() + patience_s
+        while True:
+            try:
+                return Journal.open_dir(self._journal_dir, on_failed=self._fail)
+            except BlockingIOError:
+                if self._clock.monotonic_s() >= gives_up_s:
+                    raise GatewayRefused(
+                        f"a gateway already runs on {self._settings.data_dir}: stop that one, or give another "
+                        "--data-dir"
+                    ) from None
+            await asyncio.sleep(_RETRY_S)
 
     async def _listen(self, public: Http1Server) -> None:
         options = self._options
@@ -256,7 +273,7 @@ class GatewayProcess:
             keyring=keyring,
             view=lambda: following.view,
             fleet=fleet,
-            limits=KeyLimits(),
+            limits=KeyLimits(self._options.workers),
             wallet=wallet,
             dispatcher=dispatcher,
             open_streams=OpenStreams(asyncio.get_running_loop()),
@@ -271,14 +288,7 @@ class GatewayProcess:
         return gateway, dispatcher
 
     def _recover(self, journal: Journal, settler: Settler) -> None:
-        recovery = recover(journal, self._clock.unix_ns() // 1_000_000)
-        for attempt in recovery.attempts:
-            settler.add(attempt)
-        for _ in recovery.damages:
-            emit(JournalQuarantined(process=self._options.name))
-        if recovery.attempts:
-            crashed = sum(attempt.close.outcome is Outcome.CRASHED for attempt in recovery.attempts)
-            emit(JournalRecovered(recovered=len(recovery.attempts), crashed=crashed))
+        book_recovered(recover(journal, self._clock.unix_ns() // 1_000_000), settler, process=self._options.name)
 
     def _watch(
         self,
@@ -368,10 +378,6 @@ class GatewayProcess:
 
 def _is_reachable(settler: Settler, following: Following) -> bool:
     return following.is_database_reachable and settler.is_ledger_reachable
-
-
-def _settlement_refused(attempt: ClosedAttempt, error: Exception) -> None:
-    emit(SettlementRefused(execution_id=attempt.open.execution_id.hex(), error_type=type(error).__name__))
 
 
 def _report_from_loop(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

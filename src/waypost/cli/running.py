@@ -12,6 +12,7 @@ from waypost.app.settings import is_loopback
 from waypost.cli.words import Config, DatabaseUrl, DataDir, Host, Port, settings_of
 from waypost.kit.clock import SystemClock
 
+WORKERS_MAX = 64
 MetricsPort = Annotated[int, typer.Option(min=0, max=65535, help="Port of the metrics; 0 takes a free one.")]
 
 
@@ -22,11 +23,14 @@ def up(
     host: Host = "127.0.0.1",
     port: Port = 8080,
     metrics_port: MetricsPort = 9464,
-    workers: Annotated[int, typer.Option(min=1, max=1, help="Gateway processes; this version runs one.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, max=WORKERS_MAX, help="Gateway processes: one for each core that callers may take.")
+    ] = 1,
 ) -> None:
     """Start everything, and print one line when it is ready: waypost ready http://HOST:PORT.
 
-    Logs are JSON lines on stderr. SIGTERM lets running requests finish, then ends.
+    Logs are JSON lines on stderr. SIGTERM lets running requests finish, then ends. SIGHUP looks at the configuration
+    file now, SIGUSR2 replaces the gateway processes one after the other (`waypost restart`).
     """
     from waypost.app.up import serve
 
@@ -70,6 +74,17 @@ def gateway(
     from waypost.app.gateway import serve_gateway
 
     raise typer.Exit(serve_gateway(settings_of(data_dir, database_url, config), host=host, port=port))
+
+
+def restart(config: Config = None, data_dir: DataDir = None) -> None:
+    """Replace the gateway processes of the `up` on this data directory, one after the other, without losing a request.
+
+    New processes run the code that is installed now, and take every setting anew. `up` itself stays.
+    """
+    from waypost.app.up import ask_for_replacement
+
+    pid = ask_for_replacement(settings_of(data_dir, None, config))
+    typer.echo(f"process {pid} replaces its gateways; its log has a line WorkerReplaced for each")
 
 
 def sim(port: Port = 9100, host: Host = "127.0.0.1") -> None:

@@ -28,9 +28,11 @@ class Reservation(msgspec.Struct, frozen=True, gc=False):
 
 
 class KeyLimits:
-    """Windows of the keys that have limits, made when first used."""
+    """Windows of the keys that have limits, made when first used. Of several processes each allows its part, so that
+    together they never allow more than the limit."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: int = 1) -> None:
+        self._processes = processes
         self._windows: dict[bytes, tuple[Window | None, Window | None]] = {}
 
     def take(self, api_key: ApiKey, *, now_s: float, now_unix_s: float, tokens: int) -> bytes:
@@ -68,12 +70,17 @@ class KeyLimits:
 
     def _of(self, api_key: ApiKey) -> tuple[Window | None, Window | None]:
         windows = self._windows.get(api_key.id)
-        if windows is None or _limit_of(windows) != (api_key.requests_per_minute, api_key.tokens_per_minute):
+        parts = self._part(api_key.requests_per_minute), self._part(api_key.tokens_per_minute)
+        if windows is None or _limit_of(windows) != parts:
+            requests, tokens = parts
             windows = self._windows[api_key.id] = (
-                None if api_key.requests_per_minute is None else Window(api_key.requests_per_minute),
-                None if api_key.tokens_per_minute is None else Window(api_key.tokens_per_minute),
+                None if requests is None else Window(requests),
+                None if tokens is None else Window(tokens),
             )
         return windows
+
+    def _part(self, per_minute: int | None) -> int | None:
+        return None if per_minute is None else max(1, per_minute // self._processes)
 
 
 def _limit_of(windows: tuple[Window | None, Window | None]) -> tuple[int | None, int | None]:

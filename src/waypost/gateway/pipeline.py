@@ -53,6 +53,7 @@ class State:
 
     def __init__(self) -> None:
         self.is_ready = False
+        self.is_draining = False  # what arrives is still answered, but whoever balances load should send no more
         self.degraded: Callable[[], tuple[str, ...]] = tuple
 
 
@@ -244,10 +245,11 @@ class Gateway:
 
     def _readyz(self, exchange: Exchange, request_id: bytes) -> None:
         state = self._state
-        status = "ready" if state.is_ready else "not ready"
+        is_ready = state.is_ready and not state.is_draining
+        status = "ready" if is_ready else "not ready"
         page = {"status": status, "catalogue_version": self._view().version, "degraded": state.degraded()}
         headers = JSON_TYPE + _request_header(request_id)
-        exchange.respond(200 if state.is_ready else 503, headers, msgspec.json.encode(page))
+        exchange.respond(200 if is_ready else 503, headers, msgspec.json.encode(page))
 
     # Around it.
 

@@ -14,6 +14,7 @@ from waypost.supervisor.hardening import die_with
 _PROCESS = "WAYPOST_PROCESS"
 _SOCKET = "WAYPOST_INTERNAL_SOCKET"
 _LISTEN_FD = "WAYPOST_LISTEN_FD"
+_WORKERS = "WAYPOST_WORKERS"
 _PARENT_PID = "WAYPOST_PARENT_PID"
 
 
@@ -22,11 +23,17 @@ class Inheritance(msgspec.Struct, frozen=True, kw_only=True):
 
     process: str  # such as "gateway-0"
     internal_socket: Path  # where it answers /readyz and /metrics
-    listen_fd: int  # the public socket, already listening, so that a restart loses no connection
+    listen_fd: int  # a public socket, already listening, so that a restart loses no connection
+    workers: int = 1  # gateways of this supervisor: each has its part of what a limit allows
 
     def environment(self) -> dict[str, str]:
         """The variables that tell a child of this process."""
-        return {_PROCESS: self.process, _SOCKET: str(self.internal_socket), _LISTEN_FD: str(self.listen_fd)}
+        return {
+            _PROCESS: self.process,
+            _SOCKET: str(self.internal_socket),
+            _LISTEN_FD: str(self.listen_fd),
+            _WORKERS: str(self.workers),
+        }
 
 
 def read_inheritance(environment: Mapping[str, str]) -> Inheritance | None:
@@ -37,6 +44,7 @@ def read_inheritance(environment: Mapping[str, str]) -> Inheritance | None:
         process=environment[_PROCESS],
         internal_socket=Path(environment[_SOCKET]),
         listen_fd=int(environment[_LISTEN_FD]),
+        workers=int(environment.get(_WORKERS, "1")),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from waypost.kit.errors import ErrorCode
 from waypost.supervisor.child import Child
@@ -20,7 +20,7 @@ _PLAIN = b"content-type: text/plain; charset=utf-8\r\n"
 class MetricsPort:
     """Serves the pages of the children that have one (those reached by a Unix socket) and the supervisor's own."""
 
-    def __init__(self, children: Sequence[Child]) -> None:
+    def __init__(self, children: Callable[[], Sequence[Child]]) -> None:
         self._children = children
         self._server = Http1Server(self._answer, _refuse)
         self._running: set[asyncio.Task[None]] = set()
@@ -29,7 +29,7 @@ class MetricsPort:
         self._page = Page()
         self._page.gauge("waypost_uptime_seconds", "Time since the start of `up`.", lambda: loop.time() - started_s)
         self._page.gauge(
-            "waypost_children_up", "Child processes that run.", lambda: sum(child.is_up for child in self._children)
+            "waypost_children_up", "Child processes that run.", lambda: sum(child.is_up for child in self._children())
         )
         self._restarts = self._page.counter("waypost_restarts", "Restarts of a child process.", ("child",))
 
@@ -60,13 +60,12 @@ class MetricsPort:
 
     async def render(self) -> bytes:
         """The merged page."""
-        for child in self._children:
+        children = self._children()
+        for child in children:
             self._restarts.counts[(child.plan.name,)] = child.restarts
-        fetched = await asyncio.gather(*(_fetch(child) for child in self._children))
-        return merge({"supervisor": self._page.render(), **dict(zip(self._names(), fetched, strict=True))})
-
-    def _names(self) -> list[str]:
-        return [child.plan.name for child in self._children]
+        fetched = await asyncio.gather(*(_fetch(child) for child in children))
+        names = [child.plan.name for child in children]
+        return merge({"supervisor": self._page.render(), **dict(zip(names, fetched, strict=True))})
 
 
 async def _fetch(child: Child) -> bytes:

@@ -1,16 +1,16 @@
 """`waypost up`, top to bottom: lock, listen, database, catalogue, children, ready; and the way back on SIGTERM.
 
-The public socket is opened here and handed to the gateways, so that a restarted gateway finds the callers who came
-meanwhile waiting in its queue.
+The public sockets are opened here and handed to the gateways, so that a restarted gateway finds the callers who came
+meanwhile waiting in its queue. SIGHUP looks at the configuration file now, SIGUSR2 replaces the gateways one by one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,14 +23,13 @@ from waypost.storage.database import DatabaseUnfit, migrate
 from waypost.storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from waypost.storage.roles import RolesMissing
 from waypost.supervisor.child import Child, ChildFailed, ChildPlan
-from waypost.supervisor.inheritance import Inheritance
 from waypost.supervisor.metrics_port import MetricsPort
+from waypost.supervisor.public_port import PortUnusable, open_public_sockets, taken
+from waypost.supervisor.workers import PathTooLong, Workers, WorkersPlan
 from waypost.telemetry.events import report_bug
 
 WATCH_S = 1.0  # between looks at the configuration file and the embedded database
-_SETTLE_S = 12.0  # what a gateway may take for its books after the last answer
-_BACKLOG = 4096  # callers who may wait while a gateway restarts; the kernel caps it at somaxconn
-_SOCKET_PATH_BYTES_MAX = 103  # sun_path of macOS with its end; Linux has four more
+LOCK_NAME = "up.lock"  # in the data directory: holds the pid of the `up` that runs there
 
 
 class UpRefused(Exception):
@@ -85,8 +84,27 @@ def run_up(
     with _Lock(options.data_dir):
         try:
             return asyncio.run(_Up(options, apply_catalogue, companions).run(prepare, on_ready or _print_ready))
-        except (EmbeddedPostgresError, DatabaseUnfit, RolesMissing, ChildFailed) as error:
+        except (EmbeddedPostgresError, DatabaseUnfit, RolesMissing, ChildFailed, PortUnusable) as error:
             raise UpRefused(str(error)) from None
+        except PathTooLong:
+            refusal = f"{options.data_dir} is too long a path for a Unix socket: give a shorter --data-dir."
+            raise UpRefused(refusal) from None
+
+
+def roll_running(data_dir: Path) -> int | None:
+    """Ask the `up` of a data directory to replace its gateways one by one; its pid, None when none runs there."""
+    try:
+        with (data_dir / LOCK_NAME).open("r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pid = int(file.read() or 0)
+                if pid:
+                    os.kill(pid, signal.SIGUSR2)
+                    return pid
+    except OSError:
+        return None
+    return None
 
 
 def _print_ready(deployment: Deployment) -> None:
@@ -101,30 +119,33 @@ class _Up:
         self._options = options
         self._apply_catalogue = apply_catalogue
         self._companions = [Child(plan) for plan in companions]
-        self._gateways: list[Child] = []
         self._conninfo = options.conninfo
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._reload = asyncio.Event()
+        self._roll = asyncio.Event()
 
     async def run(self, prepare: Prepare | None, on_ready: Callable[[Deployment], None]) -> int:
         self._listen_to_signals()
         options = self._options
-        with _open_public_socket(options.host, options.port) as public:
-            self._gateways = [Child(plan) for plan in _gateway_plans(options, public.fileno())]
-            metrics = MetricsPort([*self._gateways, *self._companions])
+        sockets = open_public_sockets(options.host, options.port, options.workers)
+        with contextlib.ExitStack() as open_sockets:
+            for each in sockets:
+                open_sockets.callback(each.close)
+            workers = Workers(_workers_plan(options), sockets)
+            metrics = MetricsPort(lambda: [*workers.all, *self._companions])
             try:
                 metrics_port = await metrics.listen(options.host, options.metrics_port)
             except OSError as error:
-                raise UpRefused(_taken(options.metrics_port, "--metrics-port", error)) from None
+                raise UpRefused(taken(options.metrics_port, "--metrics-port", error)) from None
             deployment = Deployment(
-                url=_url(options.host, public.getsockname()[1]), metrics_url=_url(options.host, metrics_port)
+                url=_url(options.host, sockets[0].getsockname()[1]), metrics_url=_url(options.host, metrics_port)
             )
             try:
                 async with asyncio.TaskGroup() as tasks:
                     for child in self._companions:
                         tasks.create_task(child.run())
-                    await self._serve(tasks, public, prepare, lambda: on_ready(deployment))
+                    await self._serve(tasks, workers, open_sockets, prepare, lambda: on_ready(deployment))
             except BaseExceptionGroup as group:
                 raise group.exceptions[0] from None  # the cause; the others were cancelled for it
             finally:
@@ -136,7 +157,8 @@ class _Up:
     async def _serve(
         self,
         tasks: asyncio.TaskGroup,
-        public: socket.socket,
+        workers: Workers,
+        open_sockets: contextlib.ExitStack,
         prepare: Prepare | None,
         on_ready: Callable[[], None],
     ) -> None:
@@ -146,20 +168,28 @@ class _Up:
             if prepare is not None:
                 await asyncio.to_thread(prepare, self._conninfo)
             await asyncio.to_thread(self._apply)
-            for child in self._gateways:
-                tasks.create_task(child.run())
+            workers.start(tasks)
             tasks.create_task(self._watch())
-            if await self._get_ready():
+            if await self._get_ready([*self._companions, *workers.children]):
                 on_ready()
+                tasks.create_task(self._roll_when_asked(workers, tasks))
                 await self._stopping.wait()
-            public.close()  # from now on a caller is refused, and not left waiting
+            open_sockets.close()  # from now on a caller is refused, and not left waiting
         finally:
-            for rank in (self._gateways, self._companions):
-                await asyncio.gather(*(child.stop(self._hurry) for child in rank))
+            await workers.stop(self._hurry)
+            await asyncio.gather(*(child.stop(self._hurry) for child in self._companions))
 
-    async def _get_ready(self) -> bool:
+    async def _roll_when_asked(self, workers: Workers, tasks: asyncio.TaskGroup) -> None:
+        """Replace the gateways one after the other, whenever the signal has come, until told to stop."""
+        while True:
+            await self._roll.wait()
+            self._roll.clear()
+            if self._stopping.is_set():
+                return
+            await workers.roll(tasks, self._hurry)
+
+    async def _get_ready(self, children: Sequence[Child]) -> bool:
         """Whether everything got ready before somebody asked us to stop."""
-        children = (*self._companions, *self._gateways)
         ready: asyncio.Future[Any] = asyncio.gather(*(child.wait_ready() for child in children))
         stopping: asyncio.Future[Any] = asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait((ready, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -223,20 +253,22 @@ class _Up:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        loop.add_signal_handler(signal.SIGUSR2, self._roll.set)
 
     def _stop(self) -> None:
         """The first signal lets running requests end, the second does not."""
         if self._stopping.is_set():
             self._hurry.set()
         self._stopping.set()
-        self._reload.set()  # wakes who watches
+        self._reload.set()  # wakes who watches,
+        self._roll.set()  # and who waits to be asked
 
 
 class _Lock:
     """One `up` per data directory, for as long as its process lives."""
 
     def __init__(self, data_dir: Path) -> None:
-        self._path = data_dir / "up.lock"
+        self._path = data_dir / LOCK_NAME
         self._data_dir = data_dir
 
     def __enter__(self) -> None:
@@ -257,48 +289,10 @@ class _Lock:
         self._file.close()
 
 
-def _gateway_plans(options: UpOptions, listen_fd: int) -> list[ChildPlan]:
-    plans = []
+def _workers_plan(options: UpOptions) -> WorkersPlan:
     run_dir = options.data_dir / "run"
     _private_dir(run_dir)
-    for number in range(options.workers):
-        name = f"gateway-{number}"
-        path = run_dir / f"{name}.sock"
-        if len(os.fsencode(path)) > _SOCKET_PATH_BYTES_MAX:
-            raise UpRefused(f"{options.data_dir} is too long a path for a Unix socket: give a shorter --data-dir.")
-        inheritance = Inheritance(process=name, internal_socket=path, listen_fd=listen_fd)
-        plans.append(
-            ChildPlan(
-                name=name,
-                command=options.gateway_command,
-                environment=inheritance.environment(),
-                address=path,
-                ready_path="/readyz",
-                inherited_fds=(listen_fd,),
-                drain_s=options.drain_s + _SETTLE_S,
-            )
-        )
-    return plans
-
-
-def _open_public_socket(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        public = socket.socket(family, kind)
-    except OSError as error:
-        raise UpRefused(f"{host} is not an address to listen at ({error.strerror}): give another --host.") from None
-    try:
-        public.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        public.bind(address)
-        public.listen(_BACKLOG)
-    except OSError as error:
-        public.close()
-        raise UpRefused(_taken(port, "--port", error)) from None
-    return public
-
-
-def _taken(port: int, option: str, error: OSError) -> str:
-    return f"Port {port} cannot be used ({error.strerror}): stop the program that has it, or give another {option}."
+    return WorkersPlan(count=options.workers, command=options.gateway_command, run_dir=run_dir, drain_s=options.drain_s)
 
 
 def _url(host: str, port: int) -> str:

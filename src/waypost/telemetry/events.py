@@ -33,6 +33,7 @@ FIELDS = {
     "over_nanos": "amount",
     "age_s": "duration",
     "exit_code": "exit status of a process of ours",
+    "workers": "count",
 }
 
 
@@ -53,6 +54,27 @@ class ProcessEnded(Event, frozen=True):
     process: str
     pid: int
     exit_code: int
+
+
+class WorkerReplaced(Event, frozen=True):
+    """A new process serves in its place."""
+
+    process: str
+
+
+class WorkerNotReplaced(Event, frozen=True):
+    """The new process did not get ready; the one there was serves on."""
+
+    level = "error"
+    process: str
+
+
+class LimitsDivided(Event, frozen=True):
+    """Several gateways, and nothing that they count in together: each allows its part of every key's limit."""
+
+    level = "warning"
+    process: str
+    workers: int
 
 
 class Draining(Event, frozen=True):

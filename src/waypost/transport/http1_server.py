@@ -17,6 +17,7 @@ __all__ = ["Exchange", "Handler", "Http1Server", "Refuse", "ServerLimits"]
 
 _BACKLOG = 4096  # a burst of reconnecting callers after a restart; the kernel caps it at somaxconn
 _TLS_SHUTDOWN_S = 2.0
+_IDLE_LOOK_S = 0.02
 
 
 class Http1Server:
@@ -95,18 +96,26 @@ class Http1Server:
             self._sweep = Sweep(loop, self._check)
 
     def stop_accepting(self) -> None:
-        """No new connection and no further request on one: what is idle closes, what runs may end."""
-        rules = self._rules
-        rules.state.is_draining = True
+        """No new connection, and one more request at most on each that is open: every answer says it is the last."""
+        self._rules.state.is_draining = True
         for listener in self._listeners:
             listener.close()
-        for connection in tuple(rules.connections):
-            connection.retire()
+
+    async def let_idle_leave(self, timeout_s: float) -> None:
+        """After `stop_accepting`: give callers who are between two requests this long to send the next one, whose
+        answer tells them to leave. Closing at once would lose what is on its way."""
+        loop = asyncio.get_running_loop()
+        ends_at_s = loop.time() + timeout_s
+        while loop.time() < ends_at_s and any(each.is_idle for each in self._rules.connections):  # noqa: ASYNC110
+            await asyncio.sleep(_IDLE_LOOK_S)
 
     async def drain(self, timeout_s: float) -> None:
-        """Stop accepting, let what runs end for up to `timeout_s`, then abort the rest."""
+        """Stop accepting, close what is idle, let what runs end for up to `timeout_s`, then abort the rest."""
         rules = self._rules
         self.stop_accepting()
+        rules.state.is_closing = True
+        for connection in tuple(rules.connections):
+            connection.retire()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._until_empty()

@@ -105,7 +105,7 @@ class Connection(asyncio.Protocol):
         if isinstance(peer, tuple) and peer:
             self._client_host = str(peer[0])
         rules.connections.add(self)
-        if rules.state.is_draining:
+        if rules.state.is_closing:
             self._close()
             return
         self._watched = _IDLE
@@ -203,9 +203,14 @@ class Connection(asyncio.Protocol):
         else:
             self._refuse(ErrorCode.REQUEST_TIMEOUT)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way, not even a part of one."""
+        return self._exchange is None and not self._queue and not self._is_closing and self._reader.phase is _IDLE
+
     def retire(self) -> None:
         """Close, unless a request is under way."""
-        if self._exchange is None and not self._queue and not self._is_closing and self._reader.phase is _IDLE:
+        if self.is_idle:
             self._close()
 
     # Requests, one after the other.

@@ -10,7 +10,7 @@ from waypost.kit.clock import SystemClock
 class ServerState:
     """Plain numbers, read as gauges; `date_line` is refreshed by the server's sweep."""
 
-    __slots__ = ("_clock", "_dated_s", "buffered_bytes", "bugs", "date_line", "exchanges", "is_draining")
+    __slots__ = ("_clock", "_dated_s", "buffered_bytes", "bugs", "date_line", "exchanges", "is_closing", "is_draining")
 
     def __init__(self) -> None:
         self.exchanges = 0
@@ -20,6 +20,9 @@ class ServerState:
         self.bugs = 0
         """Exceptions out of a handler."""
         self.is_draining = False
+        """Each answer is the last of its connection."""
+        self.is_closing = False
+        """Idle connections close."""
         self._clock = SystemClock()
         self._dated_s = 0
         self.date_line = b""

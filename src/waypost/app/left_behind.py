@@ -1,0 +1,75 @@
+"""Journals that nobody has: of a gateway that died and does not come back, or of one that is not run any more because
+there are fewer workers now. Whoever sees it first books what is in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from waypost.gateway.journal import Journal
+from waypost.gateway.ports import Ledger
+from waypost.gateway.recovery import Recovery, recover
+from waypost.gateway.segment import segment_paths
+from waypost.gateway.settler import Settler
+from waypost.kit.clock import Clock
+from waypost.ledger.record import ClosedAttempt, Outcome
+from waypost.telemetry.events import JournalQuarantined, JournalRecovered, SettlementRefused, emit
+
+LOOK_S = 15.0  # between looks: a gateway that crashed is back long before, and recovers its journal itself
+BOOK_S = 60.0  # for one journal; what is not booked by then stays for the next look
+_SEGMENT_BYTES = 1 << 20  # nothing but acknowledgements is written
+
+
+class LeftBehind:
+    """Looks after the directories beside that of this process. The journal's lock says whether somebody has it."""
+
+    def __init__(self, own: Path, ledger: Ledger, clock: Clock) -> None:
+        self._own = own
+        self._ledger = ledger
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            await self.look()
+
+    async def look(self) -> None:
+        """Book what stands in every journal that nobody has."""
+        for directory in sorted(self._own.parent.iterdir()):
+            if directory != self._own and segment_paths(directory):
+                await self._take(directory)
+
+    async def _take(self, directory: Path) -> None:
+        try:
+            journal = Journal.open_dir(directory, segment_bytes=_SEGMENT_BYTES, emergency_bytes=_SEGMENT_BYTES)
+        except OSError:  # somebody has it, or there is no room for us to work: another time
+            return
+        settler = Settler(self._ledger, journal, self._clock, on_refused=report_refused)
+        booking = asyncio.ensure_future(settler.run())
+        try:
+            now_ms = self._clock.unix_ns() // 1_000_000
+            # In a thread: a full journal takes a second to read, and requests are being answered meanwhile.
+            book_recovered(await asyncio.to_thread(recover, journal, now_ms), settler, process=directory.name)
+            await settler.drain(BOOK_S)
+        finally:
+            booking.cancel()
+            await asyncio.gather(booking, return_exceptions=True)
+            journal.shut()
+
+
+def book_recovered(recovery: Recovery, settler: Settler, *, process: str) -> None:
+    """Hand what a journal had to the settler, and tell of it."""
+    for attempt in recovery.attempts:
+        settler.add(attempt)
+    for _ in recovery.damages:
+        emit(JournalQuarantined(process=process))
+    if recovery.attempts:
+        crashed = sum(attempt.close.outcome is Outcome.CRASHED for attempt in recovery.attempts)
+        emit(JournalRecovered(recovered=len(recovery.attempts), crashed=crashed))
+
+
+def report_refused(attempt: ClosedAttempt, error: Exception) -> None:
+    """The alarm of a settler."""
+    emit(SettlementRefused(execution_id=attempt.open.execution_id.hex(), error_type=type(error).__name__))
