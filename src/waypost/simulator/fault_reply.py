@@ -22,16 +22,6 @@ _BLOCK_BYTES = 1 << 16
 _ENDLESS_BYTES = 4 << 20
 _HEADER_BYTES = 100_000
 _DEPTH = 100_000
-_TYPES = {
-    400: ("invalid_request_error", None),
-    401: ("invalid_request_error", "invalid_api_key"),
-    402: ("insufficient_quota", "insufficient_quota"),
-    403: ("invalid_request_error", "permission_denied"),
-    404: ("invalid_request_error", "model_not_found"),
-    413: ("invalid_request_error", "request_too_large"),
-    429: ("requests", "rate_limit_exceeded"),
-}
-_INDEX = re.compile(rb'"index":\s*\d+')
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _LINE_ENDS = {
     "crlf": (b"\r\n",),
@@ -53,7 +43,10 @@ class Turn(msgspec.Struct, frozen=True):
 
 def error_reply(style: Style, identity: Identity, complaint: Complaint) -> Reply:
     """An error as this provider puts it."""
-    content_type, body = style.error(complaint)
+    if not complaint.type:
+        error_type, code = style.error_type(complaint.status)
+        complaint = msgspec.structs.replace(complaint, type=error_type, code=complaint.code or code)
+    content_type, body = style.error(identity, complaint)
     return page(style, identity, complaint.status, content_type, body)
 
 
@@ -68,7 +61,7 @@ def spoil_reply(fault: Fault, turn: Turn, reply: Reply) -> Reply:
     if (replace := _INSTEAD.get(fault.kind)) is not None and (fault.stage is Stage.THINKING or not is_stream):
         return replace(fault, turn)
     if (alter := _JSON.get(fault.kind)) is not None:
-        return _with_json_altered(reply, fault, alter)
+        return _with_json_altered(reply, fault, turn.style, alter)
     if (spoil := _EVENTS.get(fault.kind)) is not None and is_stream:
         reply.events = spoil(fault, turn, reply.events)
         return reply
@@ -96,7 +89,7 @@ def spoil_reply(fault: Fault, turn: Turn, reply: Reply) -> Reply:
 
 
 def _status(fault: Fault, turn: Turn) -> Reply:
-    reply = error_reply(turn.style, turn.identity, _complaint(fault, fault.status or 500))
+    reply = error_reply(turn.style, turn.identity, _complaint(fault, turn.style, fault.status or 500))
     if fault.retry_after:
         reply.headers.append(("Retry-After", fault.retry_after))
     if fault.retry_after_ms:
@@ -107,14 +100,14 @@ def _status(fault: Fault, turn: Turn) -> Reply:
 def _echo(fault: Fault, turn: Turn) -> Reply:
     reply = error_reply(turn.style, turn.identity, _echoing(fault, turn))
     reply.headers.append(
-        ("X-Debug", f"{turn.headers.get('authorization')} {turn.headers.get('host')} {turn.request.model}")
+        ("X-Debug", f"{turn.style.credential(turn.headers)} {turn.headers.get('host')} {turn.request.model}")
     )
     return reply
 
 
 def _json_error(fault: Fault, turn: Turn) -> Reply:
     # Plain text is no JSON error, so a style's 5xx shape will not do.
-    content_type, body = turn.style.error(_complaint(fault, 400))
+    content_type, body = turn.style.error(turn.identity, _complaint(fault, turn.style, 400))
     return page(turn.style, turn.identity, 200, content_type, body)
 
 
@@ -161,8 +154,8 @@ _INSTEAD: dict[str, Callable[[Fault, Turn], Reply]] = {
 }
 
 
-def _complaint(fault: Fault, status: int) -> Complaint:
-    error_type, code = _TYPES.get(status, ("server_error" if status >= 500 else "invalid_request_error", None))
+def _complaint(fault: Fault, style: Style, status: int) -> Complaint:
+    error_type, code = style.error_type(status)
     return Complaint(
         status=status,
         message=fault.message or "The simulated provider could not process your request.",
@@ -175,11 +168,14 @@ def _complaint(fault: Fault, status: int) -> Complaint:
 def _echoing(fault: Fault, turn: Turn) -> Complaint:
     # A line end in a header or in plain text would be another fault than this one.
     prompt = " ".join(turn.request.last_user_text.split())
+    credential = turn.style.credential(turn.headers)
     message = (
-        f"Could not process {prompt!r} for key {turn.headers.get('authorization')} at http://{turn.headers.get('host')}"
+        f"Could not process {prompt!r} for key {credential} at http://{turn.headers.get('host')}"
         f"{turn.style.prefix} with model {turn.request.model} (provider {turn.style.name})"
     )
-    return Complaint(status=fault.status or 400, message=message)
+    status = fault.status or 400
+    error_type, code = turn.style.error_type(status)
+    return Complaint(status, message, error_type, code)
 
 
 # Bodies
@@ -207,10 +203,10 @@ def _compressor(encoding: str) -> zlib._Compress:
     return zlib.compressobj(9, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
 
 
-def _with_json_altered(reply: Reply, fault: Fault, alter: Callable[[Fault, bytes], bytes]) -> Reply:
+def _with_json_altered(reply: Reply, fault: Fault, style: Style, alter: Alter) -> Reply:
     def altered(data: bytes) -> bytes:
         start, end = data.find(b"{"), data.rfind(b"}") + 1
-        return data[:start] + alter(fault, data[start:end]) + data[end:]
+        return data[:start] + alter(fault, style, data[start:end]) + data[end:]
 
     def one_altered(events: Iterator[Piece]) -> Iterator[Piece]:
         is_due = True
@@ -226,19 +222,33 @@ def _with_json_altered(reply: Reply, fault: Fault, alter: Callable[[Fault, bytes
     return reply
 
 
-def _with_wrong_types(document: bytes) -> bytes:
-    return json.dumps({**json.loads(document), "choices": "none"}).encode()
+def _with_wrong_types(style: Style, document: bytes) -> bytes:
+    return json.dumps({**json.loads(document), style.answers_field: "none"}).encode()
 
 
-_JSON: dict[str, Callable[[Fault, bytes], bytes]] = {
-    "truncated_json": lambda _, document: document[: len(document) // 2],
-    "nan": lambda fault, document: _INDEX.sub(b'"index":' + fault.value.encode(), document, count=1),
-    "overflow": lambda _, document: _INDEX.sub(b'"index":18446744073709551616', document, count=1),
-    "duplicate_keys": lambda _, document: document[:-1] + b',"choices":[]}',
-    "deep_json": lambda fault, document: (
-        document[:-1] + b',"deep":' + b"[" * (fault.depth or _DEPTH) + b"]" * (fault.depth or _DEPTH) + b"}"
-    ),
-    "wrong_types": lambda _, document: _with_wrong_types(document),
+def _with_number(style: Style, document: bytes, value: bytes) -> bytes:
+    """The first number of its field replaced; where an event has none, one is added."""
+    found = style.number_field.search(document)
+    if found is None:
+        return document[:-1] + b',"index":' + value + b"}"
+    name = found[0].partition(b":")[0]
+    return document[: found.start()] + name + b":" + value + document[found.end() :]
+
+
+def _deepened(fault: Fault, document: bytes) -> bytes:
+    depth = fault.depth or _DEPTH
+    return document[:-1] + b',"deep":' + b"[" * depth + b"]" * depth + b"}"
+
+
+Alter = Callable[[Fault, Style, bytes], bytes]
+
+_JSON: dict[str, Alter] = {
+    "truncated_json": lambda _, __, document: document[: len(document) // 2],
+    "nan": lambda fault, style, document: _with_number(style, document, fault.value.encode()),
+    "overflow": lambda _, style, document: _with_number(style, document, b"18446744073709551616"),
+    "duplicate_keys": lambda _, style, document: document[:-1] + b',"%b":[]}' % style.answers_field.encode(),
+    "deep_json": lambda fault, _, document: _deepened(fault, document),
+    "wrong_types": lambda _, style, document: _with_wrong_types(style, document),
 }
 
 
@@ -264,7 +274,8 @@ def _ended_by(fault: Fault, events: Iterator[Piece], last: Iterable[bytes]) -> I
 
 
 def _error_event(fault: Fault, turn: Turn, events: Iterator[Piece]) -> Iterator[Piece]:
-    return _ended_by(fault, events, [turn.style.error_event(turn.identity, _complaint(fault, fault.status or 500))])
+    complaint = _complaint(fault, turn.style, fault.status or 500)
+    return _ended_by(fault, events, [turn.style.error_event(turn.identity, complaint)])
 
 
 def _echo_event(fault: Fault, turn: Turn, events: Iterator[Piece]) -> Iterator[Piece]:
@@ -284,7 +295,7 @@ def _comment_flood(fault: Fault, _turn: Turn, events: Iterator[Piece]) -> Iterat
 
 
 def _garbage(fault: Fault, turn: Turn, events: Iterator[Piece]) -> Iterator[Piece]:
-    return _inserted(fault, events, [turn.style.frame(b'{"choices": oops')])
+    return _inserted(fault, events, [turn.style.frame(b'{"%b": oops' % turn.style.answers_field.encode())])
 
 
 def _early_usage(fault: Fault, turn: Turn, events: Iterator[Piece]) -> Iterator[Piece]:
@@ -317,15 +328,14 @@ def _bom(_fault: Fault, _turn: Turn, events: Iterator[Piece]) -> Iterator[Piece]
 
 
 def _two_done(_fault: Fault, turn: Turn, events: Iterator[Piece]) -> Iterator[Piece]:
-    done = turn.style.done or turn.style.frame(b"[DONE]")
-    return chain(events, (Piece(done, Stage.DONE) for _ in range(1 if turn.style.done else 2)))
+    end = turn.style.end_events()
+    return chain(events, (Piece(end, Stage.DONE) for _ in range(1 if turn.style.done else 2)))
 
 
 def _event_after_done(_fault: Fault, turn: Turn, events: Iterator[Piece]) -> Iterator[Piece]:
     style = turn.style
-    choice = style.chunk_choice(0, {"content": " late"}, None, None)
-    late = style.frame(style.encode(style.chunk(turn.identity, [choice], msgspec.UNSET)))
-    extra = [late] if style.done else [style.frame(b"[DONE]"), late]
+    late = style.late_event(turn.identity)
+    extra = [late] if style.done else [style.end_events(), late]
     return chain(events, (Piece(data, Stage.DONE) for data in extra))
 
 

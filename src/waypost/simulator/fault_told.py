@@ -38,7 +38,7 @@ def _wrong_usage(value: str, style: Style) -> object:
         case "overflow":
             return style.usage(_same_everywhere(_BEYOND_64_BITS))
     wrong: object = "many" if value == "text" else 12.5
-    return {"prompt_tokens": wrong, "completion_tokens": wrong, "total_tokens": wrong}
+    return dict.fromkeys(style.count_fields, wrong)
 
 
 def _same_everywhere(count: int) -> Tokens:

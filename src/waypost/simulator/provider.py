@@ -19,7 +19,7 @@ from waypost.simulator.fault_told import spoil_telling
 from waypost.simulator.fault_write import prepare, spoil_writes
 from waypost.simulator.record import Record
 from waypost.simulator.reply import Ending, Framing, Piece, Reply, Stage, Write, writes
-from waypost.simulator.request import InvalidRequest, read_request
+from waypost.simulator.request import InvalidRequest
 from waypost.simulator.style import Complaint, Identity, Style, Telling
 from waypost.simulator.style_alpha import Alpha
 from waypost.simulator.style_beta import Beta
@@ -37,7 +37,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Providers:
-    """Answers what is asked of the three providers."""
+    """Answers what is asked of any of the providers."""
 
     def __init__(self, *, options: Options, faults: FaultBox, bill: Bill, ids: Ids, clock: Clock) -> None:
         self.options = options
@@ -51,10 +51,10 @@ class Providers:
         identity = Identity(self._ids.new().hex(), self._clock.unix_ns() // 1_000_000_000, "")
         fields = request.fields
         path = request.path.removeprefix(style.prefix)
-        complaint = self._unauthorized(fields.get("authorization", ""))
-        if complaint is None and (request.method, path) == ("POST", "/chat/completions"):
+        complaint = self._unauthorized(style.credential(fields))
+        if complaint is None and style.takes(request.method, path):
             try:
-                asked, directives = read_request(request.body)
+                asked, directives = style.read(path, request.body)
                 answer = answer_to(asked, directives)
             except InvalidRequest as error:
                 complaint = Complaint(400, str(error))
@@ -63,14 +63,13 @@ class Providers:
                 turn = Turn(style, identity, asked, answer, fields)
                 self._complete(connection, request, turn, directives, exchange)
                 return
-        if complaint is not None:
-            reply = error_reply(style, identity, complaint)
-        elif request.method == "GET" and (path == "/models" or path.startswith("/models/")):
-            reply = self._models(style, identity, path.removeprefix("/models").removeprefix("/"))
+        document: object = complaint
+        if complaint is None:
+            document = style.page(request.method, path, request.body, self._models())
+        if isinstance(document, Complaint):
+            reply = error_reply(style, identity, document)
         else:
-            reply = error_reply(
-                style, identity, Complaint(404, f"Unknown request URL: {request.method} {request.path}")
-            )
+            reply = page(style, identity, 200, "application/json", style.encode(document))
         exchange.record.status = reply.status
         _play(connection, request, reply, None, exchange)
 
@@ -89,31 +88,20 @@ class Providers:
         record = exchange.record
         record.model, record.is_stream, record.status = asked.model, asked.is_stream, reply.status
         record.fault = fault.kind if fault is not None else ""
-        record.answer_id = style.completion_id(turn.identity)
+        record.answer_id = style.answer_id(turn.identity)
         if reply.is_billable:
             exchange.charge(turn.answer, style.name, cancel_stops_billing=self.options.cancel_stops_billing)
         _play(connection, request, reply, fault, exchange)
 
-    def _unauthorized(self, authorization: str) -> Complaint | None:
-        scheme, _, credential = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not credential.strip():
-            return Complaint(401, "You didn't provide an API key.")
-        accepted = self.options.accepted_keys
-        if accepted and credential.strip() not in accepted:
-            return Complaint(401, "Incorrect API key provided.", code="invalid_api_key")
+    def _unauthorized(self, credential: str) -> Complaint | None:
+        if not credential:
+            return Complaint(401, "You didn't provide an API key.", type="invalid_request_error")
+        if self.options.accepted_keys and credential not in self.options.accepted_keys:
+            return Complaint(401, "Incorrect API key provided.")
         return None
 
-    def _models(self, style: Style, identity: Identity, model: str) -> Reply:
-        names = dict.fromkeys((*self._bill.models, *_MODELS))
-        shown = [{"id": name, "object": "model", "created": 1760000000, "owned_by": style.name} for name in names]
-        if not model:
-            return page(style, identity, 200, "application/json", style.encode({"object": "list", "data": shown}))
-        found = next((entry for entry in shown if entry["id"] == model), None)
-        if found is None:
-            return error_reply(
-                style, identity, Complaint(404, f"The model '{model}' does not exist", code="model_not_found")
-            )
-        return page(style, identity, 200, "application/json", style.encode(found))
+    def _models(self) -> list[str]:
+        return list(dict.fromkeys((*self._bill.models, *_MODELS)))
 
 
 class Exchange:
@@ -158,9 +146,11 @@ class Exchange:
         self._on_change()
 
 
-def style_of(path: str) -> Style | None:
-    """Whose path it is: `/v1/…` is alpha's, `/beta/v1/…` and `/gamma/v1/…` the others'."""
-    return next((style for style in STYLES if path.startswith(style.prefix + "/")), None)
+def style_of(method: str, path: str) -> Style | None:
+    """Who answers a request: of the styles that its path belongs to, the one that takes it, else the first."""
+    known = [style for style in STYLES if path.startswith(style.prefix + "/")]
+    taking = (style for style in known if style.takes(method, path.removeprefix(style.prefix)))
+    return next(taking, known[0] if known else None)
 
 
 def _completion(turn: Turn, telling: Telling, directives: Directives) -> Reply:

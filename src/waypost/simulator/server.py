@@ -84,7 +84,7 @@ class Simulator:
         return f"http://{self.host}:{self.port}"
 
     def base_url(self, style: str = "alpha") -> str:
-        """What a client of the `openai` kind takes as its base URL."""
+        """What a client of the style's kind takes as its base URL."""
         return self.url + next(known.prefix for known in STYLES if known.name == style)
 
     @property
@@ -142,7 +142,7 @@ class Simulator:
         if request.path.startswith(PREFIX):
             _send(connection, request, self._control.answer(request))
             return
-        style = style_of(request.path)
+        style = style_of(request.method, request.path)
         if style is None:
             reply = Reply(404, [("Content-Type", "text/plain")], document=b"not found\n", framing=Framing.LENGTH)
             _send(connection, request, reply)

@@ -1,31 +1,27 @@
 """A style is a provider's personality: how the same answer is spelled, framed, numbered and refused.
 
-`Style` is what all of them share; its three subclasses are Alpha (like OpenAI), Beta and Gamma (like the many that
-are nearly like OpenAI). A caller of the router must never be able to tell them apart.
+`Style` is what the styles of every provider kind share. A kind is one module that subclasses it (`style_openai`,
+`style_anthropic`, …): it reads its own kind of request into the one `ChatRequest` and spells the one `Answer`; words,
+tokens, bill and faults are the same for all. A style answers one endpoint; a provider with several has several styles
+of one name and prefix. A caller of the router must never be able to tell styles apart.
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from email.utils import formatdate
-from enum import Enum, auto
+from typing import ClassVar
 
 import msgspec
 
-from waypost.simulator.answer import Answer, Choice, DeltaKind, Step, Tokens
+from waypost.simulator.answer import Answer, Tokens
+from waypost.simulator.directive import Directives
 from waypost.simulator.reply import Headers, Piece, Stage
-from waypost.simulator.words import alternatives, logprob
+from waypost.simulator.request import ChatRequest
 
 JsonObject = dict[str, object]
-
-
-class UsagePlace(Enum):
-    """Where a stream tells its usage."""
-
-    OWN_CHUNK = auto()  # after the last choice, with no choices
-    LAST_CONTENT = auto()  # in the chunk of the last delta
-    EVERY_CHUNK = auto()  # cumulative
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -47,34 +43,54 @@ class Telling(msgspec.Struct):
 
 
 class Complaint(msgspec.Struct, frozen=True):
-    """An error before a style spells it."""
+    """An error before a style spells it. `type` is "" where the kind has one for the status."""
 
     status: int
     message: str
-    type: str = "invalid_request_error"
+    type: str = ""
     code: str | None = None
     param: str | None = None
 
 
 class Style(ABC):
-    """Shared rules of the kind; see each subclass for what makes it different."""
+    """What every style can do; see each subclass for what makes it different."""
 
     name: str
-    prefix: str  # of its paths
-    usage_place: UsagePlace
-    role_chunk_is_own: bool
-    finish_chunk_is_own: bool
-    done: bytes = b""  # the last event
-    reasoning_field: str
+    prefix: str  # of its paths: the path of the base URL that a client of its kind is given
+    done: bytes = b""  # the last event, where it says nothing but that
     group: int = 1
     is_hex_upper: bool = False
     split: Callable[[bytes], list[bytes]] | None = None
+
+    # Where faults in the JSON hit: a list that every answer has, a number, and the words for the two counts.
+    answers_field: ClassVar[str]
+    number_field: ClassVar[re.Pattern[bytes]]
+    count_fields: ClassVar[tuple[str, ...]]
+
+    # Requests. `path` has the prefix taken off.
+
+    @abstractmethod
+    def takes(self, method: str, path: str) -> bool:
+        """Whether this style answers such a request with an answer of a model."""
+
+    @abstractmethod
+    def read(self, path: str, body: bytes) -> tuple[ChatRequest, Directives]:
+        """Raises InvalidRequest for anything that its kind does not take, or for an unknown directive."""
+
+    @abstractmethod
+    def page(self, method: str, path: str, body: bytes, models: Sequence[str]) -> object:
+        """The document at any other path, such as the list of models; a Complaint where there is none."""
+
+    def credential(self, fields: Mapping[str, str]) -> str:
+        """The key that came in the headers (by lower-case name), "" without one."""
+        scheme, _, credential = fields.get("authorization", "").partition(" ")
+        return credential.strip() if scheme.lower() == "bearer" else ""
 
     # Spelling
 
     @abstractmethod
     def encode(self, value: object) -> bytes:
-        """JSON of a chunk."""
+        """JSON of an event."""
 
     def encode_document(self, value: object) -> bytes:
         """JSON of a whole body."""
@@ -84,21 +100,18 @@ class Style(ABC):
     def frame(self, data: bytes) -> bytes:
         """One server-sent event."""
 
-    def number(self, value: float) -> object:
-        return value
-
     @abstractmethod
-    def completion_id(self, identity: Identity) -> str: ...
-
-    @abstractmethod
-    def tool_call_id(self, identity: Identity, choice: int, tool_index: int) -> str | None:
-        """None where this provider gives a call no id."""
+    def answer_id(self, identity: Identity) -> str: ...
 
     @abstractmethod
     def headers(self, identity: Identity, content_type: str) -> Headers: ...
 
     @abstractmethod
-    def error(self, complaint: Complaint) -> tuple[str, bytes]:
+    def error_type(self, status: int) -> tuple[str, str | None]:
+        """Type and code of the error that this kind of provider reports with a status."""
+
+    @abstractmethod
+    def error(self, identity: Identity, complaint: Complaint) -> tuple[str, bytes]:
         """Content type and body."""
 
     @abstractmethod
@@ -109,147 +122,39 @@ class Style(ABC):
     def usage(self, tokens: Tokens) -> JsonObject: ...
 
     @abstractmethod
-    def chunk(self, identity: Identity, choices: object, usage: object) -> JsonObject:
-        """`usage` is UNSET where the chunk tells none, None where it says null."""
-
-    @abstractmethod
-    def completion(self, identity: Identity, choices: list[JsonObject], usage: object) -> JsonObject: ...
-
-    @abstractmethod
-    def chunk_choice(
-        self, index: int, delta: JsonObject, finish_reason: str | None, logprobs: object
-    ) -> JsonObject: ...
-
-    @abstractmethod
-    def message_choice(self, identity: Identity, choice: Choice, logprobs: object) -> JsonObject: ...
-
-    @abstractmethod
-    def role_delta(self) -> JsonObject:
-        """What a chunk of its own says before the first delta."""
-
-    @abstractmethod
-    def delta(self, identity: Identity, step: Step) -> JsonObject: ...
-
-    # Putting it together
-
     def document(self, answer: Answer, identity: Identity, telling: Telling) -> bytes:
         """The body of an answer that is not streamed."""
-        choices = []
-        for choice in answer.choices:
-            logprobs = self._logprobs(choice.text(DeltaKind.TEXT), _text_deltas(choice), answer.top_logprobs)
-            shown = self.message_choice(identity, choice, logprobs)
-            if not telling.has_finish_reason:
-                shown["finish_reason"] = None
-            choices.append(shown)
-        usage = self.told_usage(answer.tokens, telling)
-        return self.encode_document(self.completion(identity, choices, usage))
 
+    @abstractmethod
     def events(
         self, answer: Answer, identity: Identity, telling: Telling, *, first_s: float, delay_s: float
     ) -> Iterator[Piece]:
         """The stream, an event a piece; `first_s` before the first output and `delay_s` before each further one."""
-        total = answer.tokens.output
-        yield from self.opening(answer, identity, telling)
-        for step in answer.steps():
-            is_last = step.position + 1 == total
-            usage, stage = self._usage_of_step(answer, step, telling), _stage(step.position, total)
-            if is_last and self.usage_place is UsagePlace.LAST_CONTENT:
-                stage = Stage.USAGE
-            finish = None if self.finish_chunk_is_own or not telling.has_finish_reason else step.finish_reason
-            logprobs = (
-                self._logprobs(step.text, (step.text,), answer.top_logprobs) if step.kind is DeltaKind.TEXT else None
-            )
-            choice = self.chunk_choice(step.choice, self.delta(identity, step), finish, logprobs)
-            data = self.frame(self.encode(self.chunk(identity, [choice], usage)))
-            yield Piece(data, stage, 1, delay_s if step.position else first_s)
-        yield from self._closing(answer, identity, telling)
 
-    def opening(self, answer: Answer, identity: Identity, telling: Telling) -> Iterator[Piece]:
-        """Events before the first delta."""
-        if self.role_chunk_is_own:
-            for at in range(len(answer.choices)):
-                choice = self.chunk_choice(at, self.role_delta(), None, None)
-                usage = self._usage_meanwhile(answer.tokens, 0, telling)
-                yield Piece(self.frame(self.encode(self.chunk(identity, [choice], usage))), Stage.OPENING)
-
+    @abstractmethod
     def usage_event(self, identity: Identity, usage: object) -> bytes:
-        """A chunk that tells nothing but usage."""
-        return self.frame(self.encode(self.chunk(identity, [], usage)))
+        """A framed event that tells nothing but usage."""
+
+    @abstractmethod
+    def late_event(self, identity: Identity) -> bytes:
+        """A framed event with more text, for after the end."""
+
+    def end_events(self) -> bytes:
+        """What ends a stream, once more."""
+        return self.done or self.frame(b"[DONE]")
 
     def told_usage(self, tokens: Tokens, telling: Telling) -> object:
         if not telling.has_usage:
             return msgspec.UNSET
         return self.usage(tokens) if telling.usage is msgspec.UNSET else telling.usage
 
-    def _closing(self, answer: Answer, identity: Identity, telling: Telling) -> Iterator[Piece]:
-        tokens = answer.tokens
-        for choice in answer.choices:
-            # Without a single delta there was no chunk that could have told the end.
-            if telling.has_finish_reason and (self.finish_chunk_is_own or not choice.output_tokens):
-                shown = self.chunk_choice(choice.index, {}, choice.finish_reason, None)
-                usage = self._usage_meanwhile(tokens, tokens.output, telling)
-                yield Piece(self.frame(self.encode(self.chunk(identity, [shown], usage))), Stage.SECOND_HALF)
-        needs_own = self.usage_place is not UsagePlace.LAST_CONTENT or not tokens.output
-        if needs_own and self._is_usage_told(telling):
-            yield Piece(self.usage_event(identity, self.told_usage(tokens, telling)), Stage.USAGE)
-        if self.done and telling.has_done:
-            yield Piece(self.done, Stage.DONE)
-
-    def _is_usage_told(self, telling: Telling) -> bool:
-        return telling.has_usage and (telling.is_usage_wanted or self.usage_place is UsagePlace.EVERY_CHUNK)
-
-    def _usage_of_step(self, answer: Answer, step: Step, telling: Telling) -> object:
-        tokens = answer.tokens
-        if self.usage_place is UsagePlace.LAST_CONTENT and step.position + 1 == tokens.output:
-            return self.told_usage(tokens, telling) if telling.is_usage_wanted else msgspec.UNSET
-        return self._usage_meanwhile(tokens, step.position + 1, telling)
-
-    def _usage_meanwhile(self, tokens: Tokens, output_so_far: int, telling: Telling) -> object:
-        """What chunks before the last one say in the place of usage."""
-        if self.usage_place is UsagePlace.EVERY_CHUNK:
-            so_far = msgspec.structs.replace(
-                tokens, output=output_so_far, reasoning=min(tokens.reasoning, output_so_far)
-            )
-            return self.told_usage(so_far, telling)
-        is_promised = self.usage_place is UsagePlace.OWN_CHUNK and telling.is_usage_wanted and telling.has_usage
-        return None if is_promised else msgspec.UNSET
-
-    def _logprobs(self, text: str | None, deltas: tuple[str, ...], top: int | None) -> JsonObject | None:
-        if top is None or text is None:
-            return None
-        return {"content": [self._logprob(token, top) for token in deltas], "refusal": None}
-
-    def _logprob(self, token: str, top: int) -> JsonObject:
-        def entry(other: str) -> JsonObject:
-            return {"token": other, "logprob": self.number(logprob(other)), "bytes": list(other.encode())}
-
-        return {**entry(token), "top_logprobs": [entry(other) for other in alternatives(token, top)]}
-
 
 def http_date(identity: Identity) -> str:
     return formatdate(identity.created_s, usegmt=True)
 
 
-def tool_calls(style: Style, identity: Identity, choice: Choice) -> list[JsonObject]:
-    """The calls of a message that is not streamed; `id` is left out where the style gives none."""
-    calls: dict[int, JsonObject] = {}
-    for run in choice.runs:
-        if run.kind is DeltaKind.TOOL_NAME:
-            call_id = style.tool_call_id(identity, choice.index, run.tool_index)
-            call: JsonObject = {} if call_id is None else {"id": call_id}
-            calls[run.tool_index] = {**call, "type": "function", "function": {"name": run.text, "arguments": ""}}
-        elif run.kind is DeltaKind.TOOL_ARGUMENTS:
-            function = calls[run.tool_index]["function"]
-            assert isinstance(function, dict), "made above"
-            function["arguments"] = run.text
-    return list(calls.values())
-
-
-def _stage(position: int, total: int) -> Stage:
+def stage_of(position: int, total: int) -> Stage:
+    """Where in the answer an output is."""
     if position == 0:
         return Stage.FIRST
     return Stage.CONTENT if position * 2 < total else Stage.SECOND_HALF
-
-
-def _text_deltas(choice: Choice) -> tuple[str, ...]:
-    return tuple(delta for run in choice.runs if run.kind is DeltaKind.TEXT for delta in run.deltas)

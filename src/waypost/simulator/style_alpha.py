@@ -6,12 +6,13 @@ import msgspec
 
 from waypost.simulator.answer import Choice, DeltaKind, Step, Tokens
 from waypost.simulator.reply import Headers
-from waypost.simulator.style import Complaint, Identity, JsonObject, Style, UsagePlace, http_date, tool_calls
+from waypost.simulator.style import Complaint, Identity, JsonObject, http_date
+from waypost.simulator.style_openai import OpenAIStyle, UsagePlace, tool_calls
 
 _ENCODER = msgspec.json.Encoder()
 
 
-class Alpha(Style):
+class Alpha(OpenAIStyle):
     name = "alpha"
     prefix = "/v1"
     usage_place = UsagePlace.OWN_CHUNK
@@ -29,7 +30,7 @@ class Alpha(Style):
     def frame(self, data: bytes) -> bytes:
         return b"data: %b\n\n" % data
 
-    def completion_id(self, identity: Identity) -> str:
+    def answer_id(self, identity: Identity) -> str:
         return f"chatcmpl-A{identity.hex_id[4:]}"
 
     def tool_call_id(self, identity: Identity, choice: int, tool_index: int) -> str:
@@ -52,7 +53,7 @@ class Alpha(Style):
             ("Server", "alpha-cloud"),
         ]
 
-    def error(self, complaint: Complaint) -> tuple[str, bytes]:
+    def error(self, identity: Identity, complaint: Complaint) -> tuple[str, bytes]:  # noqa: ARG002
         return "application/json", self.encode_document({"error": _envelope(complaint)})
 
     def error_event(self, identity: Identity, complaint: Complaint) -> bytes:  # noqa: ARG002 (names no answer)
@@ -78,7 +79,7 @@ class Alpha(Style):
 
     def chunk(self, identity: Identity, choices: object, usage: object) -> JsonObject:
         chunk: JsonObject = {
-            "id": self.completion_id(identity),
+            "id": self.answer_id(identity),
             "object": "chat.completion.chunk",
             "created": identity.created_s,
             "model": identity.model,
@@ -93,7 +94,7 @@ class Alpha(Style):
 
     def completion(self, identity: Identity, choices: list[JsonObject], usage: object) -> JsonObject:
         completion: JsonObject = {
-            "id": self.completion_id(identity),
+            "id": self.answer_id(identity),
             "object": "chat.completion",
             "created": identity.created_s,
             "model": identity.model,

@@ -13,13 +13,14 @@ import msgspec
 
 from waypost.simulator.answer import Answer, Choice, DeltaKind, Step, Tokens
 from waypost.simulator.reply import Headers, Piece, Stage
-from waypost.simulator.style import Complaint, Identity, JsonObject, Style, Telling, UsagePlace, http_date, tool_calls
+from waypost.simulator.style import Complaint, Identity, JsonObject, Telling, http_date
+from waypost.simulator.style_openai import OpenAIStyle, UsagePlace, tool_calls
 
 _ODD_BYTES = 37  # a prime, so that the cut falls somewhere else in every event
 _EXTRA = {"provider": "Beta Labs", "x_beta": {"region": "eu-2", "queue_ms": 0.25}}
 
 
-class Beta(Style):
+class Beta(OpenAIStyle):
     name = "beta"
     prefix = "/beta/v1"
     usage_place = UsagePlace.LAST_CONTENT
@@ -40,7 +41,7 @@ class Beta(Style):
         cut = len(data) % _ODD_BYTES + 1
         return [data[:cut], data[cut:]] if cut < len(data) and len(data) % 3 == 0 else [data]
 
-    def completion_id(self, identity: Identity) -> str:
+    def answer_id(self, identity: Identity) -> str:
         h = identity.hex_id
         return f"cmpl-{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
@@ -53,13 +54,13 @@ class Beta(Style):
             ("date", http_date(identity)),
             ("content-type", content_type),
             ("cache-control", "no-cache"),
-            ("x-generation-id", self.completion_id(identity)),
+            ("x-generation-id", self.answer_id(identity)),
             ("x-beta-backend", "beta-gpu-17.internal.beta.example"),
             ("via", "1.1 beta-edge"),
             ("set-cookie", "beta_lb=17; Path=/; HttpOnly"),
         ]
 
-    def error(self, complaint: Complaint) -> tuple[str, bytes]:
+    def error(self, identity: Identity, complaint: Complaint) -> tuple[str, bytes]:  # noqa: ARG002
         if complaint.status == 422:
             detail: object = [{"loc": ["body", complaint.param], "msg": complaint.message, "type": "value_error"}]
         else:
@@ -93,7 +94,7 @@ class Beta(Style):
             "object": "chat.completion.chunk",
             "model": f"beta-labs/{identity.model}",
             "created": identity.created_s,
-            "id": self.completion_id(identity),
+            "id": self.answer_id(identity),
             **_EXTRA,
         }
         return chunk if usage is msgspec.UNSET else {**chunk, "usage": usage}

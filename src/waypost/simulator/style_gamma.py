@@ -10,12 +10,13 @@ import msgspec
 
 from waypost.simulator.answer import Choice, DeltaKind, Step, Tokens
 from waypost.simulator.reply import Headers
-from waypost.simulator.style import Complaint, Identity, JsonObject, Style, UsagePlace, http_date, tool_calls
+from waypost.simulator.style import Complaint, Identity, JsonObject, http_date
+from waypost.simulator.style_openai import OpenAIStyle, UsagePlace, tool_calls
 
 _ENCODER = msgspec.json.Encoder(order="sorted")
 
 
-class Gamma(Style):
+class Gamma(OpenAIStyle):
     name = "gamma"
     prefix = "/gamma/v1"
     usage_place = UsagePlace.EVERY_CHUNK
@@ -36,7 +37,7 @@ class Gamma(Style):
     def number(self, value: float) -> object:
         return msgspec.Raw(f"{value:.5E}".encode())
 
-    def completion_id(self, identity: Identity) -> str:
+    def answer_id(self, identity: Identity) -> str:
         return identity.hex_id
 
     def tool_call_id(self, identity: Identity, choice: int, tool_index: int) -> str | None:  # noqa: ARG002 (numbered per answer)
@@ -51,7 +52,7 @@ class Gamma(Style):
             ("Alt-Svc", 'h3=":443"; ma=2592000'),
         ]
 
-    def error(self, complaint: Complaint) -> tuple[str, bytes]:
+    def error(self, identity: Identity, complaint: Complaint) -> tuple[str, bytes]:  # noqa: ARG002
         if complaint.status >= 500:
             return "text/plain", f"gamma: {complaint.message}\n".encode()
         return "application/json", self.encode(_envelope(complaint))
