@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from waypost.dispatch.fleet import Fleet
+from waypost.dispatch.fleet import Fleet, LiveRoute
 from waypost.policy.document import read_catalogue
 from waypost.policy.snapshot import View, build_view
 
@@ -42,7 +42,7 @@ def view_of(*base_urls: str, api_keys: tuple[str, ...] = ("env:KEY",), version: 
 
 
 async def test_deployments_of_one_origin_share_their_connections_over_every_version() -> None:
-    fleet = Fleet(Secrets(KEY="k"))
+    fleet = Fleet(Secrets(KEY="k"), lambda: 0.5)
     pools = set()
     for version in (1, 2, 3):
         view = view_of("https://ai.example.org/v1", "https://ai.example.org/other/v1", version=version)
@@ -54,7 +54,7 @@ async def test_deployments_of_one_origin_share_their_connections_over_every_vers
 
 
 async def test_a_credential_that_cannot_be_read_takes_out_its_deployment_alone() -> None:
-    fleet = Fleet(Secrets(KEY="k"))
+    fleet = Fleet(Secrets(KEY="k"), lambda: 0.5)
     whole = view_of("http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1")
     fleet.adopt(whole)
     assert None not in [fleet.live("swift-1", route) for route in whole.models[0].routes]
@@ -66,4 +66,46 @@ async def test_a_credential_that_cannot_be_read_takes_out_its_deployment_alone()
     unreadable = view_of("http://127.0.0.1:1/v1", api_keys=("env:ELSEWHERE",))
     fleet.adopt(unreadable)
     assert fleet.live("swift-1", unreadable.models[0].routes[0]) is None
+    await fleet.close()
+
+
+async def test_what_rests_goes_on_resting_under_a_new_version_and_a_changed_place_begins_anew() -> None:
+    fleet = Fleet(Secrets(KEY="k"), lambda: 0.5)
+
+    def live_in(view: View) -> LiveRoute:
+        fleet.adopt(view)
+        live = fleet.live("swift-1", view.models[0].routes[0])
+        assert live is not None
+        return live
+
+    before = live_in(view_of("http://127.0.0.1:1/v1"))
+    before.gate.places.take()
+    before.credential(0.0).health.rest(0.0, 60.0)
+    after = live_in(view_of("http://127.0.0.1:1/v1", version=2))
+    assert after is not before
+    assert [after.is_ready(now_s) for now_s in (59.0, 60.0)] == [False, True]
+    assert after.gate.places.in_flight == 1
+    moved = live_in(view_of("http://127.0.0.1:2/v1", version=3))
+    assert moved.is_ready(0.0)
+    await fleet.close()
+
+
+async def test_credentials_are_taken_in_turn_and_a_rest_is_never_shortened() -> None:
+    fleet = Fleet(Secrets(ONE="1", TWO="2"), lambda: 0.5)
+    view = view_of("http://127.0.0.1:1/v1", api_keys=("env:ONE", "env:TWO"))
+    fleet.adopt(view)
+    live = fleet.live("swift-1", view.models[0].routes[0])
+    assert live is not None
+    one, two = live.credentials
+    assert [live.credential(0.0) for _ in range(4)] == [one, two, one, two]
+    one.health.rest(0.0, 60.0)
+    one.health.rest(1.0, 5.0)
+    assert [live.credential(59.0) for _ in range(2)] == [two, two]
+    two.health.rest(59.0, None)
+    assert live.credential(59.0) is two, "its rest is our guess, the other one's was told"
+    assert live.is_last_resort(59.0)
+    two.health.rest(59.0, 600.0)
+    assert not live.is_last_resort(59.0)
+    assert live.wait_s(59.0) == 1.0
+    assert two.health.wait_s(59.0) == 120.0, "at most two minutes"
     await fleet.close()

@@ -55,9 +55,13 @@ class KeptBooks:
 
     def __init__(self) -> None:
         self.closed_attempts: list[ClosedAttempt] = []
+        self.unused_plans: list[Plan] = []
 
     def opened(self, record: Open) -> None:
         assert record.attempt_id not in {each.open.attempt_id for each in self.closed_attempts}
+
+    def unused(self, plan: Plan) -> None:
+        self.unused_plans.append(plan)
 
     def closed(self, attempt: ClosedAttempt, hold: Hold) -> None:
         assert hold.amount_nanos
@@ -69,7 +73,7 @@ class Relaying:
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.books = KeptBooks()
-        self.fleet = Fleet(Secrets())
+        self.fleet = Fleet(Secrets(), lambda: 0.5)
         self.view = build_view(read_catalogue(document), 1)
         self.fleet.adopt(self.view)
         self.open_streams = OpenStreams(asyncio.get_running_loop(), HEARTBEAT_S)

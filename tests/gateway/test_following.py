@@ -64,7 +64,7 @@ class NoSecrets:
 @asynccontextmanager
 async def follow(directory: FakeDirectory) -> AsyncIterator[tuple[Following, Keyring]]:
     keyring = Keyring(b"pepper")
-    following = Following(directory, keyring, Fleet(NoSecrets()), SystemClock())
+    following = Following(directory, keyring, Fleet(NoSecrets(), lambda: 0.5), SystemClock())
     task = asyncio.ensure_future(following.run())
     try:
         yield following, keyring

@@ -155,3 +155,22 @@ def test_whatever_fails_it_ends_within_three_attempts_and_never_repeats_in_vain(
     assert len(attempts) <= ATTEMPTS_MAX
     told = {attempt.failure.code for attempt in attempts if not is_ours(attempt.failure)}
     assert found.code in (told or {ErrorCode.MODEL_UNAVAILABLE})
+
+
+@pytest.mark.parametrize("why", ["is_rate_limit", "is_our_credential"])
+def test_another_credential_of_the_same_route_comes_before_another_route(why: str) -> None:
+    attempts = (failed(A, "MODEL_OVERLOADED", **{why: True}),)
+    assert next_step((B,), attempts, lambda: HALF, has_other_credential=True) == TryNext(A, 0.0)
+    assert next_step((B,), attempts, lambda: HALF) == TryNext(B, 0.0)
+
+
+def test_another_credential_does_not_help_a_provider_that_is_down() -> None:
+    attempts = (failed(A, "GENERATION_FAILED"),)
+    assert next_step((B,), attempts, lambda: HALF, has_other_credential=True) == TryNext(B, 0.0)
+
+
+def test_another_credential_is_an_attempt_too() -> None:
+    attempts = (failed(A, "MODEL_OVERLOADED", is_rate_limit=True),) * ATTEMPTS_MAX
+    assert next_step((A,), attempts, lambda: HALF, has_other_credential=True) == GiveUp(
+        ErrorCode.MODEL_OVERLOADED, None
+    )

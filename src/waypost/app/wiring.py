@@ -131,8 +131,20 @@ class GatewayProcess:
         self._secrets = open_secrets(settings.secrets_dir)
         self._ledger = PostgresLedger(conninfo)
         self._directory = PostgresDirectory(conninfo)
+        self.fleet: Fleet
+        """There once the journal is recovered."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are admitted."""
+        return self._state.is_ready
+
+    def ask_to_stop(self) -> None:
+        """Leave in order, as on SIGTERM."""
+        self._stop.set()
 
     async def serve(self) -> int:
+        """Serve until asked to stop; the exit code."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_report_from_loop)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -156,7 +168,7 @@ class GatewayProcess:
         self._recover(journal, settler)
         wallet = Wallet(self._ledger, journal, self._ids, self._clock, node, settler, on_superseded=self._fail)
         keyring = Keyring(self._secrets.pepper)
-        fleet = Fleet(CredentialReader(os.environ))
+        fleet = self.fleet = self._make_fleet()
         stack.push_async_callback(fleet.close)
         following = Following(self._directory, keyring, fleet, self._clock)
         await self._insist(following.catch_up)
@@ -246,6 +258,22 @@ class GatewayProcess:
             except Exception as error:  # noqa: BLE001  the edge of a task: those of the months ahead are there already
                 report_bug(error)
 
+    def _make_fleet(self) -> Fleet:
+        page = self._page
+        return Fleet(
+            CredentialReader(os.environ),
+            random.random,
+            circuits_opened=page.counter(
+                "waypost_circuits_opened", "Times that a circuit has opened.", ("provider", "deployment")
+            ),
+            bulkheads_refused=page.counter(
+                "waypost_bulkhead_refused", "Attempts that got no place at their provider in time.", ("provider",)
+            ),
+            repetitions_refused=page.counter(
+                "waypost_repetitions_refused", "Second attempts that the retry budget did not allow.", ("provider",)
+            ),
+        )
+
     def _assemble(
         self,
         journal: Journal,
@@ -285,6 +313,7 @@ class GatewayProcess:
             answers_timed=page.histogram("waypost_execution_seconds", "From acceptance to the end.", ("model",)),
         )
         books.on_final = gateway.ended
+        books.on_unused = gateway.unused
         return gateway, dispatcher
 
     def _recover(self, journal: Journal, settler: Settler) -> None:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from waypost.dispatch.fleet import LiveRoute
+from waypost.dispatch.fleet import Credential, LiveRoute
 from waypost.dispatch.ports import Plan
 from waypost.kit.errors import ErrorCode
 from waypost.kit.money import Nanos
@@ -23,6 +23,7 @@ from waypost.ledger.record import Open, Outcome
 from waypost.metering.charge import FREE, Bill, bill_delivered, bill_lost
 from waypost.metering.estimate import likely_tokens, upper_bound
 from waypost.metering.usage import meter
+from waypost.policy.circuit import UNTIED, Phase, Verdict, verdict_of
 from waypost.providers.kind import BadAnswer, Failure, StreamReader, UpstreamError
 from waypost.telemetry.events import report_bug
 from waypost.transport.http1_client import UNBOUNDED, Call, TransportFailure
@@ -87,6 +88,7 @@ class Attempt:
         "_is_ended",
         "_output_bytes_max",
         "_owner",
+        "_permit",
         "_reader",
         "_status",
         "live",
@@ -97,7 +99,8 @@ class Attempt:
     def __init__(self, owner: Owner, live: LiveRoute, number: int, attempt_id: bytes, opened_at_ms: int) -> None:
         plan = owner.plan
         self._owner = owner
-        self._credential = live.credential(owner.now_s())
+        self._credential: Credential = live.credentials[0]  # until it is sent
+        self._permit = UNTIED
         self._call: Call | None = None
         self._status = 0
         self._headers: dict[bytes, bytes] = {}
@@ -136,6 +139,9 @@ class Attempt:
 
     def _send(self) -> None:
         plan = self._owner.plan
+        now_s = self._owner.now_s()
+        self._credential = self.live.credential(now_s)
+        self._permit = self._credential.health.begin(now_s)
         head, body = self.live.kind.call(
             plan.admission.request, self._credential.target, output_tokens_max=plan.admission.output_tokens_max
         )
@@ -214,6 +220,7 @@ class Attempt:
             if not owner.is_committed:
                 chunks = [chunk for chunk in chunks if has_content(chunk)]
             if chunks:
+                self._answers()
                 owner.relay(chunks)
             if self._is_ended:
                 return
@@ -265,8 +272,8 @@ class Attempt:
 
     def _refused(self, failure: Failure) -> None:
         """The provider said no: it bills nothing."""
-        if failure.code is ErrorCode.MODEL_OVERLOADED:
-            self._credential.rest(self._owner.now_s(), failure.retry_after_s)
+        if failure.is_rate_limit or failure.is_our_credential:
+            self._credential.health.rest(self._owner.now_s(), failure.retry_after_s)
         is_callers_fault = failure.code.status < 429 and not failure.is_ours
         self._end(Outcome.REJECTED if is_callers_fault else Outcome.FAILED, FREE, failure)
 
@@ -345,7 +352,16 @@ class Attempt:
         assert not self._is_ended, "an attempt ends once"
         self._is_ended = True
         self._body = []
+        verdict = verdict_of(outcome, failure, self._status)
+        self._credential.health.end(self._permit, verdict, self._owner.now_s())
         self._owner.attempt_ended(self, outcome, bill, failure, completion)
+
+    def _answers(self) -> None:
+        """The first content is what a probe is for: its stream may go on for long."""
+        health = self._credential.health
+        if health.circuit.phase is Phase.HALF_OPEN and self._permit != UNTIED:
+            permit, self._permit = self._permit, UNTIED
+            health.end(permit, Verdict.SUCCESS, self._owner.now_s())
 
     def _stop_call(self) -> None:
         if self._call is not None:

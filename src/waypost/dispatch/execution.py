@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
 
 from waypost.dispatch.attempt import Attempt
+from waypost.dispatch.choice import Choice
 from waypost.dispatch.fleet import LiveRoute
 from waypost.dispatch.ports import Books, Caller, Plan
 from waypost.kit import ids
@@ -21,6 +23,7 @@ from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.money import Nanos
 from waypost.ledger.record import Close, ClosedAttempt, Outcome
 from waypost.metering.charge import Bill
+from waypost.policy.bulkhead import Waiter
 from waypost.policy.failover import AttemptResult, GiveUp, TryNext, next_step
 from waypost.providers.kind import Failure
 from waypost.telemetry.events import HoldOverrun, RefusedByProvider, UsageDoubtful, emit
@@ -48,13 +51,15 @@ class Execution:
     __slots__ = (
         "_attempt",
         "_caller",
+        "_choice",
         "_first_content_ms",
         "_last",
         "_loop",
         "_pause",
+        "_queued",
         "_results",
-        "_routes",
         "_services",
+        "_waiter",
         "drains_since_s",
         "is_committed",
         "plan",
@@ -69,18 +74,26 @@ class Execution:
         self._loop = asyncio.get_running_loop()
         self._attempt: Attempt | None = None
         self._results: tuple[AttemptResult, ...] = ()
-        self._routes: tuple[LiveRoute, ...] = ()  # in order; known from the first failure on
+        self._choice: Choice | None = None  # from the first route on that did not do
         self._first_content_ms = 0
         self._last: ClosedAttempt | None = None
-        self._pause: asyncio.TimerHandle | None = None  # before the next attempt
+        self._pause: asyncio.TimerHandle | None = None  # before the next attempt, or the end of waiting for a place
+        self._queued: LiveRoute | None = None  # whose bulkhead it waits at, as
+        self._waiter: Waiter | None = None
 
     def begin(self) -> None:
-        """The first attempt. Raises Refusal when its OPEN cannot be written: then nothing was sent and nobody told."""
-        attempt = self._open(self.plan.admission.route)
+        """The first attempt, or the queue for it. Raises Refusal when its OPEN cannot be written: then nothing was sent
+        and nobody told."""
+        live = self.plan.admission.route
+        has_place = live.gate.places.take()
+        attempt = self._open(live) if has_place else None
         self._services.began(self)
         if self._caller is not None:
             self._caller.attach(self)
-        attempt.send()
+        if attempt is not None:
+            attempt.send()
+        else:
+            self._queue_for(live)
 
     # What the caller's side says.
 
@@ -136,6 +149,7 @@ class Execution:
     ) -> None:
         """The one place where an attempt's end becomes a record, and either the next attempt or an answer."""
         self._attempt = None
+        attempt.live.gate.release()
         self._services.attempts_counted.add(
             attempt.live.provider.id, attempt.live.deployment.id, "COMPLETED" if failure is None else failure.code.name
         )
@@ -148,18 +162,14 @@ class Execution:
                 self._caller.on_completed(completion, bill.usage, bill.charge_nanos)
             return
         self._results += (AttemptResult(route=attempt.live.route, failure=failure),)
-        step = self._next_step(outcome)
+        step = self._next_step(attempt.live, outcome)
         self._tell_operator(attempt.live, failure)
         if isinstance(step, GiveUp):
             self._record(attempt, outcome, bill, failure.code, is_final=True)
             self._give_up(Refusal(step.code, retry_after_s=step.retry_after_s))
             return
         self._record(attempt, outcome, bill, failure.code, is_final=False)
-        live = next(live for live in self._routes if live.route is step.route)
-        if step.delay_s:
-            self._pause = self._loop.call_later(step.delay_s, self._try, live)
-        else:
-            self._try(live)
+        self._follow(step)
 
     def _tell_operator(self, live: LiveRoute, failure: Failure) -> None:
         if failure.is_ours:
@@ -187,31 +197,118 @@ class Execution:
 
     # Steps.
 
-    def _next_step(self, outcome: Outcome) -> TryNext | GiveUp:
+    def _next_step(self, failed: LiveRoute, outcome: Outcome) -> TryNext | GiveUp:
         is_over = self.is_committed or self._caller is None or outcome in (Outcome.DISCONNECTED, Outcome.CUT_OFF)
         if is_over:
             return GiveUp(code=self._results[-1].failure.code, retry_after_s=None)
-        if not self._routes:
-            self._routes = (self.plan.admission.route, *self.plan.admission.alternatives())
-        return next_step(tuple(live.route for live in self._routes), self._results, self._services.dice)
+        now_s = self.now_s()
+        has_other = failed.is_ready(now_s) and failed.gate.budget.has_room(now_s)
+        usable = tuple(live.route for live in self._choices().usable(self._results, now_s))
+        return next_step(usable, self._results, self._services.dice, has_other_credential=has_other)
+
+    def _choices(self) -> Choice:
+        if self._choice is None:
+            self._choice = Choice(self.plan.admission)
+        return self._choice
+
+    def _follow(self, step: TryNext) -> None:
+        live = self._choices().live(step.route)
+        if self._is_repetition(live):
+            live.gate.budget.spend(self.now_s())  # now, not after the pause: others decide meanwhile
+        if step.delay_s:
+            self._pause = self._loop.call_later(step.delay_s, self._try, live)
+        else:
+            self._try(live)
+
+    def _is_repetition(self, live: LiveRoute) -> bool:
+        """Whether its provider has had this request before."""
+        return any(result.route.provider.id == live.provider.id for result in self._results)
 
     def _try(self, live: LiveRoute) -> None:
         self._pause = None
+        if live.gate.places.take():
+            self._start(live)
+        else:
+            self._queue_for(live)
+
+    def _start(self, live: LiveRoute) -> None:
+        """A place at its bulkhead has been taken."""
         try:
             attempt = self._open(live)
         except Refusal as refusal:
-            self._end_last(Outcome.FAILED)
+            self._end_before_next(Outcome.FAILED)
             self._give_up(refusal)
         else:
             attempt.send()
 
+    def _queue_for(self, live: LiveRoute) -> None:
+        waiter = partial(self._take_place, live)
+        if live.gate.wait(waiter):
+            self._queued, self._waiter = live, waiter
+            self._pause = self._loop.call_later(live.gate.places.settings.wait_s, self._go_elsewhere)
+        else:
+            self._try_without(live)
+
+    def _take_place(self, live: LiveRoute) -> None:
+        """A place has been taken for us, unless we have left meanwhile."""
+        if self._queued is not live or self._pause is None:
+            return
+        self._pause.cancel()
+        self._pause = self._queued = self._waiter = None
+        now_s = self.now_s()
+        if live.is_ready(now_s) or live.is_last_resort(now_s):
+            self._start(live)
+        else:  # its circuit has opened meanwhile
+            live.gate.release()
+            self._try_without(live)
+
+    def _go_elsewhere(self) -> None:
+        """No place came free in time."""
+        live = self._queued
+        self._pause = None
+        self._leave_queue()
+        if live is not None:
+            live.gate.refused()
+            self._try_without(live)
+
+    def _leave_queue(self) -> None:
+        live, waiter = self._queued, self._waiter
+        self._queued = self._waiter = None
+        if live is not None and waiter is not None and not live.gate.places.leave(waiter):
+            live.gate.release()
+
+    def _try_without(self, full: LiveRoute) -> None:
+        choices = self._choices()
+        choices.exclude(full)
+        usable = tuple(live.route for live in choices.usable(self._results, self.now_s()))
+        step: TryNext | GiveUp
+        if self._results:
+            step = next_step(usable, self._results, self._services.dice)
+        elif usable:
+            step = TryNext(usable[0], 0.0)
+        else:
+            step = GiveUp(ErrorCode.MODEL_OVERLOADED, retry_after_s=1)
+        if isinstance(step, TryNext):
+            self._follow(step)
+            return
+        self._end_before_next(Outcome.FAILED)
+        self._give_up(Refusal(step.code, retry_after_s=step.retry_after_s))
+
     def _end_waiting(self, outcome: Outcome) -> None:
-        """Between two attempts: there will be no second one."""
+        """Before an attempt: there will be no further one."""
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
-            self._end_last(outcome)
+            self._leave_queue()
+            self._end_before_next(outcome)
             self._services.ended(self)
+
+    def _end_before_next(self, outcome: Outcome) -> None:
+        """Between two attempts, or before the first: then nothing was sent, and there is nothing to book."""
+        if self._last is None:
+            self._services.books.unused(self.plan)
+        else:
+            self._end_last(outcome)
 
     def _end_last(self, outcome: Outcome) -> None:
         """The last attempt was not meant to end the execution, and now does: said by a second CLOSE."""
@@ -225,9 +322,16 @@ class Execution:
             self._caller.on_failed(refusal)
 
     def _open(self, live: LiveRoute) -> Attempt:
+        """A place at its bulkhead has been taken; it is free again when this raises."""
         number = len(self._results) + 1
-        attempt = Attempt(self, live, number, ids.sibling(self.plan.execution_id, number), self._now_ms())
-        self._services.books.opened(attempt.record)
+        try:
+            attempt = Attempt(self, live, number, ids.sibling(self.plan.execution_id, number), self._now_ms())
+            self._services.books.opened(attempt.record)
+        except BaseException:
+            live.gate.release()
+            raise
+        if not self._is_repetition(live):
+            live.gate.budget.count(self.now_s())
         self._attempt = attempt
         return attempt
 

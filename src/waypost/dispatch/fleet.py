@@ -1,21 +1,22 @@
-"""The live side of the catalogue: a connection pool per origin, and the credentials of each provider."""
+"""The live side of the catalogue: a connection pool per origin, a gate per provider, and how each credential fares."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from waypost.policy.catalogue import CancelBilling
+from waypost.dispatch.gate import Gate
+from waypost.dispatch.health import Health
+from waypost.policy.catalogue import CancelBilling, Provider
 from waypost.policy.snapshot import Route, View
 from waypost.providers import KINDS
 from waypost.providers.kind import ProviderKind, Target
 from waypost.telemetry.events import CredentialUnusable, emit, report_bug
+from waypost.telemetry.metrics import Counter
 from waypost.transport.http1_client import Origin, Pool
 from waypost.transport.limits import CallTimeouts
 from waypost.transport.tls import client_context
-
-COOL_DOWN_S = 10.0  # after a 429 that names no time
-COOL_DOWN_MAX_S = 120.0
 
 
 class SecretReader(Protocol):
@@ -29,17 +30,13 @@ class SecretReader(Protocol):
 
 
 class Credential:
-    """One key of a provider's pool; after a 429 it rests."""
+    """One key of a provider's pool, as calls of one deployment carry it."""
 
-    __slots__ = ("rests_until_s", "target")
+    __slots__ = ("health", "target")
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, health: Health) -> None:
         self.target = target
-        self.rests_until_s = 0.0
-
-    def rest(self, now_s: float, retry_after_s: float | None) -> None:
-        wanted = COOL_DOWN_S if retry_after_s is None else retry_after_s
-        self.rests_until_s = max(self.rests_until_s, now_s + min(wanted, COOL_DOWN_MAX_S))
+        self.health = health
 
 
 class LiveRoute:
@@ -51,6 +48,7 @@ class LiveRoute:
         "call_timeouts",
         "costs",
         "deployment",
+        "gate",
         "kind",
         "pool",
         "provider",
@@ -59,7 +57,9 @@ class LiveRoute:
         "stream_timeouts",
     )
 
-    def __init__(self, route: Route, kind: ProviderKind, pool: Pool, credentials: tuple[Credential, ...]) -> None:
+    def __init__(
+        self, route: Route, kind: ProviderKind, pool: Pool, gate: Gate, credentials: tuple[Credential, ...]
+    ) -> None:
         self.route = route
         self.provider = route.provider
         self.deployment = route.deployment
@@ -67,6 +67,7 @@ class LiveRoute:
         self.stops_billing_on_cancel = route.provider.cancel_stops_billing is CancelBilling.YES
         self.kind = kind
         self.pool = pool
+        self.gate = gate
         self._credentials = credentials
         self._next = 0
         limits = route.provider.timeouts
@@ -80,43 +81,82 @@ class LiveRoute:
             total_s=limits.stream_total_s,
         )
 
-    def is_rested(self, now_s: float) -> bool:
+    @property
+    def credentials(self) -> tuple[Credential, ...]:
+        return self._credentials
+
+    def is_ready(self, now_s: float) -> bool:
+        """Whether any credential may be used: none of its circuit and its rest stands against it."""
         for credential in self._credentials:  # noqa: SIM110  `any` costs a microsecond more
-            if credential.rests_until_s <= now_s:
+            if credential.health.is_ready(now_s):
                 return True
         return False
 
+    def is_last_resort(self, now_s: float) -> bool:
+        """Whether it is to be called all the same when no other route is ready."""
+        return any(credential.health.is_last_resort(now_s) for credential in self._credentials)
+
+    def is_passable(self, now_s: float) -> bool:
+        """Whether a circuit lets through a request that was here before; a rest is the failure's own to tell."""
+        return any(
+            credential.health.circuit.blocked_until_s <= now_s or not credential.health.circuit.is_total
+            for credential in self._credentials
+        )
+
+    def wait_s(self, now_s: float) -> float:
+        """Until a credential may be used again, as far as that can be told."""
+        return min(credential.health.wait_s(now_s) for credential in self._credentials)
+
     def credential(self, now_s: float) -> Credential:
-        """The next rested credential in turn, or the one that will be rested first."""
+        """The next credential in turn that is ready; else one of last resort; else the one that will be ready first."""
         count = len(self._credentials)
         for step in range(count):
             index = (self._next + step) % count
-            if self._credentials[index].rests_until_s <= now_s:
+            if self._credentials[index].health.is_ready(now_s):
                 self._next = index + 1
                 return self._credentials[index]
-        return min(self._credentials, key=lambda credential: credential.rests_until_s)
+        return min(
+            self._credentials,
+            key=lambda credential: (not credential.health.is_last_resort(now_s), credential.health.wait_s(now_s)),
+        )
 
 
 class Fleet:
     """Every deployment of the newest catalogue. Executions under way hold on to the live routes they began with. The
     pool of an origin stays when the catalogue no longer names it; its idle connections close by themselves."""
 
-    def __init__(self, read_secret: SecretReader) -> None:
+    def __init__(
+        self,
+        read_secret: SecretReader,
+        dice: Callable[[], float],
+        *,
+        circuits_opened: Counter | None = None,
+        bulkheads_refused: Counter | None = None,
+        repetitions_refused: Counter | None = None,
+    ) -> None:
         self._read_secret = read_secret
+        self._dice = dice
+        self._circuits_opened = circuits_opened or Counter("circuits_opened", "", ("provider", "deployment"))
+        self._bulkheads_refused = bulkheads_refused or Counter("bulkheads_refused", "", ("provider",))
+        self._repetitions_refused = repetitions_refused or Counter("repetitions_refused", "", ("provider",))
         self._pools: dict[Origin, Pool] = {}
+        self._gates: dict[str, Gate] = {}
+        self._healths: dict[tuple[str, str, str, str], Health] = {}
         self._routes: dict[tuple[str, str], LiveRoute] = {}
 
     def adopt(self, view: View) -> None:
         """Make live what the view names. A credential that cannot be read is left out, and told; a deployment without
-        any is not routable until it can."""
+        any is not routable until it can. Circuits, rests and calls under way go on under the new settings."""
         routes: dict[tuple[str, str], LiveRoute] = {}
+        healths: dict[tuple[str, str, str, str], Health] = {}
         unusable: set[str] = set()
         for model_view in view.models:
             for route in model_view.routes:
-                live = self._make(route, unusable)
+                live = self._make(route, healths, unusable)
                 if live is not None:
                     routes[model_view.model.slug, route.deployment.id] = live
         self._routes = routes
+        self._healths = healths
         for provider in sorted(unusable):
             emit(CredentialUnusable(provider=provider))
 
@@ -128,7 +168,17 @@ class Fleet:
         """The route as it can be called, None when it cannot."""
         return self._routes.get((model, route.deployment.id))
 
-    def _make(self, route: Route, unusable: set[str]) -> LiveRoute | None:
+    def routes(self) -> Iterator[LiveRoute]:
+        """Every live route, once for each model that names it."""
+        return iter(self._routes.values())
+
+    def gates(self) -> dict[str, Gate]:
+        """By provider, those of earlier catalogues too."""
+        return self._gates
+
+    def _make(
+        self, route: Route, healths: dict[tuple[str, str, str, str], Health], unusable: set[str]
+    ) -> LiveRoute | None:
         secrets = []
         for reference in route.provider.api_keys:
             try:
@@ -156,11 +206,35 @@ class Fleet:
                         expose=route.deployment.expose,
                         error_rules=route.provider.error_map,
                     )
-                )
+                ),
+                self._health(route, secret, healths),
             )
             for secret in secrets
         )
-        return LiveRoute(route, kind, pool, credentials)
+        return LiveRoute(route, kind, pool, self._gate(route.provider), credentials)
+
+    def _health(self, route: Route, secret: str, healths: dict[tuple[str, str, str, str], Health]) -> Health:
+        """That of the same credential for the same model at the same address, from whichever version."""
+        provider, deployment = route.provider, route.deployment
+        named = (provider.id, provider.base_url, deployment.upstream_model, secret)
+        health = healths.get(named) or self._healths.get(named)
+        if health is None:
+            health = Health(provider.id, deployment.id, provider.breaker, self._dice, self._circuits_opened)
+        health.circuit.adopt(provider.breaker)
+        healths[named] = health
+        return health
+
+    def _gate(self, provider: Provider) -> Gate:
+        gate = self._gates.get(provider.id)
+        if gate is None:
+            gate = self._gates[provider.id] = Gate(
+                provider.id,
+                provider.bulkhead,
+                refused=self._bulkheads_refused,
+                unrepeated=self._repetitions_refused,
+            )
+        gate.adopt(provider.bulkhead)
+        return gate
 
     def connections(self) -> tuple[int, int]:
         """Idle and open upstream connections."""

@@ -58,6 +58,9 @@ class Books(Protocol):
     def opened(self, record: Open) -> None:
         """Written before the first upstream byte. Raises Refusal (503) when it cannot be: then nothing is sent."""
 
+    def unused(self, plan: Plan) -> None:
+        """The execution has ended without an attempt: its hold is free, and there is nothing to book."""
+
     def closed(self, attempt: ClosedAttempt, hold: Hold) -> None:
         """The attempt has ended. With `close.is_final` the hold is resolved at `close.charge_nanos`."""
 

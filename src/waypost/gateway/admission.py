@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -36,12 +37,12 @@ def admit(
     if model.modality != "chat":
         raise Refusal(ErrorCode.INPUT_VALIDATION_ERROR, "This model does not take chat completions.", param="model")
     first = fleet.live(model.slug, draw(found, dice))
-    if first is None or not first.is_rested(now_s) or first.kind.format != request.format:
-        first = _first_that_can(request, _rank(found, fleet, dice, now_s))
+    if first is None or not first.is_ready(now_s) or first.kind.format != request.format:
+        first = _first_of(_able(request, _in_order(found, fleet, dice)), now_s)
 
     def alternatives() -> tuple[LiveRoute, ...]:
-        ranked = _rank(found, fleet, dice, now_s)
-        return tuple(live for live in ranked if live is not first and not losses(request, live))
+        ordered = _in_order(found, fleet, dice)
+        return tuple(live for live in ordered if live is not first and not losses(request, live))
 
     output_tokens_max = min(request.output_tokens_max or OUTPUT_TOKENS_DEFAULT, model.max_output)
     ceiling = _ceiling(request, model, output_tokens_max)
@@ -58,10 +59,24 @@ def admit(
     )
 
 
-def _rank(found: ModelView, fleet: Fleet, dice: Callable[[], float], now_s: float) -> list[LiveRoute]:
-    """Every route that can be called, by priority and weight; those whose every credential rests after a 429 last."""
-    ordered = [fleet.live(found.model.slug, route) for route in order(found.routes, dice)]
-    return sorted((live for live in ordered if live is not None), key=lambda live: not live.is_rested(now_s))
+def _in_order(found: ModelView, fleet: Fleet, dice: Callable[[], float]) -> list[LiveRoute]:
+    """Every route that can be called, by priority and weight."""
+    ordered = (fleet.live(found.model.slug, route) for route in order(found.routes, dice))
+    return [live for live in ordered if live is not None]
+
+
+def _first_of(routes: list[LiveRoute], now_s: float) -> LiveRoute:
+    """The first that is ready, else the first of last resort. Raises Refusal when all rest or have open circuits."""
+    for live in routes:
+        if live.is_ready(now_s):
+            return live
+    for live in routes:
+        if live.is_last_resort(now_s):
+            return live
+    if not routes:
+        raise Refusal(ErrorCode.MODEL_UNAVAILABLE)
+    wait_s = min(live.wait_s(now_s) for live in routes)
+    raise Refusal(ErrorCode.MODEL_OVERLOADED, retry_after_s=max(1, math.ceil(wait_s)))
 
 
 def losses(request: ChatRequest, live: LiveRoute) -> tuple[str, ...]:
@@ -69,17 +84,18 @@ def losses(request: ChatRequest, live: LiveRoute) -> tuple[str, ...]:
     return () if live.kind.format == request.format else live.kind.losses(conversation_of(request))
 
 
-def _first_that_can(request: ChatRequest, ranked: list[LiveRoute]) -> LiveRoute:
-    """The first route that carries all of the request. Raises Refusal: 503 without any route, 400 when each of them
-    would lose something, naming what."""
+def _able(request: ChatRequest, routes: list[LiveRoute]) -> list[LiveRoute]:
+    """The routes that carry all of the request. Raises Refusal 400 when each of them would lose something, naming
+    what."""
     lost: tuple[str, ...] = ()
-    for live in ranked:
+    able = []
+    for live in routes:
         lost = losses(request, live)
         if not lost:
-            return live
-    if not lost:
-        raise Refusal(ErrorCode.MODEL_UNAVAILABLE)
-    raise invalid(lost[0], f"This model cannot be given: {', '.join(lost)}.")
+            able.append(live)
+    if routes and not able:
+        raise invalid(lost[0], f"This model cannot be given: {', '.join(lost)}.")
+    return able
 
 
 def shrink(admission: Admission, available_nanos: Nanos) -> Admission:

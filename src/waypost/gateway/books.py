@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import cast
 
 from waypost.dispatch.ports import Hold as HoldPort
+from waypost.dispatch.ports import Plan
 from waypost.gateway.journal import Journal, JournalFailed, JournalFull
 from waypost.gateway.settler import Settler
 from waypost.gateway.wallet import Hold, Wallet
@@ -19,6 +20,8 @@ class GatewayBooks:
     def __init__(self, *, journal: Journal, wallet: Wallet, settler: Settler) -> None:
         self.on_final: Callable[[ClosedAttempt], None] = _ignore
         """Called when an execution has ended."""
+        self.on_unused: Callable[[Plan], None] = _ignore
+        """Called when one has ended before anything was sent."""
         self._journal = journal
         self._wallet = wallet
         self._settler = settler
@@ -29,6 +32,10 @@ class GatewayBooks:
         except (JournalFull, JournalFailed) as error:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=5) from error
 
+    def unused(self, plan: Plan) -> None:
+        self._wallet.release(cast(Hold, plan.hold))
+        self.on_unused(plan)
+
     def closed(self, attempt: ClosedAttempt, hold: HoldPort) -> None:
         self._journal.close(attempt.close)
         self._settler.add(attempt)
@@ -37,5 +44,5 @@ class GatewayBooks:
             self.on_final(attempt)
 
 
-def _ignore(_: ClosedAttempt) -> None:
+def _ignore(_: object) -> None:
     pass

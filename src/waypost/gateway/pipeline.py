@@ -273,6 +273,10 @@ class Gateway:
         used = close.input_tokens + close.cache_read_tokens + close.output_tokens
         self._unreserve(opened.execution_id, used + close.cache_write_5m_tokens + close.cache_write_1h_tokens)
 
+    def unused(self, plan: Plan) -> None:
+        """An execution ended before anything was sent."""
+        self._unreserve(plan.execution_id, 0)
+
     def _reserve(self, arrival: Arrival, admission: Admission, now_s: float) -> None:
         api_key = arrival.api_key
         tokens = admission.input_estimate + (admission.request.output_tokens_max or 0)

@@ -1,6 +1,7 @@
 """What to do after a failed attempt: try another route, try the same one again after a while, or give up.
 
     the request was at fault          → give up: every provider would say the same
+    only the credential was refused   → try the same route with another credential at once
     a route is left untried           → try it at once
     a failure may pass in ≤ 10 s      → try that route again, after backoff or the provider's Retry-After
     otherwise, or after 3 attempts    → give up, with the last failure that tells the caller something
@@ -53,15 +54,22 @@ class GiveUp(msgspec.Struct, frozen=True):
 
 
 def next_step(
-    routes: tuple[Route, ...], attempts: tuple[AttemptResult, ...], dice: Callable[[], float]
+    routes: tuple[Route, ...],
+    attempts: tuple[AttemptResult, ...],
+    dice: Callable[[], float],
+    *,
+    has_other_credential: bool = False,
 ) -> TryNext | GiveUp:
-    """`routes` in the order of preference, `attempts` in the order they failed, `dice` rolls in [0, 1)."""
+    """`routes` that may be tried (again) in the order of preference, `attempts` in the order they failed, `dice` rolls
+    in [0, 1). `has_other_credential`: the route that failed last has one that is ready."""
     assert attempts, "called before the first attempt"
     last = attempts[-1].failure
     if last.code in _REQUEST_AT_FAULT and not _is_ours(last):
         return GiveUp(last.code, None)
     if len(attempts) >= ATTEMPTS_MAX:
         return _give_up(attempts)
+    if has_other_credential and (last.is_rate_limit or last.is_our_credential):
+        return TryNext(attempts[-1].route, 0.0)
     failures = {attempt.route.deployment.id: attempt.failure for attempt in attempts}
     for route in routes:
         if route.deployment.id not in failures:

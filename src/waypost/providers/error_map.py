@@ -25,6 +25,7 @@ _ACCOUNT = ("insufficient_quota", "billing", "payment_required", "insufficient b
 _MODEL = ("model_not_found", "model_deprecated", "model not found", "no_endpoints")
 _TIMEOUT = ("timeout",)
 _BUSY = ("rate_limit", "overloaded", "capacity", "too_many_requests", "resource_exhausted", "temporarily_unavailable")
+_RATE_LIMIT = ("rate_limit", "too_many_requests", "resource_exhausted")
 _INVALID = ("invalid_request", "invalid_prompt", "invalid_image", "unprocessable", "payload_too_large")
 
 _BY_STATUS = {
@@ -88,6 +89,7 @@ def failure_of(error: ProviderError, rules: Sequence[ErrorRule], retry_after_s: 
                 retry_after_s,
                 is_our_credential=error.status in (401, 402, 403),
                 is_our_model_name=error.status == 404,
+                is_rate_limit=_is_rate_limit(error),
             )
     return _built_in(error, retry_after_s)
 
@@ -125,7 +127,11 @@ def _built_in(error: ProviderError, wait_s: float | None) -> Failure:
     code = _BY_STATUS.get(status)
     if code is None:
         code = _by_name(names) if status == 200 else ErrorCode.GENERATION_FAILED
-    return Failure(code, wait_s)
+    return Failure(code, wait_s, is_rate_limit=_is_rate_limit(error))
+
+
+def _is_rate_limit(error: ProviderError) -> bool:
+    return error.status == 429 or (error.status == 200 and _has(f"{error.code}\n{error.type}".lower(), _RATE_LIMIT))
 
 
 def _by_name(names: str) -> ErrorCode:

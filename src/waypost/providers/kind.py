@@ -97,6 +97,7 @@ class Failure(msgspec.Struct, frozen=True, gc=False):
     retry_after_s: float | None = None
     is_our_credential: bool = False  # the operator has to act: the provider refused our key or our account
     is_our_model_name: bool = False  # the operator has to act: the provider knows no such model
+    is_rate_limit: bool = False  # of our credential at the provider: another one, or the same later, may be served
 
     @property
     def is_ours(self) -> bool:

@@ -32,6 +32,8 @@ FIELDS = {
     "execution_id": "id",
     "over_nanos": "amount",
     "age_s": "duration",
+    "open_s": "duration",
+    "in_flight": "count",
     "exit_code": "exit status of a process of ours",
     "workers": "count",
 }
@@ -161,6 +163,30 @@ class RefusedByProvider(Event, frozen=True):
     provider: str
     deployment: str
     refused: str
+
+
+class CircuitOpened(Event, frozen=True):
+    """This deployment keeps failing, with one credential: no call for `open_s`, then a few to try."""
+
+    level = "warning"
+    provider: str
+    deployment: str
+    open_s: float
+
+
+class CircuitClosed(Event, frozen=True):
+    """It answers again."""
+
+    provider: str
+    deployment: str
+
+
+class BulkheadFull(Event, frozen=True):
+    """As many calls of this provider are under way as may be, and nobody else got a place in time."""
+
+    level = "warning"
+    provider: str
+    in_flight: int
 
 
 class UsageDoubtful(Event, frozen=True):
