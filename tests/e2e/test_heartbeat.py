@@ -108,8 +108,7 @@ class Relaying:
             tool_id_secret=bytes(32),
             envelope=ENVELOPE,
         )
-        writer = chat_format.stream(request, identity)
-        relay = StreamRelay(exchange, b"", writer, "openai", bytes(16), open_streams=self.open_streams)
+        relay = StreamRelay(exchange, b"", chat_format, request, identity, bytes(16), open_streams=self.open_streams)
         self.dispatcher.begin(plan, relay)
 
     async def ask(self) -> Answer:

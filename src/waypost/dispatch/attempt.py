@@ -15,8 +15,8 @@ from typing import Protocol
 
 import msgspec
 
-from waypost.dispatch.fleet import Credential, LiveRoute
-from waypost.dispatch.ports import Plan
+from waypost.dispatch.fleet import Credential
+from waypost.dispatch.ports import Candidate, Plan
 from waypost.kit.errors import ErrorCode
 from waypost.kit.money import Nanos
 from waypost.ledger.record import Open, Outcome
@@ -93,11 +93,13 @@ class Attempt:
         "_status",
         "live",
         "number",
+        "offer",
         "record",
     )
 
-    def __init__(self, owner: Owner, live: LiveRoute, number: int, attempt_id: bytes, opened_at_ms: int) -> None:
+    def __init__(self, owner: Owner, candidate: Candidate, number: int, attempt_id: bytes, opened_at_ms: int) -> None:
         plan = owner.plan
+        live, offer = candidate.live, candidate.offer
         self._owner = owner
         self._credential: Credential = live.credentials[0]  # until it is sent
         self._permit = UNTIED
@@ -108,8 +110,9 @@ class Attempt:
         self._body_bytes = 0
         self._reader: StreamReader | None = None
         self._is_ended = False
-        self._output_bytes_max = OUTPUT_BYTES_MIN + OUTPUT_BYTES_PER_TOKEN * plan.admission.ceiling.output_tokens_max
+        self._output_bytes_max = OUTPUT_BYTES_MIN + OUTPUT_BYTES_PER_TOKEN * offer.ceiling.output_tokens_max
         self.live = live
+        self.offer = offer
         self.number = number
         self.record = Open(
             attempt_id=attempt_id,
@@ -118,13 +121,13 @@ class Attempt:
             org_id=plan.org_id,
             api_key_id=plan.api_key_id,
             hold_nanos=plan.hold.amount_nanos,
-            cost_bound_nanos=upper_bound(plan.admission.ceiling, live.costs),
+            cost_bound_nanos=upper_bound(offer.ceiling, live.costs),
             price_version=plan.admission.price_version,
             attempt_number=number,
             opened_at_ms=opened_at_ms,
             accepted_at_ms=plan.accepted_at_ms,
             is_stream=plan.admission.request.is_stream,
-            model=plan.admission.model.slug,
+            model=offer.model.slug,
             provider=live.provider.id,
             deployment=live.deployment.id,
         )
@@ -143,7 +146,7 @@ class Attempt:
         self._credential = self.live.credential(now_s)
         self._permit = self._credential.health.begin(now_s)
         head, body = self.live.kind.call(
-            plan.admission.request, self._credential.target, output_tokens_max=plan.admission.output_tokens_max
+            plan.admission.request, self._credential.target, output_tokens_max=self.offer.output_tokens_max
         )
         if plan.admission.request.is_stream:
             # What counts is what was said in it: see `_read_events`.
@@ -284,7 +287,7 @@ class Attempt:
         elif self._owner.is_committed:
             bill = self._bill_received()
         else:
-            bill = bill_lost(input_estimate=self._owner.plan.admission.input_estimate, costs=self.live.costs)
+            bill = bill_lost(input_estimate=self.offer.input_estimate, costs=self.live.costs)
         self._end(Outcome.FAILED, bill, failure)
 
     def abandon(self) -> None:
@@ -304,13 +307,13 @@ class Attempt:
             self._end(Outcome.CUT_OFF, msgspec.structs.replace(bill, cogs_nanos=cogs, is_estimated=True), _BROKEN)
 
     def _bill(self, reported: Usage | None, output_bytes: int, *, has_output: bool) -> Bill:
-        plan = self._owner.plan
+        plan, offer = self._owner.plan, self.offer
         metered = meter(
             reported,
-            input_estimate=plan.admission.input_estimate,
+            input_estimate=offer.input_estimate,
             output_estimate=likely_tokens(output_bytes),
-            context_window=plan.admission.model.context_window,
-            max_output=plan.admission.model.max_output,
+            context_window=offer.model.context_window,
+            max_output=offer.model.max_output,
             n=plan.admission.request.n,
         )
         if metered.is_alarming:
@@ -318,7 +321,7 @@ class Attempt:
         bill = bill_delivered(
             metered.usage,
             is_estimated=metered.is_estimated,
-            prices=plan.admission.model.price,
+            prices=offer.model.price,
             costs=self.live.costs,
             hold_nanos=plan.hold.amount_nanos,
             has_output=has_output,

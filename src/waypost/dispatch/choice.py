@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from waypost.dispatch.fleet import LiveRoute
-from waypost.dispatch.ports import Admission
+from waypost.dispatch.ports import Admission, Candidate
 from waypost.policy.failover import AttemptResult
 from waypost.policy.snapshot import Route
 
 
 class Choice:
-    """Every route of the model, in the order of preference, less those that had no place for it."""
+    """Every candidate, in the order of preference, less those that had no place for it."""
 
-    __slots__ = ("_full", "_routes")
+    __slots__ = ("_candidates", "_full")
 
     def __init__(self, admission: Admission) -> None:
-        self._routes = (admission.route, *admission.alternatives())
+        first = admission.first
+        others = (each for each in admission.ranked(admission.offers) if each.live is not first.live)
+        self._candidates = (first, *others)
         self._full: list[LiveRoute] = []
 
     def live(self, route: Route) -> LiveRoute:
-        return next(live for live in self._routes if live.route is route)
+        return next(each.live for each in self._candidates if each.live.route is route)
+
+    def candidate(self, live: LiveRoute) -> Candidate:
+        return next(each for each in self._candidates if each.live is live)
 
     def exclude(self, live: LiveRoute) -> None:
         """Its bulkhead had no place in time."""
@@ -33,7 +38,7 @@ class Choice:
         providers = {result.route.provider.id for result in results}
         spent = set()
         fresh, again = [], []
-        for live in self._routes:
+        for live in (each.live for each in self._candidates):
             provider = live.provider.id
             if live in self._full or provider in spent:
                 continue

@@ -16,7 +16,7 @@ import msgspec
 from waypost.dispatch.attempt import Attempt
 from waypost.dispatch.choice import Choice
 from waypost.dispatch.fleet import LiveRoute
-from waypost.dispatch.ports import Books, Caller, Plan
+from waypost.dispatch.ports import Books, Caller, Candidate, Plan
 from waypost.kit import ids
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
@@ -84,7 +84,7 @@ class Execution:
     def begin(self) -> None:
         """The first attempt, or the queue for it. Raises Refusal when its OPEN cannot be written: then nothing was sent
         and nobody told."""
-        live = self.plan.admission.route
+        live = self.plan.admission.first.live
         has_place = live.gate.places.take()
         attempt = self._open(live) if has_place else None
         self._services.began(self)
@@ -157,6 +157,7 @@ class Execution:
             if self._caller is None:
                 outcome = Outcome.DISCONNECTED  # drained to its end, for nobody
             self._record(attempt, outcome, bill, ErrorCode.INTERNAL_ERROR, is_final=True)
+            self._measure(attempt, bill)
             self._services.ended(self)
             if self._caller is not None:
                 self._caller.on_completed(completion, bill.usage, bill.charge_nanos)
@@ -170,6 +171,15 @@ class Execution:
             return
         self._record(attempt, outcome, bill, failure.code, is_final=False)
         self._follow(step)
+
+    def _measure(self, attempt: Attempt, bill: Bill) -> None:
+        opened_ms = attempt.record.opened_at_ms
+        first_ms = self.plan.accepted_at_ms + self._first_content_ms - opened_ms if self.is_committed else None
+        attempt.live.pace.observe(
+            first_content_s=None if first_ms is None else max(0, first_ms) / 1000,
+            output_tokens=bill.usage.output_tokens,
+            total_s=(self._now_ms() - opened_ms) / 1000,
+        )
 
     def _tell_operator(self, live: LiveRoute, failure: Failure) -> None:
         if failure.is_ours:
@@ -210,6 +220,10 @@ class Execution:
         if self._choice is None:
             self._choice = Choice(self.plan.admission)
         return self._choice
+
+    def _candidate(self, live: LiveRoute) -> Candidate:
+        first = self.plan.admission.first
+        return first if live is first.live else self._choices().candidate(live)
 
     def _follow(self, step: TryNext) -> None:
         live = self._choices().live(step.route)
@@ -325,11 +339,15 @@ class Execution:
         """A place at its bulkhead has been taken; it is free again when this raises."""
         number = len(self._results) + 1
         try:
-            attempt = Attempt(self, live, number, ids.sibling(self.plan.execution_id, number), self._now_ms())
+            attempt = Attempt(
+                self, self._candidate(live), number, ids.sibling(self.plan.execution_id, number), self._now_ms()
+            )
             self._services.books.opened(attempt.record)
         except BaseException:
             live.gate.release()
             raise
+        if self._caller is not None and len(self.plan.admission.offers) > 1:
+            self._caller.on_model(attempt.offer.model.slug)
         if not self._is_repetition(live):
             live.gate.budget.count(self.now_s())
         self._attempt = attempt

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from waypost.dispatch.gate import Gate
 from waypost.dispatch.health import Health
+from waypost.dispatch.pace import Pace
 from waypost.policy.catalogue import CancelBilling, Provider
 from waypost.policy.snapshot import Route, View
 from waypost.providers import KINDS
@@ -50,6 +51,7 @@ class LiveRoute:
         "deployment",
         "gate",
         "kind",
+        "pace",
         "pool",
         "provider",
         "route",
@@ -68,6 +70,7 @@ class LiveRoute:
         self.kind = kind
         self.pool = pool
         self.gate = gate
+        self.pace = Pace()
         self._credentials = credentials
         self._next = 0
         limits = route.provider.timeouts

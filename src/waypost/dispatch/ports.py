@@ -27,18 +27,32 @@ class Hold(Protocol):
     def amount_nanos(self) -> Nanos: ...
 
 
+class Offer(msgspec.Struct, frozen=True, gc=False):
+    """A model that may answer the request, and what the answer can come to."""
+
+    model: Model
+    ceiling: Ceiling  # of units
+    output_tokens_max: int  # per choice; the provider is asked for no more
+    input_estimate: int  # tokens, for when nobody counted
+
+
+class Candidate(msgspec.Struct, frozen=True, gc=False):
+    """A route that may answer, and for which model."""
+
+    live: LiveRoute
+    offer: Offer
+
+
 class Admission(msgspec.Struct, frozen=True, gc=False):
     """A request that may go ahead, and what it needs."""
 
     request: ChatRequest
-    model: Model
     price_version: int  # catalogue version whose prices count
-    route: LiveRoute  # to try first
-    alternatives: Callable[[], tuple[LiveRoute, ...]]  # every other one, in the order of preference
-    ceiling: Ceiling  # of units
-    hold_nanos: Nanos  # covers the ceiling
-    output_tokens_max: int  # per choice; the provider is asked for no more
-    input_estimate: int  # tokens, for when nobody counted
+    first: Candidate  # to try first
+    offers: tuple[Offer, ...]  # of every model that may answer, the one asked for first
+    ranked: Callable[[tuple[Offer, ...]], Sequence[Candidate]]  # every candidate of these, in the order of preference
+    hold_nanos: Nanos  # covers the ceiling of every offer
+    dropped: tuple[str, ...] = ()  # of the request, by leave of the caller, whoever answers
 
 
 class Plan(msgspec.Struct, frozen=True, gc=False):
@@ -83,6 +97,9 @@ class Caller(Protocol):
 
     def attach(self, execution: Running) -> None:
         """The execution is in the books and begins."""
+
+    def on_model(self, slug: str) -> None:
+        """Another model than the one asked for is tried now, as the caller allowed. Only before the first content."""
 
     def on_chunks(self, chunks: Sequence[Chunk]) -> None:
         """Streamed calls: events in order. The first call is the commitment: there is no failover after it."""

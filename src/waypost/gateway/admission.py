@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from waypost.dispatch.fleet import Fleet, LiveRoute
-from waypost.dispatch.ports import Admission
+from waypost.dispatch.ports import Admission, Candidate, Offer
 from waypost.gateway.models import may_call, unknown_model
 from waypost.kit.errors import ErrorCode, Refusal, invalid
 from waypost.kit.money import Nanos
@@ -23,6 +24,8 @@ from waypost.wire.request import ChatRequest
 
 OUTPUT_TOKENS_DEFAULT = 8_192  # held, and asked of the provider, for a caller who sets no maximum
 IMAGE_TOKENS_MAX = 4_096  # of input per image; more than the usual tilings come to
+NAMES_MAX = 16  # told of the fields that could not be carried
+_FIELD_NAME = re.compile(r"[A-Za-z0-9_.\[\] '-]{1,64}")
 SHRUNK_TOKENS_MIN = 16  # a shorter answer than this is of no use to anybody
 
 
@@ -30,42 +33,32 @@ def admit(
     request: ChatRequest, api_key: ApiKey, view: View, fleet: Fleet, dice: Callable[[], float], now_s: float
 ) -> Admission:
     """Find the model, its routes in order, and the dearest that the request can come to. Raises Refusal."""
-    found = view.find(request.model)
-    if found is None or not may_call(api_key, found.model):
-        raise unknown_model()
-    model = found.model
-    if model.modality != "chat":
-        raise Refusal(ErrorCode.INPUT_VALIDATION_ERROR, "This model does not take chat completions.", param="model")
-    first = fleet.live(model.slug, draw(found, dice))
+    found = chat_model(request.model, api_key, view)
+    offer = make_offer(request, found.model)
+    first = fleet.live(found.model.slug, draw(found, dice))
     if first is None or not first.is_ready(now_s) or first.kind.format != request.format:
-        first = _first_of(_able(request, _in_order(found, fleet, dice)), now_s)
+        first = first_of(_able(request, in_order(found, fleet, dice)), now_s)
 
-    def alternatives() -> tuple[LiveRoute, ...]:
-        ordered = _in_order(found, fleet, dice)
-        return tuple(live for live in ordered if live is not first and not losses(request, live))
+    def ranked(offers: tuple[Offer, ...]) -> list[Candidate]:
+        return [Candidate(live, offers[0]) for live in in_order(found, fleet, dice) if not losses(request, live)]
 
-    output_tokens_max = min(request.output_tokens_max or OUTPUT_TOKENS_DEFAULT, model.max_output)
-    ceiling = _ceiling(request, model, output_tokens_max)
     return Admission(
         request=request,
-        model=model,
         price_version=view.version,
-        route=first,
-        alternatives=alternatives,
-        ceiling=ceiling,
-        hold_nanos=upper_bound(ceiling, model.price),
-        output_tokens_max=output_tokens_max,
-        input_estimate=min(likely_tokens(request.text_bytes), model.context_window),
+        first=Candidate(first, offer),
+        offers=(offer,),
+        ranked=ranked,
+        hold_nanos=upper_bound(offer.ceiling, offer.model.price),
     )
 
 
-def _in_order(found: ModelView, fleet: Fleet, dice: Callable[[], float]) -> list[LiveRoute]:
+def in_order(found: ModelView, fleet: Fleet, dice: Callable[[], float]) -> list[LiveRoute]:
     """Every route that can be called, by priority and weight."""
     ordered = (fleet.live(found.model.slug, route) for route in order(found.routes, dice))
     return [live for live in ordered if live is not None]
 
 
-def _first_of(routes: list[LiveRoute], now_s: float) -> LiveRoute:
+def first_of(routes: Sequence[LiveRoute], now_s: float) -> LiveRoute:
     """The first that is ready, else the first of last resort. Raises Refusal when all rest or have open circuits."""
     for live in routes:
         if live.is_ready(now_s):
@@ -94,33 +87,79 @@ def _able(request: ChatRequest, routes: list[LiveRoute]) -> list[LiveRoute]:
         if not lost:
             able.append(live)
     if routes and not able:
-        raise invalid(lost[0], f"This model cannot be given: {', '.join(lost)}.")
+        raise cannot_carry(lost)
     return able
 
 
+def cannot_carry(lost: Sequence[str]) -> Refusal:
+    """400 naming what no route of the model can be given."""
+    names = shown_names(lost)
+    return invalid(names[0], f"This model cannot be given: {', '.join(names)}. Leave it out, or let it be dropped.")
+
+
+def shown_names(names: Sequence[str]) -> list[str]:
+    """Names of fields as they may stand in an answer or a header: callers invent them."""
+    return [name if _FIELD_NAME.fullmatch(name) else "a field" for name in names[:NAMES_MAX]]
+
+
 def shrink(admission: Admission, available_nanos: Nanos) -> Admission:
-    """The same request with the longest answer that the balance affords. Raises Refusal 402 when that is none, or when
-    the caller asked for a longer one."""
-    tokens = affordable_output_tokens(available_nanos, admission.ceiling, admission.model.price)
-    tokens //= admission.request.n
-    if admission.request.output_tokens_max is not None or tokens < SHRUNK_TOKENS_MIN:
+    """The same request with the longest answer that the balance affords, by the models that can give one. Raises
+    Refusal 402 when none can, or when the caller asked for a longer one."""
+    if admission.request.output_tokens_max is not None:
         raise too_dear(admission, available_nanos)
-    tokens = min(tokens, admission.output_tokens_max)
-    ceiling = _ceiling(admission.request, admission.model, tokens)
+    shrunk = [_shrunk(offer, admission.request, available_nanos) for offer in admission.offers]
+    left = tuple(offer for offer in shrunk if offer is not None)
+    if not left:
+        raise too_dear(admission, available_nanos)
+    first = shrunk[[offer is admission.first.offer for offer in admission.offers].index(True)]
+    first_candidate = admission.ranked(left)[0] if first is None else Candidate(admission.first.live, first)
     return msgspec.structs.replace(
         admission,
-        ceiling=ceiling,
-        hold_nanos=upper_bound(ceiling, admission.model.price),
-        output_tokens_max=tokens,
+        offers=left,
+        first=first_candidate,
+        hold_nanos=max(upper_bound(offer.ceiling, offer.model.price) for offer in left),
     )
 
 
 def too_dear(admission: Admission, available_nanos: Nanos) -> Refusal:
     """402, telling how long an answer would fit."""
-    tokens = affordable_output_tokens(available_nanos, admission.ceiling, admission.model.price)
-    tokens //= admission.request.n
+    tokens = _affordable(admission.first.offer, admission.request, available_nanos)
     fits = f"It affords at most {tokens} output tokens." if tokens > 0 else "It does not even cover the input."
     return Refusal(ErrorCode.INSUFFICIENT_BALANCE, f"{ErrorCode.INSUFFICIENT_BALANCE.message} {fits} Add credit.")
+
+
+def chat_model(name: str, api_key: ApiKey, view: View) -> ModelView:
+    """The model of that name. Raises Refusal when there is none, when it is not for this key, or not for chats."""
+    found = view.find(name)
+    if found is None or not may_call(api_key, found.model):
+        raise unknown_model()
+    if found.model.modality != "chat":
+        raise Refusal(ErrorCode.INPUT_VALIDATION_ERROR, "This model does not take chat completions.", param="model")
+    return found
+
+
+def make_offer(request: ChatRequest, model: Model) -> Offer:
+    """What the answer of this model can come to."""
+    output_tokens_max = min(request.output_tokens_max or OUTPUT_TOKENS_DEFAULT, model.max_output)
+    return Offer(
+        model=model,
+        ceiling=_ceiling(request, model, output_tokens_max),
+        output_tokens_max=output_tokens_max,
+        input_estimate=min(likely_tokens(request.text_bytes), model.context_window),
+    )
+
+
+def _shrunk(offer: Offer, request: ChatRequest, available_nanos: Nanos) -> Offer | None:
+    tokens = min(_affordable(offer, request, available_nanos), offer.output_tokens_max)
+    if tokens < SHRUNK_TOKENS_MIN:
+        return None
+    ceiling = _ceiling(request, offer.model, tokens)
+    return msgspec.structs.replace(offer, ceiling=ceiling, output_tokens_max=tokens)
+
+
+def _affordable(offer: Offer, request: ChatRequest, available_nanos: Nanos) -> int:
+    """Output tokens per choice."""
+    return affordable_output_tokens(available_nanos, offer.ceiling, offer.model.price) // request.n
 
 
 def _ceiling(request: ChatRequest, model: Model, output_tokens_max: int) -> Ceiling:

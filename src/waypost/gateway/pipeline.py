@@ -18,12 +18,13 @@ from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.ports import Admission, Plan
 from waypost.gateway.access import Keyring
-from waypost.gateway.admission import admit, shrink, too_dear
+from waypost.gateway.admission import admit, chat_model, shown_names, shrink, too_dear
 from waypost.gateway.endpoints import MODELS, ChatEndpoint, chat_endpoint, dialect_of
 from waypost.gateway.journal import JournalFailed, JournalFull
 from waypost.gateway.limits import KeyLimits, LimitExceeded, Reservation
 from waypost.gateway.models import list_models, show_model
 from waypost.gateway.ports import LedgerUnavailable
+from waypost.gateway.preferred import admit_preferred
 from waypost.gateway.relay import JSON_TYPE, OpenStreams, PlainRelay, StreamRelay
 from waypost.gateway.wallet import Hold, Wallet
 from waypost.kit import ids
@@ -41,7 +42,8 @@ from waypost.wire.dialects import error_headers, render_error
 from waypost.wire.envelope import Envelope
 from waypost.wire.formats import ChatFormat
 from waypost.wire.identity import AnswerIdentity
-from waypost.wire.request import Around
+from waypost.wire.preference_fields import take_preferences
+from waypost.wire.request import Around, ChatRequest
 
 _JSON = b"application/json"
 _READS = ("GET", "HEAD")
@@ -145,7 +147,8 @@ class Gateway:
         request = endpoint.format.read(exchange.body.unwrap(), around)
         # admit
         now_s = self._loop.time()
-        admission = admit(request, arrival.api_key, self._view(), self._fleet, self._dispatcher.dice, now_s)
+        request.preferences = take_preferences(request)
+        admission = self._admit(request, api_key, now_s)
         self._reserve(arrival, admission, now_s)
         # hold
         hold = self._wallet.hold(arrival.api_key.org_id, admission.hold_nanos)
@@ -155,6 +158,16 @@ class Gateway:
         waiting = self._loop.create_task(self._attempt_after_grant(arrival, admission))
         self._waiting_for_grants.add(waiting)
         waiting.add_done_callback(self._waiting_for_grants.discard)
+
+    def _admit(self, request: ChatRequest, api_key: ApiKey, now_s: float) -> Admission:
+        view, fleet, dice = self._view(), self._fleet, self._dispatcher.dice
+        if request.preferences is None:
+            return admit(request, api_key, view, fleet, dice, now_s)
+        names = (request.model, *request.preferences.models)
+        models = {found.model.slug: found for found in (chat_model(name, api_key, view) for name in names)}
+        return admit_preferred(
+            request, list(models.values()), version=view.version, fleet=fleet, dice=dice, now_s=now_s
+        )
 
     async def _attempt_after_grant(self, arrival: Arrival, admission: Admission) -> None:
         refusal = None
@@ -213,11 +226,13 @@ class Gateway:
 
     def _relay(self, arrival: Arrival, admission: Admission) -> PlainRelay | StreamRelay:
         headers = _id_headers(arrival.id) + arrival.limit_headers
+        if admission.dropped:
+            headers += b"x-dropped-parameters: %b\r\n" % ", ".join(shown_names(admission.dropped)).encode()
         request, chat_format = admission.request, arrival.format
         identity = AnswerIdentity(
             completion_id=chat_format.answer_prefix + arrival.id.hex(),
             created_s=arrival.at_ms // 1000,
-            model=admission.model.slug,
+            model=admission.first.offer.model.slug,
             org_id=arrival.api_key.org_id,
             tool_id_secret=self._ids_key,
             envelope=self._envelope,
@@ -226,9 +241,8 @@ class Gateway:
         )
         if not request.is_stream:
             return PlainRelay(arrival.exchange, headers, chat_format, request, identity, arrival.id)
-        writer = chat_format.stream(request, identity)
         return StreamRelay(
-            arrival.exchange, headers, writer, chat_format.dialect, arrival.id, open_streams=self._open_streams
+            arrival.exchange, headers, chat_format, request, identity, arrival.id, open_streams=self._open_streams
         )
 
     def _opener(self, org_id: bytes) -> Callable[[str], Signature | None]:
@@ -279,7 +293,7 @@ class Gateway:
 
     def _reserve(self, arrival: Arrival, admission: Admission, now_s: float) -> None:
         api_key = arrival.api_key
-        tokens = admission.input_estimate + (admission.request.output_tokens_max or 0)
+        tokens = admission.first.offer.input_estimate + (admission.request.output_tokens_max or 0)
         arrival.limit_headers = self._limits.take(api_key, now_s=now_s, now_unix_s=arrival.at_ms / 1000, tokens=tokens)
         if api_key.tokens_per_minute is not None:
             self._reserved[arrival.id] = Reservation(api_key.id, tokens, now_s)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from waypost.dispatch.ports import Running
 from waypost.kit import ids
 from waypost.kit.errors import Refusal
@@ -16,7 +18,7 @@ from waypost.kit.money import Nanos, format_usd
 from waypost.transport.exchange import Exchange
 from waypost.wire.canonical import Chunk, Completion, Usage
 from waypost.wire.dialects import error_headers, render_error
-from waypost.wire.formats import ChatFormat, StreamWriter
+from waypost.wire.formats import ChatFormat
 from waypost.wire.identity import AnswerIdentity
 from waypost.wire.request import ChatRequest
 
@@ -49,6 +51,9 @@ class PlainRelay:
     def attach(self, execution: Running) -> None:
         self._exchange.on_disconnect = execution.leave
 
+    def on_model(self, slug: str) -> None:
+        self._identity = msgspec.structs.replace(self._identity, model=slug)
+
     def on_chunks(self, chunks: Sequence[Chunk]) -> None:  # noqa: ARG002
         raise AssertionError("a plain call has no chunks")
 
@@ -69,11 +74,13 @@ class StreamRelay:
     """Server-sent events, with heartbeats while nothing else is sent."""
 
     __slots__ = (
-        "_dialect",
         "_exchange",
+        "_format",
         "_headers",
+        "_identity",
         "_is_begun",
         "_open_streams",
+        "_request",
         "_request_id",
         "_writer",
         "written_s",
@@ -83,16 +90,19 @@ class StreamRelay:
         self,
         exchange: Exchange,
         headers: bytes,
-        writer: StreamWriter,
-        dialect: str,
+        chat_format: ChatFormat,
+        request: ChatRequest,
+        identity: AnswerIdentity,
         request_id: bytes,
         *,
         open_streams: OpenStreams,
     ) -> None:
         self._exchange = exchange
         self._headers = headers
-        self._writer = writer
-        self._dialect = dialect
+        self._format = chat_format
+        self._request = request
+        self._identity = identity
+        self._writer = chat_format.stream(request, identity)
         self._request_id = request_id
         self._is_begun = False
         self._open_streams = open_streams
@@ -110,6 +120,10 @@ class StreamRelay:
         self._exchange.on_blocked = execution.pause
         self._exchange.on_writable = execution.resume
 
+    def on_model(self, slug: str) -> None:
+        self._identity = msgspec.structs.replace(self._identity, model=slug)
+        self._writer = self._format.stream(self._request, self._identity)
+
     def on_chunks(self, chunks: Sequence[Chunk]) -> None:
         self._write(self._writer.render(chunks))
 
@@ -124,7 +138,7 @@ class StreamRelay:
         if self._is_begun:
             self._exchange.end(self._writer.fail(refusal, ids.text("req", self._request_id)))
             return
-        body = render_error(self._dialect, refusal, ids.text("req", self._request_id))
+        body = render_error(self._format.dialect, refusal, ids.text("req", self._request_id))
         self._exchange.respond(refusal.code.status, JSON_TYPE + self._headers + error_headers(refusal), body)
 
     def on_broken(self) -> None:

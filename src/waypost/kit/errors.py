@@ -74,6 +74,18 @@ class Refusal(Exception):
         self.retry_after_s = retry_after_s
 
 
+class NoEligibleRoute(Refusal):
+    """409: constraints of the request left no route. `excluded_by` counts the routes by the constraint that excluded
+    them, which tells nothing of whose they are."""
+
+    def __init__(self, excluded_by: dict[str, int]) -> None:
+        names = ", ".join(sorted(excluded_by))
+        super().__init__(
+            ErrorCode.NO_ELIGIBLE_ROUTE, f"{ErrorCode.NO_ELIGIBLE_ROUTE.message} Excluding: {names}.", param="provider"
+        )
+        self.excluded_by = excluded_by
+
+
 def invalid(param: str | None, message: str) -> Refusal:
     """400 INPUT_VALIDATION_ERROR at a named field."""
     return Refusal(ErrorCode.INPUT_VALIDATION_ERROR, message, param=param)

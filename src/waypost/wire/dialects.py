@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from waypost.kit.errors import ErrorCode, Refusal
+from waypost.kit.errors import ErrorCode, NoEligibleRoute, Refusal
 
 _encode = msgspec.json.Encoder().encode
 
@@ -28,6 +28,7 @@ class _OpenAIError(msgspec.Struct, gc=False):
     param: str | None
     code: str
     request_id: str
+    excluded_by: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Detail(msgspec.Struct, gc=False):
@@ -42,20 +43,23 @@ class _CanonicalError(msgspec.Struct, gc=False, omit_defaults=True):
     retryable: bool
     request_id: str
     details: list[_Detail] | None = None
+    excluded_by: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
 
 
 def render_error(dialect: str, refusal: Refusal, request_id: str) -> bytes:
     """The error object of a dialect, as JSON: `"openai"` or `"canonical"`."""
     code = refusal.code
+    excluded_by = refusal.excluded_by if isinstance(refusal, NoEligibleRoute) else msgspec.UNSET
     if dialect == "openai":
         kind = _OPENAI_TYPES.get(code) or ("server_error" if code.status >= 500 else "invalid_request_error")
-        return _encode({"error": _OpenAIError(refusal.message, kind, refusal.param, code.name, request_id)})
+        error = _OpenAIError(refusal.message, kind, refusal.param, code.name, request_id, excluded_by)
+        return _encode({"error": error})
     assert dialect == "canonical", "a dialect without an error envelope"
     details = None
     if code is ErrorCode.INPUT_VALIDATION_ERROR and refusal.param is not None:
         details = [_Detail(refusal.param, "INVALID", refusal.message)]
-    error = _CanonicalError(code.name, refusal.message, code.is_retryable, request_id, details)
-    return _encode({"error": error})
+    canonical = _CanonicalError(code.name, refusal.message, code.is_retryable, request_id, details, excluded_by)
+    return _encode({"error": canonical})
 
 
 def error_headers(refusal: Refusal) -> bytes:

@@ -17,6 +17,7 @@ from waypost.kit.codec import is_deeper_than, repeated_key
 from waypost.kit.errors import invalid
 from waypost.wire.canonical import Signature
 from waypost.wire.conversation import Conversation
+from waypost.wire.preferences import Preferences
 
 DEPTH_MAX = 64
 MESSAGES_MAX = 2_000
@@ -60,6 +61,7 @@ class ChatRequest(msgspec.Struct, gc=False):
     uses_functions: bool  # asked with the legacy `functions`, so calls are answered as `function_call`
     around: Around
     upstream_headers: bytes = b""  # header lines, each ending in CRLF, for a provider of the same format
+    preferences: Preferences | None = None  # about who may answer
     conversation: Conversation | None = None  # made when first needed: see wire.formats.conversation_of
 
 

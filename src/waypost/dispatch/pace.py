@@ -1,0 +1,26 @@
+"""How fast a deployment has been lately: what `provider.sort` by latency or throughput goes by."""
+
+from __future__ import annotations
+
+_WEIGHT = 0.2  # of the newest answer in the moving averages: some ten answers are remembered
+
+
+class Pace:
+    """Moving averages over the answers of one deployment; None until there was one."""
+
+    __slots__ = ("first_content_s", "tokens_per_s")
+
+    def __init__(self) -> None:
+        self.first_content_s: float | None = None
+        self.tokens_per_s: float | None = None
+
+    def observe(self, *, first_content_s: float | None, output_tokens: int, total_s: float) -> None:
+        """A whole answer. `first_content_s` is None for one that came at once."""
+        if first_content_s is not None:
+            self.first_content_s = _averaged(self.first_content_s, first_content_s)
+        if total_s > 0:
+            self.tokens_per_s = _averaged(self.tokens_per_s, output_tokens / total_s)
+
+
+def _averaged(before: float | None, new: float) -> float:
+    return new if before is None else before + (new - before) * _WEIGHT

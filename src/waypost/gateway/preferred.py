@@ -1,0 +1,136 @@
+"""Admission of a request that says who may answer it: constraints first, then order, then what is left to us."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from waypost.dispatch.fleet import Fleet, LiveRoute
+from waypost.dispatch.ports import Admission, Candidate, Offer
+from waypost.gateway.admission import cannot_carry, first_of, in_order, losses, make_offer
+from waypost.kit.errors import ErrorCode, NoEligibleRoute, Refusal
+from waypost.metering.estimate import upper_bound
+from waypost.policy.eligibility import excluded_by, place_in_order
+from waypost.policy.snapshot import ModelView
+from waypost.wire.preferences import Preferences
+from waypost.wire.request import ChatRequest
+
+_NEVER_MEASURED = -1.0  # tried before the others: how else would it ever be
+
+
+class _Preferred:
+    """One request's way of choosing; it has the dice that it was admitted with."""
+
+    def __init__(
+        self,
+        request: ChatRequest,
+        preferences: Preferences,
+        fleet: Fleet,
+        dice: Callable[[], float],
+    ) -> None:
+        self._request = request
+        self._preferences = preferences
+        self._fleet = fleet
+        self._dice = dice
+        self.excluded: Counter[str] = Counter()
+        self.lost: dict[str, None] = {}  # of the request, by any of the eligible routes
+
+    def eligible(self, found: ModelView) -> list[LiveRoute]:
+        """The routes of a model that satisfy every constraint, in our order of preference."""
+        eligible = []
+        for live in in_order(found, self._fleet, self._dice):
+            constraint = excluded_by(self._preferences, found.model, live.provider)
+            lost = () if constraint is not None else losses(self._request, live)
+            self.lost |= dict.fromkeys(lost)
+            if lost and not self._preferences.drops_parameters:
+                constraint = "require_parameters"
+            if constraint is None:
+                eligible.append(live)
+            else:
+                self.excluded[constraint] += 1
+        return eligible
+
+    def ordered(self, candidates: list[Candidate]) -> list[Candidate]:
+        """In the caller's order; where that says nothing, as they came."""
+        preferences = self._preferences
+        ordered = sorted(candidates, key=lambda each: place_in_order(preferences, each.live.provider))
+        if preferences.sort:
+            ordered.sort(key=self._sort_key)
+        if not preferences.sorts_across_models:
+            places = {id(offer): place for place, offer in enumerate(_offers_of(candidates))}
+            ordered.sort(key=lambda each: places[id(each.offer)])
+        if not preferences.allows_fallbacks:
+            firsts: dict[int, Candidate] = {}
+            for each in ordered:
+                firsts.setdefault(id(each.offer), each)
+            ordered = list(firsts.values())
+        return ordered
+
+    def _sort_key(self, candidate: Candidate) -> float:
+        pace, price = candidate.live.pace, candidate.offer.model.price
+        match self._preferences.sort:
+            case "latency":
+                return _NEVER_MEASURED if pace.first_content_s is None else pace.first_content_s
+            case "throughput":
+                return float("-inf") if pace.tokens_per_s is None else -pace.tokens_per_s
+            case _:
+                return price.input + price.output
+
+
+def admit_preferred(
+    request: ChatRequest,
+    models: Sequence[ModelView],
+    *,
+    version: int,
+    fleet: Fleet,
+    dice: Callable[[], float],
+    now_s: float,
+) -> Admission:
+    """`models` is the one asked for, and those to fall back to. Raises Refusal: 503 when no route works at all, 400
+    when every route would lose something of the request, 409 when other constraints leave none."""
+    preferences = request.preferences
+    assert preferences is not None
+    choice = _Preferred(request, preferences, fleet, dice)
+    offers = tuple(make_offer(request, found.model) for found in models)
+    routes = [choice.eligible(found) for found in models]
+
+    def ranked(offered: tuple[Offer, ...]) -> list[Candidate]:
+        by_slug = {offer.model.slug: offer for offer in offered}
+        candidates = [
+            Candidate(live, by_slug[found.model.slug])
+            for found, eligible in zip(models, routes, strict=True)
+            if found.model.slug in by_slug
+            for live in eligible
+        ]
+        return choice.ordered(candidates)
+
+    candidates = ranked(offers)
+    if not candidates:
+        raise _refusal(choice)
+    first = first_of([each.live for each in candidates], now_s)
+    able = tuple(offer for offer in offers if any(each.offer is offer for each in candidates))
+    return Admission(
+        request=request,
+        price_version=version,
+        first=next(each for each in candidates if each.live is first),
+        offers=able,
+        ranked=ranked,
+        hold_nanos=max(upper_bound(offer.ceiling, offer.model.price) for offer in able),
+        dropped=tuple(choice.lost) if preferences.drops_parameters else (),
+    )
+
+
+def _refusal(choice: _Preferred) -> Refusal:
+    if not choice.excluded:
+        return Refusal(ErrorCode.MODEL_UNAVAILABLE)
+    if set(choice.excluded) == {"require_parameters"}:
+        return cannot_carry(tuple(choice.lost))
+    return NoEligibleRoute(dict(choice.excluded))
+
+
+def _offers_of(candidates: Sequence[Candidate]) -> list[Offer]:
+    offers: list[Offer] = []
+    for each in candidates:
+        if all(each.offer is not offer for offer in offers):
+            offers.append(each.offer)
+    return offers
