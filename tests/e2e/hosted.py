@@ -68,7 +68,7 @@ class HostedStack:
             await operator.add_credit(org_id, usd * 1_000_000_000, None)
         made = await operator.create_key(org_id, name="another", scope=Scope.FULL, limits=limits)
         async with asyncio.timeout(10):
-            while (await self.stack.request("GET", "/v1/models", key=made.text)).status == 401:  # noqa: ASYNC110  another process
+            while (await self.stack.request("GET", "/v1/models", key=made.text)).status != 200:  # noqa: ASYNC110  another process
                 await asyncio.sleep(0.02)
         return made.text
 

@@ -216,9 +216,10 @@ class Stack:
         *,
         headers: Mapping[str, str] | None = None,
         key: str | None = None,
+        source: str = "127.0.0.1",
     ) -> Answer:
         """One request on a connection of its own, read to the end of the connection."""
-        return await exchange(self.port, method, path, body, headers=self._with_key(headers, key))
+        return await exchange(self.port, method, path, body, headers=self._with_key(headers, key), source=source)
 
     async def connect(
         self,
@@ -340,9 +341,10 @@ async def exchange(
     body: Mapping[str, Any] | bytes = b"",
     *,
     headers: Mapping[str, str] | None = None,
+    source: str = "127.0.0.1",
 ) -> Answer:
-    """One request to a port of this machine, on a connection of its own."""
-    reader, writer = await connect(port, method, path, body, headers=headers)
+    """One request to a port of this machine, on a connection of its own, from an address of this machine."""
+    reader, writer = await connect(port, method, path, body, headers=headers, source=source)
     try:
         async with asyncio.timeout(60):
             raw = await reader.read()
@@ -358,6 +360,7 @@ async def connect(
     body: Mapping[str, Any] | bytes = b"",
     *,
     headers: Mapping[str, str] | None = None,
+    source: str = "127.0.0.1",
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Send one request, and leave the reading to the caller. A header with an empty value is left out."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -369,7 +372,7 @@ async def connect(
         **(headers or {}),
     }
     sent = "".join(f"{name}: {value}\r\n" for name, value in lines.items() if value)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 24)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 24, local_addr=(source, 0))
     writer.write(f"{method} {path} HTTP/1.1\r\n{sent}\r\n".encode() + data)
     return reader, writer
 

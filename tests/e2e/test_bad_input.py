@@ -185,7 +185,9 @@ async def test_credentials(database: str, tmp_path: Path) -> None:
         ):
             for path in (CHAT, "/v1/models"):
                 method = "POST" if path == CHAT else "GET"
-                answer = await stack.request(method, path, b"not even JSON", headers={"authorization": "", **headers})
+                answer = await stack.request(
+                    method, path, b"not even JSON", headers={"authorization": "", **headers}, source="127.0.9.1"
+                )
                 check_refused(answer, 401, "UNAUTHENTICATED")
         for channel in ("authorization", "x-api-key", "x-goog-api-key"):
             shown = f"Bearer {key}" if channel == "authorization" else key

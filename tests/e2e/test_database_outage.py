@@ -29,7 +29,7 @@ async def newcomer(stack: Stack) -> str:
     key = await stack.operator.create_key(org_id, name="new", scope=Scope.FULL, limits=Limits())
     await stack.operator.add_credit(org_id, NANOS_PER_USD, "newcomer")
     async with asyncio.timeout(10):
-        while (await stack.request("GET", "/v1/models", key=key.text)).status == 401:  # noqa: ASYNC110
+        while (await stack.request("GET", "/v1/models", key=key.text)).status != 200:  # noqa: ASYNC110
             await asyncio.sleep(0.02)  # until the gateway knows the key
     return key.text
 

@@ -38,7 +38,7 @@ for _ in range(100):
         print(urlopen(Request(url, data, headers), timeout=30).read().decode())
         break
     except HTTPError as error:
-        if error.code != 401:
+        if error.code not in (401, 429):  # too many tries in a minute
             raise
         time.sleep(0.1)
 else:

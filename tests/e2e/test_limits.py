@@ -118,4 +118,4 @@ async def works(stack: Stack, key: str) -> bool:
 
 
 async def is_refused(stack: Stack, key: str) -> bool:
-    return (await stack.request("GET", "/v1/models", key=key)).status == 401
+    return (await stack.request("GET", "/v1/models", key=key)).status in (401, 429)

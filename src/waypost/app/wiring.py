@@ -28,11 +28,13 @@ from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
 from waypost.gateway.access import Keyring
 from waypost.gateway.books import GatewayBooks
+from waypost.gateway.callers import IN_FLIGHT, InFlight
 from waypost.gateway.following import Following
 from waypost.gateway.journal import Journal
 from waypost.gateway.limits import KeyLimits
 from waypost.gateway.pipeline import Gateway, State
 from waypost.gateway.ports import LedgerUnavailable
+from waypost.gateway.pressure import Pressure
 from waypost.gateway.recovery import recover
 from waypost.gateway.relay import JSON_TYPE, OpenStreams
 from waypost.gateway.settler import Settler
@@ -132,7 +134,8 @@ class GatewayProcess:
         self._ledger = PostgresLedger(conninfo)
         self._directory = PostgresDirectory(conninfo)
         self.fleet: Fleet
-        """There once the journal is recovered."""
+        self.gateway: Gateway
+        """These two are there once it is ready."""
 
     @property
     def is_ready(self) -> bool:
@@ -174,6 +177,7 @@ class GatewayProcess:
         await self._insist(following.catch_up)
         await self._insist(self._make_partitions)
         gateway, dispatcher = self._assemble(journal, settler, wallet, keyring, fleet, following)
+        self.gateway = gateway
         self._watch(journal, settler, wallet, fleet, following, dispatcher)
 
         background = Background(self._fail)
@@ -297,11 +301,18 @@ class GatewayProcess:
                 "Answer fields outside the closed set, in streams and in one of 32 plain answers.",
             ),
         )
+        pressure = Pressure(random.random, page.counter("waypost_shed", "Requests refused to keep up with the others."))
+        page.gauge("waypost_shed_share", "Share of new requests that is refused.", lambda: pressure.shedding.share)
+        page.gauge("waypost_loop_lag_seconds", "How late the loop's timers are.", lambda: pressure.shedding.lag_s)
+        page.gauge("waypost_memory_bytes", "Memory in use.", lambda: pressure.memory_bytes)
+        share = max(1, IN_FLIGHT // self._options.workers)
         gateway = Gateway(
             keyring=keyring,
             view=lambda: following.view,
             fleet=fleet,
             limits=KeyLimits(self._options.workers),
+            in_flight=InFlight(per_org=share, per_key=share),
+            pressure=pressure,
             wallet=wallet,
             dispatcher=dispatcher,
             open_streams=OpenStreams(asyncio.get_running_loop()),

@@ -19,12 +19,14 @@ from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.ports import Admission, Plan
 from waypost.gateway.access import Keyring
 from waypost.gateway.admission import admit, chat_model, shown_names, shrink, too_dear
+from waypost.gateway.callers import FailedKeys, InFlight
 from waypost.gateway.endpoints import MODELS, ChatEndpoint, chat_endpoint, dialect_of
 from waypost.gateway.journal import JournalFailed, JournalFull
 from waypost.gateway.limits import KeyLimits, LimitExceeded, Reservation
 from waypost.gateway.models import list_models, show_model
 from waypost.gateway.ports import LedgerUnavailable
 from waypost.gateway.preferred import admit_preferred
+from waypost.gateway.pressure import Pressure
 from waypost.gateway.relay import JSON_TYPE, OpenStreams, PlainRelay, StreamRelay
 from waypost.gateway.wallet import Hold, Wallet
 from waypost.kit import ids
@@ -32,6 +34,7 @@ from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.ids import Ids
 from waypost.ledger.record import ClosedAttempt, InsufficientFunds, NodeSuperseded, Outcome
+from waypost.policy.address import TrustedProxies
 from waypost.policy.snapshot import View
 from waypost.telemetry.events import report_bug
 from waypost.telemetry.metrics import Counter, Histogram
@@ -80,6 +83,8 @@ class Gateway:
         view: Callable[[], View],
         fleet: Fleet,
         limits: KeyLimits,
+        in_flight: InFlight,
+        pressure: Pressure,
         wallet: Wallet,
         dispatcher: Dispatcher,
         open_streams: OpenStreams,
@@ -94,6 +99,10 @@ class Gateway:
         self._view = view
         self._fleet = fleet
         self._limits = limits
+        self.in_flight = in_flight
+        self.pressure = pressure
+        self._failed_keys = FailedKeys()
+        self.trusted_proxies = TrustedProxies()
         self._wallet = wallet
         self._dispatcher = dispatcher
         self._open_streams = open_streams
@@ -137,9 +146,10 @@ class Gateway:
     def _chat(self, exchange: Exchange, endpoint: ChatEndpoint, execution_id: bytes) -> None:
         if not self._state.is_ready:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2)
+        self.pressure.admit()
         now_ms = self._now_ms()
         # authenticate
-        api_key = self._keyring.authenticate(exchange.headers, now_ms)
+        api_key = self._authenticate(exchange, now_ms)
         arrival = Arrival(exchange, endpoint.format, execution_id, now_ms, api_key)
         # parse
         _expect_json(exchange)
@@ -153,7 +163,11 @@ class Gateway:
         # hold
         hold = self._wallet.hold(arrival.api_key.org_id, admission.hold_nanos)
         if hold is not None:
-            self._attempt(arrival, admission, hold)
+            try:
+                self._attempt(arrival, admission, hold)
+            except Refusal:
+                self._unreserve(arrival.id, api_key.org_id, api_key.id, 0)
+                raise
             return
         waiting = self._loop.create_task(self._attempt_after_grant(arrival, admission))
         self._waiting_for_grants.add(waiting)
@@ -171,13 +185,14 @@ class Gateway:
 
     async def _attempt_after_grant(self, arrival: Arrival, admission: Admission) -> None:
         refusal = None
+        api_key = arrival.api_key
         try:
-            hold, admission = await self._hold_with_grant(arrival.api_key, admission)
+            hold, admission = await self._hold_with_grant(api_key, admission)
             if arrival.exchange.is_open:
                 self._attempt(arrival, admission, hold)
             else:
                 self._wallet.release(hold)
-                self._unreserve(arrival.id, 0)
+                self._unreserve(arrival.id, api_key.org_id, api_key.id, 0)
         except Refusal as refused:
             refusal = refused
         except asyncio.CancelledError:  # by `drain`
@@ -186,7 +201,7 @@ class Gateway:
             report_bug(bug)
             refusal = Refusal(ErrorCode.INTERNAL_ERROR)
         if refusal is not None:
-            self._unreserve(arrival.id, 0)
+            self._unreserve(arrival.id, api_key.org_id, api_key.id, 0)
             self._refuse(arrival.exchange, refusal, arrival.id, arrival.limit_headers)
 
     async def _hold_with_grant(self, api_key: ApiKey, admission: Admission) -> tuple[Hold, Admission]:
@@ -221,7 +236,6 @@ class Gateway:
             self._dispatcher.begin(plan, relay)
         except Refusal:
             self._wallet.release(hold)
-            self._unreserve(arrival.id, 0)
             raise
 
     def _relay(self, arrival: Arrival, admission: Admission) -> PlainRelay | StreamRelay:
@@ -249,13 +263,24 @@ class Gateway:
         return lambda sealed: self._envelope.open(sealed, org_id)
 
     def _models(self, exchange: Exchange, request_id: bytes) -> None:
-        api_key = self._keyring.authenticate(exchange.headers, self._now_ms())
+        api_key = self._authenticate(exchange, self._now_ms())
         view = self._view()
         if exchange.path == MODELS:
             body = list_models(view, api_key)
         else:
             body = show_model(view, api_key, unquote(exchange.path[len(MODELS) + 1 :]))
         exchange.respond(200, JSON_TYPE + _request_header(request_id), body)
+
+    def _authenticate(self, exchange: Exchange, now_ms: int) -> ApiKey:
+        """Raises Refusal: 401, or 429 for an address that keeps trying keys."""
+        try:
+            return self._keyring.authenticate(exchange.headers, now_ms)
+        except Refusal as refusal:
+            if refusal.code is ErrorCode.UNAUTHENTICATED:
+                forwarded_for = exchange.headers.get(b"x-forwarded-for", b"")
+                client = self.trusted_proxies.client_of(exchange.client_host, forwarded_for)
+                self._failed_keys.count(client, self._loop.time())
+            raise
 
     def _readyz(self, exchange: Exchange, request_id: bytes) -> None:
         state = self._state
@@ -278,6 +303,7 @@ class Gateway:
 
     def close(self) -> None:
         self._open_streams.close()
+        self.pressure.close()
 
     def ended(self, attempt: ClosedAttempt) -> None:
         """An execution is in the books: count it, and correct what its key's limit had reserved."""
@@ -285,20 +311,24 @@ class Gateway:
         self._answers_counted.add(opened.model, _OUTCOME_LABELS[close.outcome], close.error_code)
         self._answers_timed.observe((close.closed_at_ms - opened.accepted_at_ms) / 1000, opened.model)
         used = close.input_tokens + close.cache_read_tokens + close.output_tokens
-        self._unreserve(opened.execution_id, used + close.cache_write_5m_tokens + close.cache_write_1h_tokens)
+        used += close.cache_write_5m_tokens + close.cache_write_1h_tokens
+        self._unreserve(opened.execution_id, opened.org_id, opened.api_key_id, used)
 
     def unused(self, plan: Plan) -> None:
         """An execution ended before anything was sent."""
-        self._unreserve(plan.execution_id, 0)
+        self._unreserve(plan.execution_id, plan.org_id, plan.api_key_id, 0)
 
     def _reserve(self, arrival: Arrival, admission: Admission, now_s: float) -> None:
         api_key = arrival.api_key
+        self.in_flight.check(api_key.org_id, api_key.id)
         tokens = admission.first.offer.input_estimate + (admission.request.output_tokens_max or 0)
         arrival.limit_headers = self._limits.take(api_key, now_s=now_s, now_unix_s=arrival.at_ms / 1000, tokens=tokens)
         if api_key.tokens_per_minute is not None:
             self._reserved[arrival.id] = Reservation(api_key.id, tokens, now_s)
+        self.in_flight.begin(api_key.org_id, api_key.id)
 
-    def _unreserve(self, execution_id: bytes, used_tokens: int) -> None:
+    def _unreserve(self, execution_id: bytes, org_id: bytes, api_key_id: bytes, used_tokens: int) -> None:
+        self.in_flight.end(org_id, api_key_id)
         reserved = self._reserved.pop(execution_id, None)
         if reserved is not None:
             self._limits.correct(reserved, used_tokens, self._loop.time())

@@ -34,6 +34,8 @@ FIELDS = {
     "age_s": "duration",
     "open_s": "duration",
     "in_flight": "count",
+    "lag_s": "duration",
+    "memory_share": "share of the memory that the process may use",
     "exit_code": "exit status of a process of ours",
     "workers": "count",
 }
@@ -187,6 +189,18 @@ class BulkheadFull(Event, frozen=True):
     level = "warning"
     provider: str
     in_flight: int
+
+
+class SheddingBegun(Event, frozen=True):
+    """The loop is late or memory runs out: part of the new requests, or all, get 503 until that is over."""
+
+    level = "error"
+    lag_s: float
+    memory_share: float
+
+
+class SheddingEnded(Event, frozen=True):
+    """Everybody is admitted again."""
 
 
 class UsageDoubtful(Event, frozen=True):

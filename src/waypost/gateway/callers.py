@@ -1,0 +1,72 @@
+"""What one caller may take of this process at a time: requests under way, and failed keys."""
+
+from __future__ import annotations
+
+import math
+
+from waypost.kit.errors import ErrorCode, Refusal
+from waypost.policy.address import site_of
+from waypost.policy.rate_limit import Window
+
+IN_FLIGHT = 1000  # of an organisation, and of a key
+FAILED_KEYS_PER_MINUTE = 30  # from one address
+ADDRESSES_MAX = 4096  # that are remembered; the one that has been quiet longest is forgotten
+
+
+class InFlight:
+    """Requests under way by organisation and by key. The limits may be changed at any time."""
+
+    __slots__ = ("_of_key", "_of_org", "per_key", "per_org")
+
+    def __init__(self, *, per_org: int = IN_FLIGHT, per_key: int = IN_FLIGHT) -> None:
+        self.per_org = per_org
+        self.per_key = per_key
+        self._of_org: dict[bytes, int] = {}
+        self._of_key: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return sum(self._of_org.values())
+
+    def check(self, org_id: bytes, api_key_id: bytes) -> None:
+        """Raises Refusal (429) when one more would be too many."""
+        if self._of_key.get(api_key_id, 0) >= self.per_key or self._of_org.get(org_id, 0) >= self.per_org:
+            raise Refusal(ErrorCode.RATE_LIMITED, "Too many requests at the same time. Wait for one.", retry_after_s=1)
+
+    def begin(self, org_id: bytes, api_key_id: bytes) -> None:
+        self._of_org[org_id] = self._of_org.get(org_id, 0) + 1
+        self._of_key[api_key_id] = self._of_key.get(api_key_id, 0) + 1
+
+    def end(self, org_id: bytes, api_key_id: bytes) -> None:
+        for counts, each in ((self._of_org, org_id), (self._of_key, api_key_id)):
+            left = counts.get(each, 0) - 1
+            if left > 0:
+                counts[each] = left
+            else:
+                counts.pop(each, None)
+
+
+class FailedKeys:
+    """Slows down whoever guesses keys. A valid key is never asked about here, wherever it comes from."""
+
+    def __init__(self) -> None:
+        self._windows: dict[str, Window] = {}  # the one used last stands last
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def count(self, host: str, now_s: float) -> None:
+        """A key from this address was refused. Raises Refusal: 429 instead of 401 once there were too many."""
+        site = site_of(host)
+        window = self._windows.pop(site, None)
+        if window is None:
+            window = Window(FAILED_KEYS_PER_MINUTE)
+            if len(self._windows) >= ADDRESSES_MAX:
+                del self._windows[next(iter(self._windows))]
+        self._windows[site] = window
+        decision = window.take(now_s)
+        if not decision.is_allowed:
+            raise Refusal(
+                ErrorCode.RATE_LIMITED,
+                "Too many requests without a valid API key. Wait and try again.",
+                retry_after_s=max(1, math.ceil(decision.reset_s)),
+            )

@@ -1,0 +1,88 @@
+"""Whether this process keeps up: how late its loop is, and how much memory it uses."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from waypost.kit.errors import ErrorCode, Refusal
+from waypost.policy.shedding import Shedding
+from waypost.telemetry.events import SheddingBegun, SheddingEnded, emit
+from waypost.telemetry.metrics import Counter
+
+INTERVAL_S = 0.1
+_MEMORY_EVERY = 10  # looks; a second
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # version 2, version 1
+
+
+class Pressure:
+    """One timer for the whole process. `admit` is the only thing that a request pays for."""
+
+    def __init__(
+        self,
+        dice: Callable[[], float],
+        shed: Counter,
+        *,
+        memory_bytes_max: int | None = None,
+        resident_bytes: Callable[[], int] | None = None,
+    ) -> None:
+        self.shedding = Shedding()
+        self.memory_bytes_max = _memory_limit() if memory_bytes_max is None else memory_bytes_max
+        self.memory_bytes = 0
+        self._dice = dice
+        self._shed = shed
+        self._resident_bytes = resident_bytes or read_resident_bytes
+        self._looks = 0
+        self._was_shedding = False
+        self._loop = asyncio.get_running_loop()
+        self._due_s = self._loop.time() + INTERVAL_S
+        self._timer = self._loop.call_at(self._due_s, self._look)
+
+    def admit(self) -> None:
+        """Raises Refusal (503) for as many new requests as have to be shed."""
+        share = self.shedding.share
+        if share and self._dice() < share:
+            self._shed.add()
+            raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=1 + int(3 * self._dice()))
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        now_s = self._loop.time()
+        lag_s = now_s - self._due_s
+        self._due_s = now_s + INTERVAL_S
+        self._timer = self._loop.call_at(self._due_s, self._look)
+        if self._looks % _MEMORY_EVERY == 0:
+            self.memory_bytes = self._resident_bytes()
+        self._looks += 1
+        memory_share = self.memory_bytes / self.memory_bytes_max if self.memory_bytes_max else 0.0
+        self.shedding.look(now_s, lag_s=lag_s, memory_share=memory_share)
+        is_shedding = self.shedding.share > 0
+        if is_shedding and not self._was_shedding:
+            emit(SheddingBegun(lag_s=round(lag_s, 2), memory_share=round(memory_share, 2)))
+        elif self._was_shedding and not is_shedding:
+            emit(SheddingEnded())
+        self._was_shedding = is_shedding
+
+
+def read_resident_bytes() -> int:
+    """Memory of this process; 0 where the system does not tell (macOS)."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE_BYTES
+    except OSError:
+        return 0
+
+
+def _memory_limit() -> int:
+    """What the process may use: the smaller one of the control group's limit and the machine's memory."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in _CGROUP_LIMITS:
+        try:
+            return min(machine, int(Path(path).read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return machine
