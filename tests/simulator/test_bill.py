@@ -111,6 +111,7 @@ async def test_the_bill_is_read_and_priced_over_http() -> None:
         "input_tokens": 20,
         "cache_read_tokens": 0,
         "cache_write_tokens": 0,
+        "cache_write_1h_tokens": 0,
         "output_tokens": 10,
         "nanos": "60000",
     }

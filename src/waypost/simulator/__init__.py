@@ -1,4 +1,4 @@
-"""Providers to try the product on, and to test it against: three personalities of the `openai` kind, with realistic
+"""Providers to try the product on, and to test it against: several personalities of each provider kind, with realistic
 streams, faults on demand, and a bill of their own. Nothing here runs in production.
 
 Directives that steer an answer: `directive.py`. Faults: `fault.KINDS`. Endpoints beside the providers': `control.py`.

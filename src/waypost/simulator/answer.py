@@ -54,6 +54,7 @@ class Choice(msgspec.Struct, frozen=True):
     index: int
     runs: tuple[Run, ...]
     finish_reason: str
+    stop_sequence: str = ""  # that ended it
 
     @property
     def output_tokens(self) -> int:
@@ -78,6 +79,7 @@ class Tokens(msgspec.Struct, frozen=True):
     output: int
     reasoning: int
     image: int
+    cache_written_1h: int = 0  # beside `cache_written`, not a part of it
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -96,6 +98,8 @@ class Answer(msgspec.Struct, frozen=True):
     choices: tuple[Choice, ...]
     tokens: Tokens
     top_logprobs: int | None  # None: no logprobs asked for
+    is_redacted: bool = False  # the reasoning is not shown
+    is_cited: bool = False
 
     def steps(self) -> Iterator[Step]:
         """All deltas in the order of a stream, the choices taking turns."""
@@ -133,17 +137,21 @@ def answer_to(request: ChatRequest, directives: Directives) -> Answer:
     prompt = prompt_tokens(request) if directives.input is None else directives.input
     cached = cached_prompt_tokens(request, prompt) if directives.cached is None else directives.cached
     cached = min(cached, prompt)
+    written = min(directives.cache_write, prompt - cached)
     return Answer(
         choices=choices,
         tokens=Tokens(
             prompt=prompt,
             cached=cached,
-            cache_written=min(directives.cache_write, prompt - cached),
+            cache_written=written,
+            cache_written_1h=min(directives.cache_write_1h, prompt - cached - written),
             output=sum(choice.output_tokens for choice in choices),
             reasoning=sum(choice.reasoning_tokens for choice in choices),
             image=sum(image_tokens(message) for message in request.messages),
         ),
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        is_redacted=directives.redacted,
+        is_cited=directives.cite,
     )
 
 
@@ -154,13 +162,13 @@ def _choice(index: int, request: ChatRequest, directives: Directives, seed: byte
         reasoning = _REASONING_TOKENS.get(request.reasoning_effort or "", 0)
     if reasoning:
         runs = [Run(DeltaKind.REASONING, text_words(seed[::-1], reasoning)), *runs]
-    runs, was_stopped = _stopped(runs, request.stop)
-    if was_stopped:
+    runs, stop_sequence = _stopped(runs, request.stop)
+    if stop_sequence:
         finish_reason = "stop"
     runs, was_capped = _capped(runs, request.output_tokens_max)
     if was_capped:
-        finish_reason = "length"
-    return Choice(index, tuple(runs), directives.finish or finish_reason)
+        finish_reason, stop_sequence = "length", ""
+    return Choice(index, tuple(runs), directives.finish or finish_reason, stop_sequence)
 
 
 def _said(request: ChatRequest, directives: Directives, seed: bytes) -> tuple[list[Run], str]:
@@ -220,17 +228,18 @@ def _json_run(kind: DeltaKind, value: object, tool_index: int = 0) -> Run:
     return Run(kind, tuple(text[at : at + size] for at in range(0, len(text), size)), tool_index)
 
 
-def _stopped(runs: list[Run], stop: str | list[str] | None) -> tuple[list[Run], bool]:
-    """Text ends before the first stop sequence, which may begin in one token and end in another."""
+def _stopped(runs: list[Run], stop: str | list[str] | None) -> tuple[list[Run], str]:
+    """Text ends before the first stop sequence, which may begin in one token and end in another; and which it was."""
     sequences = [stop] if isinstance(stop, str) else stop or []
     for at, run in enumerate(runs):
         if run.kind is not DeltaKind.TEXT:
             continue
         text = run.text
-        ends = [end for sequence in sequences if sequence and (end := text.find(sequence)) >= 0]
+        ends = [(end, sequence) for sequence in sequences if sequence and (end := text.find(sequence)) >= 0]
         if ends:
-            return [*runs[:at], Run(run.kind, tuple(_first_chars(run.deltas, min(ends))))], True
-    return runs, False
+            end, sequence = min(ends)
+            return [*runs[:at], Run(run.kind, tuple(_first_chars(run.deltas, end)))], sequence
+    return runs, ""
 
 
 def _first_chars(deltas: tuple[str, ...], count: int) -> Iterator[str]:

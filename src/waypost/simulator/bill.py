@@ -19,7 +19,14 @@ LINES_MAX = 200_000  # lines that can be listed; the totals never forget
 _NANOS_PER_MICRO_USD = 1000  # a price in USD per million units is one in micro-USD per unit
 _PRICE = re.compile(r"[0-9]{1,10}(\.[0-9]{1,9})?")
 # A class that a price list leaves out costs what its parent class costs.
-_PARENTS = {"input": "", "output": "", "cache_read": "input", "cache_write_5m": "input", "request": ""}
+_PARENTS = {
+    "input": "",
+    "output": "",
+    "cache_read": "input",
+    "cache_write_5m": "input",
+    "cache_write_1h": "input",
+    "request": "",
+}
 
 
 class Line(msgspec.Struct):
@@ -32,6 +39,7 @@ class Line(msgspec.Struct):
     input_tokens: int
     cache_read_tokens: int
     cache_write_tokens: int
+    cache_write_1h_tokens: int = 0
     output_tokens: int = 0
     is_open: bool = True
 
@@ -42,6 +50,7 @@ class Line(msgspec.Struct):
             price["input"] * self.input_tokens
             + price["cache_read"] * self.cache_read_tokens
             + price["cache_write_5m"] * self.cache_write_tokens
+            + price["cache_write_1h"] * self.cache_write_1h_tokens
             + price["output"] * self.output_tokens
             + price["request"]
         )
@@ -53,6 +62,7 @@ class _Sum(msgspec.Struct):
     input_tokens: int = 0
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
     output_tokens: int = 0
     nanos: int = 0
 
@@ -61,6 +71,7 @@ class _Sum(msgspec.Struct):
         self.input_tokens += line.input_tokens
         self.cache_read_tokens += line.cache_read_tokens
         self.cache_write_tokens += line.cache_write_tokens
+        self.cache_write_1h_tokens += line.cache_write_1h_tokens
         self.output_tokens += line.output_tokens
         self.nanos += line.nanos
 
@@ -101,9 +112,10 @@ class Bill:
             style=style,
             model=model,
             prices=self._prices.get(model, _FREE),
-            input_tokens=tokens.prompt - tokens.cached - tokens.cache_written,
+            input_tokens=tokens.prompt - tokens.cached - tokens.cache_written - tokens.cache_written_1h,
             cache_read_tokens=tokens.cached,
             cache_write_tokens=tokens.cache_written,
+            cache_write_1h_tokens=tokens.cache_written_1h,
         )
         self._open[id(line)] = line
         return line

@@ -28,10 +28,13 @@ class Directives(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     tools: Annotated[int, msgspec.Meta(ge=0, le=128)] | None = None  # tool calls to make, if tools are given
     reasoning: Tokens | None = None  # reasoning tokens before the answer; by default from reasoning_effort
     refusal: bool = False  # 1: refuse to answer
-    finish: Literal["", "stop", "length", "tool_calls", "content_filter", "function_call"] = ""
+    finish: Literal["", "stop", "length", "tool_calls", "content_filter", "function_call", "pause"] = ""
     input: Tokens | None = None  # prompt tokens, instead of counting
     cached: Tokens | None = None  # of those, read from the cache
     cache_write: Tokens = 0  # of those, written to the cache
+    cache_write_1h: Tokens = 0  # of those, written to the cache for an hour, at providers who tell it apart
+    redacted: bool = False  # 1: the reasoning is hidden, at providers who hide it
+    cite: bool = False  # 1: the text cites the first document, at providers who cite
 
 
 _LINE = re.compile(r"^sim:(.*)$", re.MULTILINE)

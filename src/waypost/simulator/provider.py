@@ -23,9 +23,11 @@ from waypost.simulator.request import InvalidRequest
 from waypost.simulator.style import Complaint, Identity, Style, Telling
 from waypost.simulator.style_alpha import Alpha
 from waypost.simulator.style_beta import Beta
+from waypost.simulator.style_delta import Delta
+from waypost.simulator.style_epsilon import Epsilon
 from waypost.simulator.style_gamma import Gamma
 
-STYLES: tuple[Style, ...] = (Beta(), Gamma(), Alpha())
+STYLES: tuple[Style, ...] = (Beta(), Gamma(), Delta(), Epsilon(), Alpha())
 _MODELS = ("sim-large", "sim-small")  # listed beside those that have a price; any name is answered
 
 
@@ -51,7 +53,7 @@ class Providers:
         identity = Identity(self._ids.new().hex(), self._clock.unix_ns() // 1_000_000_000, "")
         fields = request.fields
         path = request.path.removeprefix(style.prefix)
-        complaint = self._unauthorized(style.credential(fields))
+        complaint = self._unauthorized(style.credential(fields)) or style.complains(fields)
         if complaint is None and style.takes(request.method, path):
             try:
                 asked, directives = style.read(path, request.body)
@@ -95,7 +97,7 @@ class Providers:
 
     def _unauthorized(self, credential: str) -> Complaint | None:
         if not credential:
-            return Complaint(401, "You didn't provide an API key.", type="invalid_request_error")
+            return Complaint(401, "You didn't provide an API key.")
         if self.options.accepted_keys and credential not in self.options.accepted_keys:
             return Complaint(401, "Incorrect API key provided.")
         return None

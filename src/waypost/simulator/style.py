@@ -86,6 +86,10 @@ class Style(ABC):
         scheme, _, credential = fields.get("authorization", "").partition(" ")
         return credential.strip() if scheme.lower() == "bearer" else ""
 
+    def complains(self, fields: Mapping[str, str]) -> Complaint | None:  # noqa: ARG002  most are content with any
+        """What is wrong with the headers beside the credential."""
+        return None
+
     # Spelling
 
     @abstractmethod
