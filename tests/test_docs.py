@@ -253,7 +253,7 @@ def test_every_answer_field_is_documented_and_no_other() -> None:
     call, audio = ToolCall("1", "f", "{}"), Audio("1", "aa", "a", 1)
     choice = Choice(0, "stop", "a", "a", "", [call], audio, likely)
     identity = AnswerIdentity("chatcmpl-0", 0, "m", b"", b"", Envelope(b""))
-    whole = render_completion(Completion([choice]), identity, Usage(), "0.00")
+    whole = render_completion(Completion([choice]), identity, Usage(is_estimated=True), "0.00")
     legacy = render_completion(
         Completion([choice]), msgspec.structs.replace(identity, uses_functions=True), Usage(), "0.00"
     )

@@ -20,6 +20,8 @@ from waypost.tenancy.api_key import ApiKey, Scope, digest, is_well_formed
 NOBODY = "org_0192f0c4-0000-7000-8000-000000000000"
 NO_KEY = "key_0192f0c4-0000-7000-8000-000000000000"
 
+NO_OTHERS = {"images": 0, "duration_ms": 0, "characters": 0, "estimated": 0}
+
 
 def keys_of_gateways(conninfo: str) -> dict[bytes, ApiKey]:
     """Digest → key, as a gateway would learn them."""
@@ -132,7 +134,7 @@ def test_a_payment_is_credited_once(waypost: Waypost, org: str) -> None:
 def test_usage_of_nothing_is_an_empty_list(waypost: Waypost, org: str) -> None:
     assert waypost("usage", "--org", org, "--json", "--since", "2026-01-01").json == {
         "rows": [],
-        "total": {"requests": 0, "input_tokens": 0, "output_tokens": 0, "charge_nanos": "0"},
+        "total": {"requests": 0, "input_tokens": 0, "output_tokens": 0, **NO_OTHERS, "charge_nanos": "0"},
     }
     assert waypost("usage", "--org", org).line == "total: 0 requests, 0.00 USD"
 

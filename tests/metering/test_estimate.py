@@ -1,38 +1,31 @@
+"""A hold covers whatever a call can come to.
+
+Small in the suite; a million pairs of (prices, usage) by  WAYPOST_MONEY_CASES=1000000 ./run test tests/metering
+"""
+
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from math import ceil
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.metering.samples import ceilings, price_rows, splits, usage_within
 from waypost.kit.money import NANOS_MAX
+from waypost.metering.charge import bill_delivered
 from waypost.metering.estimate import Ceiling, affordable_output_tokens, ceiling, likely_tokens, upper_bound
-from waypost.metering.price import PriceRow, amount
+from waypost.metering.price import PARENTS, PriceRow, Tier, amount, price_row
 from waypost.wire.canonical import Usage
 
-PRICES_MAX = 10**12  # 1,000 USD per million
-prices = st.builds(
-    PriceRow,
-    *[st.integers(0, PRICES_MAX) for _ in range(5)],
-    request=st.integers(0, PRICES_MAX),
-)
-ceilings = st.builds(Ceiling, st.integers(0, 2_000_000), st.integers(0, 2_000_000))
-# How much of each bound is used, and where the input splits into its four classes: five parts in a thousand, as one
-# number, which is drawn much faster.
-splits = st.lists(st.integers(0, 1_001**5 - 1), min_size=40, max_size=40)
+CASES = int(os.environ.get("WAYPOST_MONEY_CASES", "10000"))  # pairs of (prices, usage), of forty usages each
+REST = settings(database=None, deadline=None, max_examples=100)
 
 
-def usage_within(c: Ceiling, split: int) -> Usage:
-    used, *edges, answered = [split // 1_001**place % 1_001 for place in range(5)]
-    input_tokens = c.input_tokens_max * used // 1_000
-    first, second, third = sorted(input_tokens * edge // 1_000 for edge in edges)
-    output_tokens = c.output_tokens_max * answered // 1_000
-    return Usage(first, second - first, third - second, input_tokens - third, output_tokens)
-
-
-@settings(database=None, deadline=None, max_examples=250)  # of forty usages each: ten thousand pairs
-@given(price_row=prices, c=ceilings, many=splits)
+@settings(database=None, deadline=None, max_examples=max(1, CASES // 40))
+@given(price_row=price_rows, c=ceilings, many=splits)
 def test_a_hold_covers_every_usage_within_its_ceiling(price_row: PriceRow, c: Ceiling, many: list[int]) -> None:
     bound = upper_bound(c, price_row)
 
@@ -40,33 +33,60 @@ def test_a_hold_covers_every_usage_within_its_ceiling(price_row: PriceRow, c: Ce
         assert amount(usage_within(c, split), price_row) <= bound
 
 
-@settings(database=None, deadline=None, max_examples=100)
-@given(price_row=prices, c=ceilings)
+@settings(database=None, deadline=None, max_examples=max(1, CASES // 40))
+@given(prices=price_rows, costs=price_rows, c=ceilings, many=splits)
+def test_a_charge_stays_within_its_hold_and_a_cost_within_its_bound(
+    prices: PriceRow, costs: PriceRow, c: Ceiling, many: list[int]
+) -> None:
+    hold, cost_bound = upper_bound(c, prices), upper_bound(c, costs)
+
+    for split in many:
+        bill = bill_delivered(
+            usage_within(c, split), prices=prices, costs=costs, hold_nanos=hold, has_output=bool(split % 2)
+        )
+        assert 0 <= bill.charge_nanos <= hold
+        assert 0 <= bill.cogs_nanos <= cost_bound
+        assert bill.overrun_nanos == 0
+
+
+@REST
+@given(price_row=price_rows, c=ceilings)
 def test_a_hold_is_no_higher_than_the_dearest_usage(price_row: PriceRow, c: Ceiling) -> None:
-    all_in = c.input_tokens_max
+    inputs = ["input", "cache_read", "cache_write_5m", "cache_write_1h"]
+    inputs += ["audio_input"] * c.has_audio + ["image_input"] * c.has_images
+    outputs = ["output"] + ["audio_output"] * c.has_audio
+    reached = [c.input_tokens_max, *(tier.above for tier in price_row.tiers if tier.above < c.input_tokens_max)]
     dearest = [
-        Usage(all_in, output_tokens=c.output_tokens_max),
-        Usage(cache_read_tokens=all_in, output_tokens=c.output_tokens_max),
-        Usage(cache_write_5m_tokens=all_in, output_tokens=c.output_tokens_max),
-        Usage(cache_write_1h_tokens=all_in, output_tokens=c.output_tokens_max),
+        msgspec.structs.replace(
+            Usage(images=c.images_max, duration_ms=c.duration_ms_max, characters=c.characters_max),
+            **{f"{one}_tokens": tokens, f"{other}_tokens": c.output_tokens_max},
+        )
+        for one in inputs
+        for other in outputs
+        for tokens in reached
     ]
 
-    assert upper_bound(c, price_row) == max(amount(usage, price_row) for usage in dearest)
+    # In a tier that is cheaper than the one above it, the hold is that of a whole context at the dearer price.
+    assert upper_bound(c, price_row) >= max(amount(usage, price_row) for usage in dearest)
+    if not price_row.tiers:
+        assert upper_bound(c, price_row) == max(amount(usage, price_row) for usage in dearest)
 
 
-@settings(database=None, deadline=None, max_examples=100)
-@given(price_row=prices, c=ceilings, available=st.integers(0, NANOS_MAX // 10**6))
+@REST
+@given(price_row=price_rows, c=ceilings, available=st.integers(0, NANOS_MAX // 10**6))
 def test_what_is_affordable_fits_and_one_more_token_does_not(price_row: PriceRow, c: Ceiling, available: int) -> None:
+    def with_output(tokens: int) -> Ceiling:
+        return Ceiling(c.input_tokens_max, tokens, *[getattr(c, name) for name in Ceiling.__struct_fields__[2:]])
+
     tokens = affordable_output_tokens(available, c, price_row)
-    input_alone = Ceiling(c.input_tokens_max, 0)
 
     assert 0 <= tokens <= c.output_tokens_max
-    if upper_bound(input_alone, price_row) > available:
+    if upper_bound(with_output(0), price_row) > available:
         assert tokens == 0
     else:
-        assert upper_bound(Ceiling(c.input_tokens_max, tokens), price_row) <= available
+        assert upper_bound(with_output(tokens), price_row) <= available
         if tokens < c.output_tokens_max:
-            assert upper_bound(Ceiling(c.input_tokens_max, tokens + 1), price_row) > available
+            assert upper_bound(with_output(tokens + 1), price_row) > available
 
 
 def test_a_ceiling_counts_bytes_images_and_choices_up_to_the_context() -> None:
@@ -75,27 +95,39 @@ def test_a_ceiling_counts_bytes_images_and_choices_up_to_the_context() -> None:
             text_bytes=text_bytes, image_count=2, image_tokens_max=85, n=n, output_tokens_max=50, context_window=1_000
         )
 
-    assert of(100) == Ceiling(270, 50)
-    assert of(900, n=3) == Ceiling(1_000, 150)
+    assert of(100) == Ceiling(270, 50, has_images=True)
+    assert of(900, n=3) == Ceiling(1_000, 150, has_images=True)
 
 
-@settings(database=None, deadline=None, max_examples=100)
-@given(
-    price_row=prices,
-    usage=st.builds(Usage, *[st.integers(0, 2_000_000) for _ in range(5)]),
-)
+def test_the_hold_of_a_long_context_is_that_of_its_tier() -> None:
+    long = Tier(200_000, price_row({"input": 5_000_000_000, "output": 20_000_000_000}))
+    prices = price_row({"input": 2_500_000_000, "output": 10_000_000_000}, (long,))
+
+    assert upper_bound(Ceiling(200_000, 1_000), prices) == 200_000 * 2_500 + 1_000 * 10_000
+    assert upper_bound(Ceiling(200_001, 1_000), prices) == 200_001 * 5_000 + 1_000 * 20_000
+    # Just below the step the request is billed by the lower list, though its hold was by the higher one.
+    assert amount(Usage(200_000, output_tokens=10), prices) == 200_000 * 2_500 + 10 * 10_000
+    assert amount(Usage(1, cache_read_tokens=200_000, output_tokens=10), prices) == 200_001 * 5_000 + 10 * 20_000
+
+
+@REST
+@given(price_row=price_rows, usage=st.builds(Usage, *[st.integers(0, 2_000_000) for _ in range(12)]))
 def test_an_amount_is_the_exact_sum_rounded_up_once(price_row: PriceRow, usage: Usage) -> None:
-    exact = Fraction(price_row.request, 10**6)
-    for units, price in (
-        (usage.input_tokens, price_row.input),
-        (usage.cache_read_tokens, price_row.cache_read),
-        (usage.cache_write_5m_tokens, price_row.cache_write_5m),
-        (usage.cache_write_1h_tokens, price_row.cache_write_1h),
-        (usage.output_tokens, price_row.output),
-    ):
-        exact += Fraction(units * price, 10**6)
+    row = price_row
+    for tier in price_row.tiers:
+        if usage.all_input_tokens > tier.above:
+            row = tier.prices
+    units = {
+        "request": Fraction(1),
+        "image": Fraction(usage.images),
+        "second": Fraction(usage.duration_ms, 1000),
+        "character": Fraction(usage.characters),
+    }
+    exact = sum(
+        (units.get(name) or Fraction(getattr(usage, f"{name}_tokens", 0))) * getattr(row, name) for name in PARENTS
+    )
 
-    assert amount(usage, price_row) == ceil(exact)
+    assert amount(usage, price_row) == ceil(Fraction(exact) / 10**6)
 
 
 def test_likely_tokens_round_up() -> None:

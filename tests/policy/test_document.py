@@ -12,7 +12,7 @@ import pytest
 
 from tests.policy.samples import FULL, catalogue_of, document, minimal_model
 from waypost.kit.errors import ErrorCode
-from waypost.metering.price import PriceRow
+from waypost.metering.price import price_row
 from waypost.policy.catalogue import Breaker, Bulkhead, CancelBilling, Catalogue, ErrorRule, Timeouts
 from waypost.policy.document import CatalogueError, catalogue_document, read_catalogue, with_creation_times
 
@@ -206,18 +206,19 @@ def test_the_sample_of_the_reference_is_read() -> None:
     assert provider.cancel_stops_billing is CancelBilling.YES
     assert provider.error_map == (ErrorRule(ErrorCode.MODEL_OVERLOADED, status=529),)
     assert (provider.timeouts, provider.bulkhead, provider.breaker) == (Timeouts(), Bulkhead(), Breaker())
-    assert model.price == PriceRow(
-        2_500_000_000,
-        10_000_000_000,
-        cache_read=250_000_000,
-        cache_write_5m=3_125_000_000,
-        cache_write_1h=5_000_000_000,
+    assert model.price == price_row(
+        {
+            "input": 2_500_000_000,
+            "output": 10_000_000_000,
+            "cache_read": 250_000_000,
+            "cache_write_5m": 3_125_000_000,
+            "cache_write_1h": 5_000_000_000,
+        }
     )
     (deployment,) = model.deployments
     assert deployment.id == "alpha/alpha-large-2026"
-    assert deployment.cost == PriceRow(
-        2_000_000_000, 8_000_000_000, cache_read=200_000_000, cache_write_5m=2_000_000_000, cache_write_1h=2_000_000_000
-    )
+    assert deployment.cost == price_row({"input": 2_000_000_000, "output": 8_000_000_000, "cache_read": 200_000_000})
+    assert (deployment.cost.cache_write_1h, deployment.cost.audio_output) == (2_000_000_000, 8_000_000_000)
 
 
 def test_an_empty_document_is_an_empty_catalogue() -> None:

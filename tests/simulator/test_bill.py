@@ -112,6 +112,7 @@ async def test_the_bill_is_read_and_priced_over_http() -> None:
         "cache_read_tokens": 0,
         "cache_write_tokens": 0,
         "cache_write_1h_tokens": 0,
+        "image_tokens": 0,
         "output_tokens": 10,
         "nanos": "60000",
     }
@@ -130,3 +131,13 @@ async def test_a_price_list_that_cannot_be_read_is_refused_whole(prices: dict[st
         refused = await control(sim, "POST", "/_sim/prices", {"good": {"input": "1"}, **prices})
     assert refused.status == 400
     assert sim.bill.prices() == {}
+
+
+async def test_a_long_prompt_is_billed_whole_at_the_price_of_its_step() -> None:
+    async with Simulator() as sim:
+        sim.set_prices({"sim-large": {"input": "1", "output": "4", "input_above_1000": "2", "output_above_1000": "6"}})
+        for count in (1000, 1001):
+            await ask(sim, f"sim: words=1 input={count} cached=500")
+        at_the_step, above_it = sim.bill.lines
+    assert at_the_step.nanos == 1000 * 1000 + 4000
+    assert above_it.nanos == 1001 * 2000 + 6000

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tests.storage.books import IDS, Books, open_books
-from waypost.metering.price import PriceRow
+from waypost.metering.price import price_row
 from waypost.policy.catalogue import Catalogue, Deployment, Model, Provider
 from waypost.storage.api_keys import (
     Limits,
@@ -29,7 +29,7 @@ from waypost.storage.catalogues import (
 from waypost.storage.directory import PostgresDirectory
 from waypost.tenancy.api_key import ApiKey, Scope
 
-PRICES = PriceRow(input=1, output=2, cache_read=1, cache_write_5m=1, cache_write_1h=1)
+PRICES = price_row({"input": 1, "output": 2})
 CATALOGUE = Catalogue(
     providers=(Provider("alpha", "openai", "http://127.0.0.1:1/v1", ("env:ALPHA",)),),
     models=(Model("swift-1", "chat", 1000, 100, PRICES, (Deployment("alpha/large", "alpha", "large", PRICES),)),),

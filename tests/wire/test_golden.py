@@ -33,7 +33,7 @@ def compare(path: Path, actual: bytes) -> None:
 def answered_whole(name: str) -> bytes:
     request = ask(name)
     completion, usage = KINDS["openai"].completion({}, (GOLDEN / name / "upstream.json").read_bytes(), n=request.n)
-    metered = meter(usage, input_estimate=1, output_estimate=1, context_window=128_000)
+    metered = meter(usage, Usage(input_tokens=1, output_tokens=1), context_window=128_000)
     return render_completion(completion, identity_for(request), metered.usage, COST)
 
 

@@ -198,6 +198,10 @@ def usage(
             "requests": row.requests,
             "input_tokens": row.input_tokens,
             "output_tokens": row.output_tokens,
+            "images": row.images,
+            "duration_ms": row.duration_ms,
+            "characters": row.characters,
+            "estimated": row.estimated,
             "charge_nanos": str(row.charge_nanos),
         }
 

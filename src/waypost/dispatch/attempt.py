@@ -304,14 +304,14 @@ class Attempt:
             bill = self._bill_received() if self._may_be_billed else FREE
             self._stop_call()
             cogs = self.record.cost_bound_nanos if self._may_be_billed else 0
-            self._end(Outcome.CUT_OFF, msgspec.structs.replace(bill, cogs_nanos=cogs, is_estimated=True), _BROKEN)
+            usage = msgspec.structs.replace(bill.usage, is_estimated=True)
+            self._end(Outcome.CUT_OFF, msgspec.structs.replace(bill, cogs_nanos=cogs, usage=usage), _BROKEN)
 
     def _bill(self, reported: Usage | None, output_bytes: int, *, has_output: bool) -> Bill:
         plan, offer = self._owner.plan, self.offer
         metered = meter(
             reported,
-            input_estimate=offer.input_estimate,
-            output_estimate=likely_tokens(output_bytes),
+            Usage(input_tokens=offer.input_estimate, output_tokens=likely_tokens(output_bytes)),
             context_window=offer.model.context_window,
             max_output=offer.model.max_output,
             n=plan.admission.request.n,
@@ -320,7 +320,6 @@ class Attempt:
             self._owner.usage_was_doubtful(self)
         bill = bill_delivered(
             metered.usage,
-            is_estimated=metered.is_estimated,
             prices=offer.model.price,
             costs=self.live.costs,
             hold_nanos=plan.hold.amount_nanos,

@@ -361,7 +361,7 @@ class Execution:
             attempt_id=attempt.record.attempt_id,
             outcome=outcome,
             is_final=is_final,
-            is_estimated=bill.is_estimated,
+            is_estimated=usage.is_estimated,
             charge_nanos=bill.charge_nanos,
             cogs_nanos=bill.cogs_nanos,
             closed_at_ms=self._now_ms(),
@@ -374,6 +374,12 @@ class Execution:
             cache_write_1h_tokens=usage.cache_write_1h_tokens,
             output_tokens=usage.output_tokens,
             reasoning_tokens=usage.reasoning_tokens,
+            audio_input_tokens=usage.audio_input_tokens,
+            image_input_tokens=usage.image_input_tokens,
+            audio_output_tokens=usage.audio_output_tokens,
+            images=usage.images,
+            duration_ms=usage.duration_ms,
+            characters=usage.characters,
         )
         self._last = ClosedAttempt(attempt.record, close)
         self._services.books.closed(self._last, self.plan.hold)

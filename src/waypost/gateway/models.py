@@ -6,6 +6,7 @@ import msgspec
 
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.money import format_usd
+from waypost.metering.price import PARENTS
 from waypost.policy.catalogue import Model
 from waypost.policy.snapshot import View
 from waypost.tenancy.api_key import ApiKey
@@ -19,8 +20,13 @@ class Pricing(msgspec.Struct, frozen=True):
     cache_read: str
     cache_write_5m: str
     cache_write_1h: str
+    audio_input: str
+    audio_output: str
+    image_input: str
     image: str
     request: str
+    second: str
+    character: str
 
 
 class ModelEntry(msgspec.Struct, frozen=True):
@@ -79,13 +85,5 @@ def _entry(model: Model) -> ModelEntry:
         max_output=model.max_output,
         features=model.features,
         aliases=model.aliases,
-        pricing=Pricing(
-            input=format_usd(price.input),
-            output=format_usd(price.output),
-            cache_read=format_usd(price.cache_read),
-            cache_write_5m=format_usd(price.cache_write_5m),
-            cache_write_1h=format_usd(price.cache_write_1h),
-            image=format_usd(price.image),
-            request=format_usd(price.request),
-        ),
+        pricing=Pricing(**{name: format_usd(getattr(price, name)) for name in PARENTS}),
     )

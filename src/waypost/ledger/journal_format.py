@@ -39,6 +39,7 @@ _BODY = Struct("<QB")
 _GRANT = Struct("<16s16sq")
 _OPEN = Struct("<QB16s16s16s16s16sqqqBqq?HHH")  # this and CLOSE with LSN and type before the payload
 _CLOSE = Struct("<QB16sB??qqqqiqqqqqqH")
+_OTHER_UNITS = Struct("<6q")  # behind a CLOSE's text, when any of them is not zero
 _FRAME_BYTES = _FRAME.size
 _PREFIX_BYTES = _FRAME.size + _BODY.size
 _TYPE_GRANT, _TYPE_OPEN, _TYPE_CLOSE, _TYPE_ACK = 1, 2, 3, 4
@@ -94,6 +95,16 @@ def encode_close(lsn: int, record: Close) -> bytes:
         record.reasoning_tokens,
         len(error_code),
     )
+    others = (
+        record.audio_input_tokens,
+        record.image_input_tokens,
+        record.audio_output_tokens,
+        record.images,
+        record.duration_ms,
+        record.characters,
+    )
+    if any(others):
+        return _framed(fixed + error_code + _OTHER_UNITS.pack(*others))
     return _framed(fixed + error_code)
 
 
@@ -192,6 +203,8 @@ def _decode_close(body: bytes) -> Close:
     (attempt_id, outcome, is_final, is_estimated, charge, cogs, closed_at, first_content, status, *tokens, length) = (
         _CLOSE.unpack_from(body)[2:]
     )
+    end = _CLOSE.size + length
+    others = _OTHER_UNITS.unpack(body[end:]) if len(body) > end else ()
     return Close(
         attempt_id,
         Outcome(outcome),
@@ -202,6 +215,7 @@ def _decode_close(body: bytes) -> Close:
         closed_at,
         first_content,
         status,
-        body[_CLOSE.size : _CLOSE.size + length].decode(),
+        body[_CLOSE.size : end].decode(),
         *tokens,
+        *others,
     )

@@ -66,6 +66,23 @@ class Close(msgspec.Struct, frozen=True, gc=False):
     cache_write_1h_tokens: int
     output_tokens: int  # reasoning included
     reasoning_tokens: int
+    audio_input_tokens: int = 0
+    image_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    images: int = 0  # generated
+    duration_ms: int = 0
+    characters: int = 0
+
+    @property
+    def all_input_tokens(self) -> int:
+        return (
+            self.input_tokens
+            + self.cache_read_tokens
+            + self.cache_write_5m_tokens
+            + self.cache_write_1h_tokens
+            + self.audio_input_tokens
+            + self.image_input_tokens
+        )
 
 
 class ClosedAttempt(msgspec.Struct, frozen=True, gc=False):

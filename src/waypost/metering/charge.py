@@ -21,26 +21,24 @@ class Bill(msgspec.Struct, frozen=True, gc=False):
     """Amounts of one attempt, nano-USD. `overrun_nanos` is what the usage costs above the hold: the house bears it."""
 
     usage: Usage
-    is_estimated: bool
     charge_nanos: Nanos
     cogs_nanos: Nanos
     overrun_nanos: Nanos = 0
 
 
-FREE = Bill(usage=Usage(), is_estimated=False, charge_nanos=0, cogs_nanos=0)
+FREE = Bill(usage=Usage(), charge_nanos=0, cogs_nanos=0)
 
 
-def bill_delivered(
-    usage: Usage, *, is_estimated: bool, prices: PriceRow, costs: PriceRow, hold_nanos: Nanos, has_output: bool
-) -> Bill:
+def bill_delivered(usage: Usage, *, prices: PriceRow, costs: PriceRow, hold_nanos: Nanos, has_output: bool) -> Bill:
     """The attempt delivered, wholly or in part. Without any output unit the customer pays nothing."""
     cogs = amount(usage, costs)
-    price = amount(usage, prices) if has_output or usage.output_tokens else 0
+    was_served = has_output or usage.all_output_tokens or usage.images or usage.duration_ms or usage.characters
+    price = amount(usage, prices) if was_served else 0
     charge = min(price, hold_nanos)
-    return Bill(usage, is_estimated, charge, cogs, price - charge)
+    return Bill(usage, charge, cogs, price - charge)
 
 
 def bill_lost(*, input_estimate: int, costs: PriceRow) -> Bill:
     """The request went out, nothing usable came back, and the provider may have billed the input."""
-    usage = Usage(input_tokens=input_estimate)
-    return Bill(usage=usage, is_estimated=True, charge_nanos=0, cogs_nanos=amount(usage, costs))
+    usage = Usage(input_tokens=input_estimate, is_estimated=True)
+    return Bill(usage=usage, charge_nanos=0, cogs_nanos=amount(usage, costs))

@@ -5,16 +5,22 @@ from __future__ import annotations
 import msgspec
 
 from waypost.kit.money import Nanos
-from waypost.metering.price import UNITS_PER_PRICE, PriceRow
+from waypost.metering.price import DIVISOR, PriceRow
 
 _BYTES_PER_TOKEN = 4  # English text under today's vocabularies; for guesses only, never for a bound
+_MS_PER_S = 1_000
 
 
 class Ceiling(msgspec.Struct, frozen=True, gc=False):
-    """What a call cannot exceed."""
+    """What a call cannot exceed. `has_audio`: whether tokens of either side may be audio, which is dearer."""
 
-    input_tokens_max: int
+    input_tokens_max: int  # of all classes together
     output_tokens_max: int  # over all choices
+    has_audio: bool = False
+    has_images: bool = False  # whether input may be images
+    images_max: int = 0  # to be generated
+    duration_ms_max: int = 0
+    characters_max: int = 0
 
 
 def ceiling(
@@ -25,26 +31,24 @@ def ceiling(
     n: int,
     output_tokens_max: int,
     context_window: int,
+    has_audio: bool = False,
 ) -> Ceiling:
     """A byte-level vocabulary never makes more tokens than bytes; images count at the model's maximum for one; nothing
     reads more than its context. `output_tokens_max` is per choice."""
     input_tokens_max = min(text_bytes + image_count * image_tokens_max, context_window)
-    return Ceiling(input_tokens_max, n * output_tokens_max)
+    return Ceiling(input_tokens_max, n * output_tokens_max, has_audio, image_count > 0)
 
 
 def upper_bound(c: Ceiling, prices: PriceRow) -> Nanos:
-    """At least `price.amount` of every usage within the ceiling, however its input splits into classes."""
-    total = _input_total(c, prices) + c.output_tokens_max * prices.output
-    return -(-total // UNITS_PER_PRICE)
+    """At least `price.amount` of every usage within the ceiling, however its input splits into classes and whichever
+    price tier it reaches."""
+    return -(-max(_fixed(c, row) + c.output_tokens_max * _output(c, row) for row in _reachable(c, prices)) // DIVISOR)
 
 
 def affordable_output_tokens(available: Nanos, c: Ceiling, prices: PriceRow) -> int:
     """The most output, over all choices and within the ceiling, whose upper bound `available` covers; 0 when not even
     the input fits."""
-    left = available * UNITS_PER_PRICE - _input_total(c, prices)
-    if left < 0:
-        return 0
-    return c.output_tokens_max if prices.output == 0 else min(left // prices.output, c.output_tokens_max)
+    return min(_affordable(available, c, row) for row in _reachable(c, prices))
 
 
 def likely_tokens(text_bytes: int) -> int:
@@ -52,6 +56,33 @@ def likely_tokens(text_bytes: int) -> int:
     return -(-text_bytes // _BYTES_PER_TOKEN)
 
 
-def _input_total(c: Ceiling, prices: PriceRow) -> int:
-    dearest = max(prices.input, prices.cache_read, prices.cache_write_5m, prices.cache_write_1h)
-    return c.input_tokens_max * dearest + prices.request
+def _affordable(available: Nanos, c: Ceiling, row: PriceRow) -> int:
+    left, price = available * DIVISOR - _fixed(c, row), _output(c, row)
+    if left < 0:
+        return 0
+    return c.output_tokens_max if price == 0 else min(left // price, c.output_tokens_max)
+
+
+def _reachable(c: Ceiling, prices: PriceRow) -> tuple[PriceRow, ...]:
+    """A request may stay below every tier that its ceiling reaches, and a lower one may be the dearer."""
+    if not prices.tiers:
+        return (prices,)
+    return (prices, *(tier.prices for tier in prices.tiers if c.input_tokens_max > tier.above))
+
+
+def _fixed(c: Ceiling, row: PriceRow) -> int:
+    """Everything but the output, in nano-USD times DIVISOR."""
+    dearest = max(row.input, row.cache_read, row.cache_write_5m, row.cache_write_1h)
+    if c.has_audio:
+        dearest = max(dearest, row.audio_input)
+    if c.has_images:
+        dearest = max(dearest, row.image_input)
+    total = c.input_tokens_max * dearest + row.request
+    if c.images_max or c.characters_max:
+        total += c.images_max * row.image + c.characters_max * row.character
+    return total * _MS_PER_S + c.duration_ms_max * row.second
+
+
+def _output(c: Ceiling, row: PriceRow) -> int:
+    dearest = max(row.output, row.audio_output) if c.has_audio else row.output
+    return dearest * _MS_PER_S

@@ -13,16 +13,12 @@ from collections.abc import Iterable
 
 import msgspec
 
-from waypost.kit.money import NANOS_PER_USD, Nanos, format_usd, parse_usd
-from waypost.metering.price import PriceRow
 from waypost.policy.catalogue import Catalogue, Deployment, Model, RequestChanges
+from waypost.policy.price_document import TOKENS_MAX, prices_document, read_prices
 from waypost.policy.provider_document import provider_document, read_provider
 from waypost.policy.table import Table, did_you_mean
 
 MODALITIES = ("chat",)
-TOKENS_MAX = 100_000_000  # of a context window; with the next two, no request's price leaves the range of Nanos
-TOKEN_PRICE_USD_MAX = 100_000  # per million tokens
-UNIT_PRICE_USD_MAX = 1_000_000_000  # per million images or requests
 WEIGHT_MAX = 1_000_000
 CREATED_S_MAX = 4_102_444_800  # the year 2100
 OWN_TABLES = ("server", "egress")  # of the same file, read by app.settings
@@ -33,9 +29,6 @@ _NAME_HINT = "a name of at most 128 letters, digits and . _ : @ / -, beginning w
 _FEATURE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _UPSTREAM_MODEL = re.compile(r"[!-~]{1,256}")
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-_TOKEN_CLASSES = ("input", "output")
-_CACHE_CLASSES = ("cache_read", "cache_write_5m", "cache_write_1h")  # cost what input costs, unless said
-_UNIT_CLASSES = ("image", "request")  # cost nothing, unless said
 # Changing these would bill, route or stream something else than was admitted.
 _SETTLED_FIELDS = ("model", "messages", "stream", "n")
 _MAXIMA = ("max_tokens", "max_completion_tokens")
@@ -92,13 +85,14 @@ def with_creation_times(catalogue: Catalogue, previous: Catalogue, now_s: int) -
 
 
 def _read_model(table: Table, provider_ids: list[str]) -> Model:
+    modality = table.one_of("modality", MODALITIES)
     model = Model(
         slug=table.text("slug", form=_NAME, hint=_NAME_HINT),
-        modality=table.one_of("modality", MODALITIES),
+        modality=modality,
         context_window=table.integer("context_window", least=1, most=TOKENS_MAX),
         max_output=table.integer("max_output", least=1, most=TOKENS_MAX),
-        price=_read_prices(table, "price"),
-        deployments=_read_deployments(table, provider_ids),
+        price=read_prices(table, "price", modality),
+        deployments=_read_deployments(table, provider_ids, modality),
         aliases=table.texts("aliases", form=_ALIAS, hint="a name, or a prefix and '*'"),
         features=table.texts("features", form=_FEATURE, hint="a word of lower-case letters, digits and _"),
         created_s=table.integer("created", 0, least=0, most=CREATED_S_MAX),
@@ -107,7 +101,7 @@ def _read_model(table: Table, provider_ids: list[str]) -> Model:
     return model
 
 
-def _read_deployments(model: Table, provider_ids: list[str]) -> tuple[Deployment, ...]:
+def _read_deployments(model: Table, provider_ids: list[str], modality: str) -> tuple[Deployment, ...]:
     pairs: Counter[str] = Counter()
     deployments = []
     for table in model.tables("deployments"):
@@ -122,7 +116,7 @@ def _read_deployments(model: Table, provider_ids: list[str]) -> tuple[Deployment
                 id=pair if pairs[pair] == 1 else f"{pair}#{pairs[pair]}",
                 provider=provider,
                 upstream_model=upstream_model,
-                cost=_read_prices(table, "cost"),
+                cost=read_prices(table, "cost", modality),
                 priority=table.integer("priority", 1, least=1, most=WEIGHT_MAX),
                 weight=table.integer("weight", 1, least=1, most=WEIGHT_MAX),
                 request=_read_changes(table.table("request")),
@@ -133,39 +127,6 @@ def _read_deployments(model: Table, provider_ids: list[str]) -> tuple[Deployment
     if not model.raw("deployments"):
         model.note("deployments", "missing; a model needs at least one [[models.deployments]]")
     return tuple(deployments)
-
-
-def _read_prices(owner: Table, name: str) -> PriceRow:
-    """No price, no route: what is not priced could not be billed, so `input` and `output` must be there."""
-    if not owner.has(name):
-        owner.note(name, 'missing; no price, no route: give at least input and output, such as { input = "2.50", … }')
-        return PriceRow(0, 0, 0, 0, 0)
-    table = owner.table(name)
-    nanos = {each: _read_price(table, each, TOKEN_PRICE_USD_MAX, None) for each in _TOKEN_CLASSES}
-    nanos |= {each: _read_price(table, each, TOKEN_PRICE_USD_MAX, nanos["input"]) for each in _CACHE_CLASSES}
-    nanos |= {each: _read_price(table, each, UNIT_PRICE_USD_MAX, 0) for each in _UNIT_CLASSES}
-    table.close()
-    return PriceRow(**nanos)
-
-
-def _read_price(table: Table, name: str, usd_max: int, default: Nanos | None) -> Nanos:
-    value = table.raw(name)
-    if value is None and default is not None:
-        return default
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        table.note(name, f'put the price in quotes, such as {name} = "2.50", so that it is exact')
-        return 0
-    text = table.text(name, hint='a price in quotes, such as "2.50"')
-    if not text:
-        return 0
-    try:
-        nanos = parse_usd(text)
-    except ValueError as error:
-        table.note(name, str(error))
-        return 0
-    if nanos > usd_max * NANOS_PER_USD:
-        table.note(name, f"the largest price is {usd_max} USD per million")
-    return nanos
 
 
 def _read_changes(table: Table) -> RequestChanges:
@@ -237,7 +198,7 @@ def _model_document(model: Model) -> dict[str, object]:
         "context_window": model.context_window,
         "max_output": model.max_output,
         **{name: value for name, value in optional.items() if value},
-        "price": _prices_document(model.price),
+        "price": prices_document(model.price),
         "deployments": [_deployment_document(each) for each in model.deployments],
     }
 
@@ -255,10 +216,6 @@ def _deployment_document(deployment: Deployment) -> dict[str, object]:
         "upstream_model": deployment.upstream_model,
         "priority": deployment.priority,
         "weight": deployment.weight,
-        "cost": _prices_document(deployment.cost),
+        "cost": prices_document(deployment.cost),
         **{name: value for name, value in optional.items() if value},
     }
-
-
-def _prices_document(prices: PriceRow) -> dict[str, str]:
-    return {name: format_usd(value) for name, value in msgspec.structs.asdict(prices).items()}

@@ -18,15 +18,15 @@ class Table:
     """A table at `path` (such as `models[0].price`). Each reading method gives the field's value, or its default
     after noting a mistake; a default of None makes the field required."""
 
-    __slots__ = ("_fields", "_is_table", "_known", "mistakes", "path")
+    __slots__ = ("_fields", "_known", "is_table", "mistakes", "path")
 
     def __init__(self, value: object, path: str, mistakes: list[str]) -> None:
         self.path = path
         self.mistakes = mistakes
         self._known: list[str] = []
-        self._is_table = isinstance(value, dict)
+        self.is_table = isinstance(value, dict)
         self._fields: dict[str, object] = value if isinstance(value, dict) else {}
-        if not self._is_table:
+        if not self.is_table:
             mistakes.append(f"{path}: expected a table, got {_kind(value)}")
 
     def at(self, name: str) -> str:
@@ -153,7 +153,7 @@ class Table:
         return []
 
     def _note_if_required(self, name: str, default: object, hint: str) -> None:
-        if default is None and self._is_table:
+        if default is None and self.is_table:
             self.note(name, f"missing; expected {hint}")
 
 

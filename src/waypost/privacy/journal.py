@@ -39,6 +39,8 @@ _RECORDS = {
         **dict.fromkeys(("closed_at_ms", "first_content_ms", "status", "error_code"), _EXECUTION),
         **dict.fromkeys(("input_tokens", "cache_read_tokens", "output_tokens", "reasoning_tokens"), _EXECUTION),
         **dict.fromkeys(("cache_write_5m_tokens", "cache_write_1h_tokens"), _EXECUTION),
+        **dict.fromkeys(("audio_input_tokens", "image_input_tokens", "audio_output_tokens"), _EXECUTION),
+        **dict.fromkeys(("images", "duration_ms", "characters"), _EXECUTION),
     },
     "Ack": {"attempt_ids": _EXECUTION},
 }

@@ -52,10 +52,13 @@ class Said(msgspec.Struct, gc=False):
 class _InputDetails(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
+    audio_tokens: int | None = None
+    image_tokens: int | None = None
 
 
 class _OutputDetails(msgspec.Struct, gc=False):
     reasoning_tokens: int | None = None
+    audio_tokens: int | None = None
 
 
 class _Counts(msgspec.Struct, gc=False):
@@ -157,12 +160,16 @@ def usage_of(sent: msgspec.Raw) -> Usage | None:
     if prompt is None or completion is None:
         return _loose_usage_of(sent)
     of_input, of_output = counts.prompt_tokens_details, counts.completion_tokens_details
-    cached = written = reasoning = 0
+    cached = written = reasoning = audio = images = spoken = 0
     if of_input is not None:
         cached, written = of_input.cached_tokens or 0, of_input.cache_write_tokens or 0
+        audio, images = of_input.audio_tokens or 0, of_input.image_tokens or 0
     if of_output is not None:
-        reasoning = of_output.reasoning_tokens or 0
-    return _in_classes(prompt, completion, cached, written, reasoning, counts.total_tokens or 0)
+        reasoning, spoken = of_output.reasoning_tokens or 0, of_output.audio_tokens or 0
+    total = counts.total_tokens or 0
+    if audio or images or spoken:
+        return _with_media(prompt, completion, cached, written, reasoning, total, audio, images, spoken)
+    return _in_classes(prompt, completion, cached, written, reasoning, total)
 
 
 def _loose_usage_of(sent: msgspec.Raw) -> Usage | None:
@@ -182,7 +189,46 @@ def _loose_usage_of(sent: msgspec.Raw) -> Usage | None:
     cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
     written = _detail(usage, "prompt_tokens_details", "cache_write_tokens")
     reasoning = _detail(usage, "completion_tokens_details", "reasoning_tokens")
-    return _in_classes(input_tokens, output_tokens, cached, written, reasoning, _count(usage.get("total_tokens"), 0))
+    total = _count(usage.get("total_tokens"), 0)
+    media = [
+        _detail(usage, group, name)
+        for group, name in (
+            ("prompt_tokens_details", "audio_tokens"),
+            ("prompt_tokens_details", "image_tokens"),
+            ("completion_tokens_details", "audio_tokens"),
+        )
+    ]
+    if any(media):
+        return _with_media(input_tokens, output_tokens, cached, written, reasoning, total, *media)
+    return _in_classes(input_tokens, output_tokens, cached, written, reasoning, total)
+
+
+def _with_media(
+    input_tokens: int,
+    output_tokens: int,
+    cached: int,
+    written: int,
+    reasoning: int,
+    total_tokens: int,
+    audio: int,
+    images: int,
+    spoken: int,
+) -> Usage:
+    """Audio and images taken out of the classes of text. What a provider counts as cached as well is cached, and no
+    input class comes out below zero while the whole is enough for all of them."""
+    usage = _in_classes(input_tokens, output_tokens, cached, written, reasoning, total_tokens)
+    if min(usage.input_tokens, audio, images, spoken) < 0 or spoken > usage.output_tokens:
+        return Usage(UNREADABLE)
+    audio = min(audio, usage.input_tokens)
+    images = min(images, usage.input_tokens - audio)
+    return msgspec.structs.replace(
+        usage,
+        input_tokens=usage.input_tokens - audio - images,
+        output_tokens=usage.output_tokens - spoken,
+        audio_input_tokens=audio,
+        image_input_tokens=images,
+        audio_output_tokens=spoken,
+    )
 
 
 def _in_classes(

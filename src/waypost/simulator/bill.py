@@ -24,9 +24,11 @@ _PARENTS = {
     "output": "",
     "cache_read": "input",
     "cache_write_5m": "input",
-    "cache_write_1h": "input",
+    "cache_write_1h": "cache_write_5m",
+    "image_input": "input",
     "request": "",
 }
+_STEP = re.compile(r"([a-z_0-9]+)_above_([0-9]{1,9})")  # the price of a class for prompts longer than so many tokens
 
 
 class Line(msgspec.Struct):
@@ -36,18 +38,26 @@ class Line(msgspec.Struct):
     style: str
     model: str
     prices: dict[str, Fraction]
+    steps: dict[int, dict[str, Fraction]]  # by length of the prompt, ascending
     input_tokens: int
     cache_read_tokens: int
     cache_write_tokens: int
     cache_write_1h_tokens: int = 0
+    image_tokens: int = 0  # of the prompt
     output_tokens: int = 0
     is_open: bool = True
 
     @property
     def nanos(self) -> int:
         price = self.prices
+        prompt = self.input_tokens + self.cache_read_tokens + self.cache_write_tokens
+        prompt += self.cache_write_1h_tokens + self.image_tokens
+        for above, dearer in self.steps.items():
+            if prompt > above:
+                price = dearer
         micro_usd = (
-            price["input"] * self.input_tokens
+            price["image_input"] * self.image_tokens
+            + price["input"] * self.input_tokens
             + price["cache_read"] * self.cache_read_tokens
             + price["cache_write_5m"] * self.cache_write_tokens
             + price["cache_write_1h"] * self.cache_write_1h_tokens
@@ -63,6 +73,7 @@ class _Sum(msgspec.Struct):
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0
+    image_tokens: int = 0
     output_tokens: int = 0
     nanos: int = 0
 
@@ -72,6 +83,7 @@ class _Sum(msgspec.Struct):
         self.cache_read_tokens += line.cache_read_tokens
         self.cache_write_tokens += line.cache_write_tokens
         self.cache_write_1h_tokens += line.cache_write_1h_tokens
+        self.image_tokens += line.image_tokens
         self.output_tokens += line.output_tokens
         self.nanos += line.nanos
 
@@ -85,6 +97,7 @@ class Bill:
 
     def __init__(self) -> None:
         self._prices: dict[str, dict[str, Fraction]] = {}
+        self._steps: dict[str, dict[int, dict[str, Fraction]]] = {}
         self._closed: dict[str, _Sum] = {}
         self._open: dict[int, Line] = {}
         self._lines: deque[Line] = deque(maxlen=LINES_MAX)
@@ -96,10 +109,23 @@ class Bill:
     def set_prices(self, prices: Mapping[str, Mapping[str, str]]) -> None:
         """`{"model": {"input": "2.00", "cache_read": "0.20", "output": "8.00"}}`; replaces the models it names.
 
-        They count from the next billed request on. Raises BadPrice.
+        `"input_above_200000": "4.00"` is a price for prompts longer than so many tokens; there, a class without one
+        costs what its parent class does. They count from the next billed request on. Raises BadPrice.
         """
-        read = {model: _read_prices(model, row) for model, row in prices.items()}
+        flat: dict[str, dict[str, str]] = {}
+        steps: dict[str, dict[int, dict[str, str]]] = {}
+        for model, row in prices.items():
+            flat[model], steps[model] = {}, {}
+            for name, text in row.items():
+                step = _STEP.fullmatch(name)
+                target = flat[model] if step is None else steps[model].setdefault(int(step[2]), {})
+                target[name if step is None else step[1]] = text
+        read = {model: _read_prices(model, row) for model, row in flat.items()}
+        read_steps = {
+            model: {above: _read_prices(model, rows[above]) for above in sorted(rows)} for model, rows in steps.items()
+        }
         self._prices |= read
+        self._steps |= read_steps
 
     def prices(self) -> dict[str, dict[str, str]]:
         """The prices in force, as exact fractions of USD per million."""
@@ -107,15 +133,19 @@ class Bill:
 
     def open(self, *, answer_id: str, style: str, model: str, tokens: Tokens) -> Line:
         """Begins to charge for an answer. The caller adds to `output_tokens` and closes the line."""
+        fresh = tokens.prompt - tokens.cached - tokens.cache_written - tokens.cache_written_1h
+        images = min(tokens.image, fresh)
         line = Line(
             id=answer_id,
             style=style,
             model=model,
             prices=self._prices.get(model, _FREE),
-            input_tokens=tokens.prompt - tokens.cached - tokens.cache_written - tokens.cache_written_1h,
+            steps=self._steps.get(model, {}),
+            input_tokens=fresh - images,
             cache_read_tokens=tokens.cached,
             cache_write_tokens=tokens.cache_written,
             cache_write_1h_tokens=tokens.cache_written_1h,
+            image_tokens=images,
         )
         self._open[id(line)] = line
         return line
@@ -177,7 +207,7 @@ def _shown(row: _Sum) -> dict[str, object]:
 
 
 def _shown_line(line: Line) -> dict[str, object]:
-    shown = {name: value for name, value in msgspec.structs.asdict(line).items() if name != "prices"}
+    shown = {name: value for name, value in msgspec.structs.asdict(line).items() if name not in ("prices", "steps")}
     return {**shown, "nanos": str(line.nanos)}
 
 

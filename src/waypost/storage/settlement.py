@@ -27,6 +27,12 @@ _NUMBERS = (
     "cache_write_1h_tokens",
     "output_tokens",
     "reasoning_tokens",
+    "audio_input_tokens",
+    "image_input_tokens",
+    "audio_output_tokens",
+    "images",
+    "duration_ms",
+    "characters",
     "outcome",
     "flags",
     "accepted_at_ms",
@@ -41,7 +47,10 @@ _NUMBERS = (
 )
 _TEXTS = ("model", "provider", "deployment", "error_code")
 _ESTIMATED, _FINAL, _STREAM = 1, 2, 4
-_UNITS = ", ".join(name for name in _NUMBERS if name.endswith("_tokens"))
+_RARE_UNITS = ("audio_input_tokens", "image_input_tokens", "audio_output_tokens", "images", "duration_ms", "characters")
+_UNITS = ", ".join(name for name in _NUMBERS if name.endswith("_tokens") or name in _RARE_UNITS)
+# NULL takes no room in a row, and hardly any call has one of these.
+_UNIT_VALUES = ", ".join(f"nullif({name}, 0)" if name in _RARE_UNITS else name for name in _UNITS.split(", "))
 
 
 def _element(name: str) -> str:
@@ -75,17 +84,18 @@ fresh AS (
     INSERT INTO settlement (attempt_id, execution_id, org_id, lease_id, charge, house, cogs, price_version,
                             {_UNITS}, outcome, is_estimated, model, provider, deployment)
     SELECT attempt_id, execution_id, org_id, lease_id, charge, worth - charge, cogs, price_version,
-           {_UNITS}, outcome::smallint, flags & {_ESTIMATED} <> 0, model, provider, deployment
+           {_UNIT_VALUES}, outcome::smallint, flags & {_ESTIMATED} <> 0, model, provider, deployment
       FROM attempt
         {on_conflict}
     RETURNING lease_id, charge
 ),
 ended AS (
-    INSERT INTO execution (id, org_id, api_key_id, accepted_at, closed_at, charge, {_UNITS}, first_content_ms,
-                           attempts, outcome, status, is_stream, is_estimated, model, error_code)
+    INSERT INTO execution (id, org_id, api_key_id, accepted_at, closed_at, charge, price_version, {_UNITS},
+                           first_content_ms, attempts, outcome, status, is_stream, is_estimated, model, error_code)
     SELECT execution_id, org_id, api_key_id, {_MOMENT.format("accepted_at_ms")}, {_MOMENT.format("closed_at_ms")},
-           charge, {_UNITS}, first_content_ms, attempts::smallint, outcome::smallint, status::smallint,
-           flags & {_STREAM} <> 0, flags & {_ESTIMATED} <> 0, model, error_code
+           charge, price_version, {_UNIT_VALUES}, first_content_ms,
+           attempts::smallint, outcome::smallint, status::smallint, flags & {_STREAM} <> 0,
+           flags & {_ESTIMATED} <> 0, model, error_code
       FROM attempt
      WHERE flags & {_FINAL} <> 0
         {on_conflict}
@@ -139,6 +149,12 @@ def settle_parameters(batch: Sequence[ClosedAttempt]) -> dict[str, object]:
             8, closed.cache_write_1h_tokens,
             8, closed.output_tokens,
             8, closed.reasoning_tokens,
+            8, closed.audio_input_tokens,
+            8, closed.image_input_tokens,
+            8, closed.audio_output_tokens,
+            8, closed.images,
+            8, closed.duration_ms,
+            8, closed.characters,
             8, closed.outcome,
             8, flags,
             8, opened.accepted_at_ms,

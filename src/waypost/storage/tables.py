@@ -60,9 +60,14 @@ def _column(name: str, kind: Any, info: dict[str, Any], **options: Any) -> sa.Co
 
 
 def _units(info: dict[str, Any]) -> list[sa.Column[Any]]:
-    """The disjoint token classes of `wire.canonical.Usage`, and reasoning as a part of output."""
+    """The disjoint classes of `wire.canonical.Usage`, and reasoning as a part of output. Those that few calls have
+    are NULL where they are zero, which takes no room."""
     names = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "reasoning")
-    return [_column(f"{name}_tokens", BigInteger, info) for name in names]
+    rare = ("audio_input_tokens", "image_input_tokens", "audio_output_tokens", "images", "duration_ms", "characters")
+    return [
+        *(_column(f"{name}_tokens", BigInteger, info) for name in names),
+        *(_column(name, BigInteger, info, nullable=True) for name in rare),
+    ]
 
 
 org = sa.Table(
@@ -195,6 +200,7 @@ execution = sa.Table(
     _column("accepted_at", _TIME, _EXECUTION),
     _column("closed_at", _TIME, _EXECUTION),
     _column("charge", BigInteger, _EXECUTION),
+    _column("price_version", BigInteger, _EXECUTION, nullable=True),  # NULL: of before it was kept here
     *_units(_EXECUTION),
     _column("first_content_ms", BigInteger, _EXECUTION),
     _column("attempts", SmallInteger, _EXECUTION),

@@ -17,8 +17,13 @@ USAGE = """
 SELECT (accepted_at AT TIME ZONE 'UTC')::date AS day,
        model,
        count(*),
-       sum(input_tokens + cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens)::bigint,
-       sum(output_tokens)::bigint,
+       sum(input_tokens + cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens
+           + coalesce(audio_input_tokens, 0) + coalesce(image_input_tokens, 0))::bigint,
+       sum(output_tokens + coalesce(audio_output_tokens, 0))::bigint,
+       coalesce(sum(images), 0)::bigint,
+       coalesce(sum(duration_ms), 0)::bigint,
+       coalesce(sum(characters), 0)::bigint,
+       count(*) FILTER (WHERE is_estimated),
        sum(charge)::bigint
   FROM execution
  WHERE org_id = %(org_id)s AND id >= %(lowest_id)s
@@ -34,7 +39,11 @@ class UsageRow(msgspec.Struct, frozen=True):
     model: str
     requests: int
     input_tokens: int  # all input classes together
-    output_tokens: int
+    output_tokens: int  # audio included
+    images: int  # generated
+    duration_ms: int
+    characters: int
+    estimated: int  # requests whose usage their provider did not report
     charge_nanos: Nanos
 
 
@@ -53,5 +62,9 @@ def total_of(rows: Sequence[UsageRow]) -> UsageRow:
         sum(row.requests for row in rows),
         sum(row.input_tokens for row in rows),
         sum(row.output_tokens for row in rows),
+        sum(row.images for row in rows),
+        sum(row.duration_ms for row in rows),
+        sum(row.characters for row in rows),
+        sum(row.estimated for row in rows),
         sum(row.charge_nanos for row in rows),
     )

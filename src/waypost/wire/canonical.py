@@ -12,10 +12,11 @@ import msgspec
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens in disjoint classes: input, cache and output classes add up to everything billed by token.
+    """Units in disjoint classes: nothing is counted in two of them, and the token classes add up to everything billed
+    by token.
 
     `reasoning_tokens` is a part of `output_tokens` and is not counted again. Values are as a provider reported them;
-    `metering.usage` decides whether they can be believed.
+    `metering.usage` decides whether they can be believed, and sets `is_estimated` where it had to count itself.
     """
 
     input_tokens: int = 0  # neither read from nor written to a cache
@@ -24,10 +25,28 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     cache_write_1h_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    audio_input_tokens: int = 0  # not read from a cache
+    image_input_tokens: int = 0  # not read from a cache
+    audio_output_tokens: int = 0
+    images: int = 0  # generated
+    duration_ms: int = 0  # of video or audio, generated or read
+    characters: int = 0  # of text that became speech
+    is_estimated: bool = False
 
     @property
     def all_input_tokens(self) -> int:
-        return self.input_tokens + self.cache_read_tokens + self.cache_write_5m_tokens + self.cache_write_1h_tokens
+        return (
+            self.input_tokens
+            + self.cache_read_tokens
+            + self.cache_write_5m_tokens
+            + self.cache_write_1h_tokens
+            + self.audio_input_tokens
+            + self.image_input_tokens
+        )
+
+    @property
+    def all_output_tokens(self) -> int:
+        return self.output_tokens + self.audio_output_tokens
 
 
 # ── what was said ───────────────────────────────────────────────────────────────────────────────────────────────────

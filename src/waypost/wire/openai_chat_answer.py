@@ -38,20 +38,23 @@ def render_completion(completion: Completion, identity: AnswerIdentity, usage: U
 
 
 def render_usage(usage: Usage, cost: str) -> bytes:
-    prompt_tokens = usage.all_input_tokens
+    prompt_tokens, completion_tokens = usage.all_input_tokens, usage.all_output_tokens
     return (
         b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,'
-        b'"prompt_tokens_details":{"cached_tokens":%d,"cache_write_tokens":%d,"audio_tokens":0},'
-        b'"completion_tokens_details":{"reasoning_tokens":%d,"audio_tokens":0,'
-        b'"accepted_prediction_tokens":0,"rejected_prediction_tokens":0},"cost":"%b"}'
+        b'"prompt_tokens_details":{"cached_tokens":%d,"cache_write_tokens":%d,"audio_tokens":%d},'
+        b'"completion_tokens_details":{"reasoning_tokens":%d,"audio_tokens":%d,'
+        b'"accepted_prediction_tokens":0,"rejected_prediction_tokens":0},"cost":"%b"%b}'
         % (
             prompt_tokens,
-            usage.output_tokens,
-            prompt_tokens + usage.output_tokens,
+            completion_tokens,
+            prompt_tokens + completion_tokens,
             usage.cache_read_tokens,
             usage.cache_write_5m_tokens + usage.cache_write_1h_tokens,
+            usage.audio_input_tokens,
             usage.reasoning_tokens,
+            usage.audio_output_tokens,
             cost.encode(),
+            b',"cost_estimated":true' if usage.is_estimated else b"",
         )
     )
 
