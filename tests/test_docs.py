@@ -15,7 +15,8 @@ import pytest
 import typer.main
 
 from tests.documents import ROOT, Block, blocks, code_of, page, pages
-from waypost.app.settings import DRAIN_S, SettingsError, read_settings
+from waypost.app.live_settings import DRAIN_S
+from waypost.app.settings import SettingsError, read_settings
 from waypost.cli.command import cli
 from waypost.gateway.models import ModelEntry, Pricing
 from waypost.kit.errors import ErrorCode
@@ -148,6 +149,8 @@ _STRANGER = "zzzzzzzz"
 _SECTIONS = {
     # a place in the file → the heading that documents it
     "server": "`[server]`",
+    "server.tls": "`[server.tls]`",
+    "server.limits": "`[server.limits]`",
     "egress": "`[egress]`",
     "providers[0]": "`[[providers]]`",
     "providers[0].timeouts": "`timeouts`",
@@ -174,7 +177,8 @@ def known_fields(tmp_path: Path) -> dict[str, set[str]]:
     with pytest.raises(CatalogueError) as caught:
         read_catalogue(document)
     config = tmp_path / "strangers.toml"
-    config.write_text(f"[server]\n{_STRANGER} = 1\n[egress]\n{_STRANGER} = 1\n")
+    places = ("server", "server.tls", "server.limits", "egress")
+    config.write_text("".join(f"[{place}]\n{_STRANGER} = 1\n" for place in places))
     with pytest.raises(SettingsError) as refused:
         read_settings(environment={}, data_dir=tmp_path, config_path=config)
     found = {}
@@ -200,6 +204,8 @@ def test_documented_defaults_are_those_of_the_code() -> None:
         assert documented == msgspec.structs.asdict(values)
     server = {code_of(row[0]): code_of(row[1]) for row in text.rows("`[server]`")}
     assert float(server["drain_s"]) == DRAIN_S
+    limits = {code_of(row[0]): float(code_of(row[1])) for row in text.rows("`[server.limits]`")}
+    assert limits == msgspec.structs.asdict(ServerLimits())
 
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=shown)

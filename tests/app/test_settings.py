@@ -33,8 +33,8 @@ def test_nothing_said_is_an_embedded_database_below_the_data_directory(tmp_path:
     settings = read_settings(environment={"XDG_DATA_HOME": str(tmp_path)})
     assert settings.data_dir == tmp_path / "waypost"
     assert settings.secrets_dir == tmp_path / "waypost/secrets"
-    assert (settings.database_url, settings.config_path, settings.public_url) == (None, None, None)
-    assert settings.drain_s == 30
+    assert (settings.database_url, settings.config_path, settings.live.public_url) == (None, None, None)
+    assert settings.live.drain_s == 30
 
 
 def test_a_relative_xdg_directory_counts_as_unset() -> None:
@@ -54,9 +54,9 @@ def test_the_command_line_comes_before_the_environment(tmp_path: Path) -> None:
 
 def test_the_file_of_the_current_directory_is_taken_when_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("waypost.toml").write_text("[server]\ndrain_s = 3")
-    assert read_settings(environment={}).drain_s == 3
+    assert read_settings(environment={}).live.drain_s == 3
     Path("other.toml").write_text("[server]\ndrain_s = 4")
-    assert read_settings(environment={"WAYPOST_CONFIG": "other.toml"}).drain_s == 4
+    assert read_settings(environment={"WAYPOST_CONFIG": "other.toml"}).live.drain_s == 4
 
 
 def test_the_file_is_understood(tmp_path: Path) -> None:
@@ -70,9 +70,9 @@ def test_the_file_is_understood(tmp_path: Path) -> None:
         'trusted_proxies = []\nvalkey_url = ""\ncors_origins = []\n' + text,
         tmp_path,
     )
-    assert settings.public_url == "https://ai.example.org"
+    assert settings.live.public_url == "https://ai.example.org"
     assert settings.secrets_dir == Path("/etc/waypost")
-    assert settings.is_tls_terminated
+    assert settings.live.is_tls_terminated
 
 
 @pytest.mark.parametrize(
@@ -92,24 +92,34 @@ def test_the_file_is_understood(tmp_path: Path) -> None:
             "[server]\npublic_url = 'http://u:p@h'",
             'server.public_url: expected an address such as "https://ai.example.org"',
         ),
+        ("[server.tls]\ncert = 'a'", "server.tls.key: missing; expected the path of a PEM file"),
+        ("[server]\ntls = 'on'", 'server.tls: expected { cert = "…", key = "…" }, or "terminated" behind a proxy'),
         (
-            "[server.tls]\ncert = 'a'\nkey = 'b'",
-            'server.tls: not available in this version; put a proxy in front and set tls = "terminated"',
-        ),
-        (
-            "[server]\nvalkey_url = 'redis://h'",
-            "server.valkey_url: not available in this version (limits are kept in the gateway process); leave it out",
+            "[server]\ntrusted_proxies = ['10.0.0.1/8']",
+            (
+                'server.trusted_proxies[0]: expected an address or a network such as "10.0.0.0/8", '
+                "without bits set behind its mask"
+            ),
         ),
         (
             "[server]\ncors_origins = ['*']",
             (
-                "server.cors_origins: not available in this version (browsers cannot call the API from other sites); "
-                "leave it out"
+                'server.cors_origins[0]: expected an origin such as "https://app.example.org": '
+                "in small letters, no path, each named (no *)"
             ),
         ),
         (
-            "[server]\ntrusted_proxies = ['10.0.0.0/8']",
-            "server.trusted_proxies: not available in this version (the client's address is not used); leave it out",
+            "[server.limits]\nbody_bytes = 1",
+            "server.limits.body_bytes: expected an integer from 1024 to 268435456, got 1",
+        ),
+        ("[server.limits]\nhead_s = 0", "server.limits.head_s: expected a number from 1 to 120, got 0"),
+        (
+            "[egress]\nproxy = 'socks5://h:1'",
+            'egress.proxy: expected an address such as "http://proxy.example.org:3128", with its port',
+        ),
+        (
+            "[server]\nvalkey_url = 'redis://h'",
+            "server.valkey_url: not available in this version (limits are kept in the gateway process); leave it out",
         ),
         (
             "[egress]\nallow = ['a']",

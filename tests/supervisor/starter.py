@@ -29,7 +29,7 @@ def main() -> int:
         port=port,
         metrics_port=0,
         workers=int(os.environ.get("TEST_WORKERS", "1")),
-        drain_s=5.0,
+        drain_s=lambda: 5.0,
         config_path=config,
         gateway_command=(sys.executable, *sys.argv[4:]),
     )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import subprocess
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.transport.loopback import echo, fetch, pooling, run, serving
 from waypost.transport import tls
 from waypost.transport.http1_client import TransportFailure
+
+AUTHORITY = trustme.CA()
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +96,67 @@ def test_versions_before_1_2_are_not_spoken(certificate: tuple[str, str]) -> Non
             assert (await fetch(pool)).failure is TransportFailure.TLS
 
     run(main())
+
+
+def issue(directory: Path, name: str, kind: trustme.KeyType = trustme.KeyType.ECDSA) -> tuple[str, str]:
+    made = AUTHORITY.issue_cert("localhost", key_type=kind)
+    files = directory / f"{name}.pem", directory / f"{name}.key"
+    files[0].write_bytes(b"".join(part.bytes() for part in made.cert_chain_pems))
+    made.private_key_pem.write_to_path(files[1])
+    return str(files[0]), str(files[1])
+
+
+async def serial_number(port: int, authority: str) -> object:
+    """Of the certificate that a new connection is shown."""
+    context = ssl.create_default_context(cafile=authority)
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
+    shown = writer.get_extra_info("ssl_object").getpeercert()
+    writer.close()
+    return shown["serialNumber"]
+
+
+def test_new_connections_get_the_new_certificate_and_open_ones_go_on(tmp_path: Path) -> None:
+    AUTHORITY.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority = str(tmp_path / "ca.pem")
+
+    async def main() -> None:
+        theirs = tls.ServerTls()
+        theirs.load(*issue(tmp_path, "first", trustme.KeyType.RSA))
+        ours = tls.client_context(ca_bundle=authority)
+        async with (
+            serving(echo, ssl_context=theirs.context) as server,
+            pooling(server.port, host="localhost", ssl_context=ours) as pool,
+        ):
+            await fetch(pool)
+            before = await serial_number(server.port, authority)
+            theirs.load(*issue(tmp_path, "second"))
+            after = await serial_number(server.port, authority)
+            assert before != after
+            assert (await fetch(pool)).status == 200
+            assert pool.open == 1
+            with pytest.raises(tls.TlsFilesUnusable):
+                theirs.load(str(tmp_path / "first.pem"), str(tmp_path / "second.key"))
+            assert await serial_number(server.port, authority) == after
+
+    run(main())
+
+
+def test_files_that_cannot_be_served_are_told_apart(tmp_path: Path) -> None:
+    certificate, key = issue(tmp_path, "one")
+    (tmp_path / "text").write_text("hello")
+    locked = tmp_path / "locked.key"
+    command = ["openssl", "ec", "-aes256", "-passout", "pass:x", "-in", key, "-out", str(locked)]
+    subprocess.run(command, check=True, capture_output=True)
+    for files, sentence in (
+        (("/nonexistent", key), "/nonexistent cannot be read (No such file or directory)"),
+        ((certificate, str(tmp_path / "text")), "are not a PEM certificate chain and its PEM private key"),
+        ((certificate, issue(tmp_path, "two")[1]), "is not the key of the first certificate"),
+        ((certificate, issue(tmp_path, "three", trustme.KeyType.RSA)[1]), "is not the key of the first certificate"),
+        ((certificate, str(locked)), "asks for a password"),
+    ):
+        with pytest.raises(tls.TlsFilesUnusable) as caught:
+            tls.server_context(certificate=files[0], private_key=files[1])
+        assert sentence in str(caught.value)
 
 
 def test_a_missing_authority_file_is_an_error_at_once() -> None:

@@ -10,7 +10,7 @@ import psycopg
 
 from waypost.app.operator import Operator, act
 from waypost.app.secrets import CredentialReader, open_secrets, with_references
-from waypost.app.settings import Settings, SettingsError, read_toml
+from waypost.app.settings import Settings, SettingsError, read_settings, read_toml
 from waypost.ledger.record import LedgerUnavailable
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.document import CatalogueError, read_catalogue
@@ -28,12 +28,23 @@ def read_catalogue_file(settings: Settings, path: Path) -> Catalogue:
     return with_references(catalogue, open_secrets(settings.secrets_dir), document_dir=path.absolute().parent)
 
 
+def check_catalogue(settings: Settings) -> None:
+    """Raises CatalogueError when the configuration file's catalogue would be refused."""
+    if settings.config_path is not None:
+        try:
+            read_catalogue(read_toml(settings.config_path))
+        except CatalogueError as error:
+            raise CatalogueError(f"{settings.config_path}: {mistake}" for mistake in error.mistakes) from None
+
+
 def apply_watched_file(settings: Settings, conninfo: str) -> Sequence[str]:
     """Apply the configuration file if its content changed since it was last applied; the mistakes for which it was
     refused whole. Raises psycopg.OperationalError when the database does not answer."""
     if settings.config_path is None:
         return ()
     try:
+        # The file counts as a whole: a catalogue beside a mistake in `[server]` is not applied either.
+        read_settings(environment=os.environ, data_dir=settings.data_dir, config_path=settings.config_path)
         catalogue = read_catalogue_file(settings, settings.config_path)
     except (CatalogueError, SettingsError) as error:
         return error.mistakes

@@ -1,7 +1,7 @@
 """Process settings: the command line, the environment, and `[server]` and `[egress]` of `waypost.toml`.
 
-Read and checked once, at the start of a command. What the file may say but this version cannot do is refused, so that
-nobody relies on a setting that has no effect.
+Read and checked at the start of a command, and again by gateways when the file changes. What the file may say but this
+version cannot do is refused, so that nobody relies on a setting that has no effect.
 """
 
 from __future__ import annotations
@@ -10,16 +10,13 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 
+from waypost.app.live_settings import TERMINATED, LiveSettings, read_live
 from waypost.policy.table import Table
 
 CONFIG_NAME = "waypost.toml"  # taken from the current directory when nothing else is said
-DRAIN_S = 30.0
-DRAIN_S_MAX = 600.0
-_TERMINATED = "terminated"
 _CATALOGUE_TABLES = ("providers", "models")  # of the same file, read by policy.document
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PASSWORD = re.compile(r"(?<=:)[^:@/]*(?=@)|(?<=password=)[^&\s]*")
@@ -40,9 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     secrets_dir: Path
     database_url: str | None  # None: the embedded PostgreSQL in the data directory
     config_path: Path | None
-    public_url: str | None
-    drain_s: float
-    is_tls_terminated: bool  # a proxy in front of us speaks TLS
+    live: LiveSettings
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{name}={value}' for name, value in self.shown())})"
@@ -55,10 +50,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ("data_dir", str(self.data_dir)),
             ("database_url", masked),
             ("secrets_dir", str(self.secrets_dir)),
-            ("public_url", self.public_url or "none"),
-            ("tls", _TERMINATED if self.is_tls_terminated else "none"),
-            ("drain_s", f"{self.drain_s:g}"),
+            *self.live.shown(),
         ]
+
+
+def check_listening(settings: Settings, host: str) -> None:
+    """Raises SettingsError when callers' keys would cross a network in the clear."""
+    if not is_loopback(host) and settings.live.tls_mode == "none":
+        raise SettingsError(
+            f"{host} is reachable from other machines, and there is no TLS: set tls = {{ cert = …, key = … }} under "
+            f'[server] of waypost.toml, or tls = "{TERMINATED}" when a proxy in front speaks it'
+        )
 
 
 def is_loopback(host: str) -> bool:
@@ -85,18 +87,16 @@ def read_settings(
     path = _find_config(config_path or _path(environment.get("WAYPOST_CONFIG")))
     mistakes: list[str] = []
     root = Table({} if path is None else read_toml(path), "", mistakes)
-    server = root.table("server")
+    server, egress = root.table("server"), root.table("egress")
     secrets_dir = server.text("secrets_dir", "")
     settings = Settings(
         data_dir=directory,
         secrets_dir=Path(secrets_dir).expanduser().absolute() if secrets_dir else directory / "secrets",
         database_url=url,
         config_path=path,
-        public_url=_read_public_url(server),
-        drain_s=server.number("drain_s", DRAIN_S, least=0, most=DRAIN_S_MAX),
-        is_tls_terminated=server.raw("tls") == _TERMINATED,
+        live=read_live(server, egress, Path.cwd() if path is None else path.parent),
     )
-    _refuse_unavailable(server, root.table("egress"))
+    _refuse_unavailable(server, egress)
     for name in _CATALOGUE_TABLES:
         root.has(name)
     root.close()
@@ -136,28 +136,9 @@ def _find_config(named: Path | None) -> Path | None:
     return usual if usual.exists() else None
 
 
-def _read_public_url(table: Table) -> str | None:
-    hint = 'an address such as "https://ai.example.org"'
-    text = table.text("public_url", "", hint=hint)
-    if not text:
-        return None
-    try:
-        parts = urlsplit(text)
-        is_bare = parts.username is None and not parts.query and not parts.fragment and parts.port != 0
-    except ValueError:
-        is_bare = False
-    if not is_bare or parts.scheme not in ("http", "https") or not parts.hostname:
-        table.note("public_url", f"expected {hint}")
-    return text.rstrip("/")
-
-
 def _refuse_unavailable(server: Table, egress: Table) -> None:
-    if server.raw("tls") not in (None, _TERMINATED):
-        server.note("tls", f'not available in this version; put a proxy in front and set tls = "{_TERMINATED}"')
     unavailable: tuple[tuple[Table, str, object, str], ...] = (
-        (server, "trusted_proxies", [], "the client's address is not used"),
         (server, "valkey_url", "", "limits are kept in the gateway process"),
-        (server, "cors_origins", [], "browsers cannot call the API from other sites"),
         (egress, "allow", [], "nothing here sends webhooks or loads outputs"),
     )
     for table, name, default, why in unavailable:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from waypost.app.catalogue_file import apply_first, apply_watched_file
 from waypost.app.database import embedded_postgres
-from waypost.app.settings import Settings
+from waypost.app.settings import Settings, SettingsError, read_settings
 from waypost.supervisor.up import UpOptions, UpRefused, roll_running, run_up
 
 
@@ -28,10 +28,19 @@ def up_options(settings: Settings, *, host: str, port: int, metrics_port: int, w
         port=port,
         metrics_port=metrics_port,
         workers=workers,
-        drain_s=settings.drain_s,
+        drain_s=lambda: _drain_s_of(settings),
+        is_tls=settings.live.tls is not None,
         config_path=settings.config_path,
         gateway_command=tuple(command),
     )
+
+
+def _drain_s_of(settings: Settings) -> float:
+    """As the file says now; as it said at the start while it cannot be read."""
+    try:
+        return read_settings(environment={}, data_dir=settings.data_dir, config_path=settings.config_path).live.drain_s
+    except SettingsError:
+        return settings.live.drain_s
 
 
 def serve(settings: Settings, *, host: str, port: int, metrics_port: int, workers: int = 1) -> int:

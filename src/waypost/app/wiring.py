@@ -21,7 +21,10 @@ import msgspec
 import uvloop
 
 from waypost.app.background import Background
+from waypost.app.front import Front, SettingUnusable, make_egress
 from waypost.app.left_behind import LeftBehind, book_recovered, report_refused
+from waypost.app.live_settings import LiveSettings
+from waypost.app.reload import Reloading
 from waypost.app.secrets import CredentialReader, open_node_id, open_secrets
 from waypost.app.settings import Settings
 from waypost.dispatch.dispatcher import Dispatcher
@@ -65,6 +68,7 @@ from waypost.telemetry.events import (
 from waypost.telemetry.metrics import Page
 from waypost.transport.exchange import Exchange
 from waypost.transport.http1_server import Http1Server
+from waypost.transport.tls import TlsFilesUnusable
 from waypost.wire.dialects import error_headers, render_error
 
 _Result = TypeVar("_Result")
@@ -131,6 +135,10 @@ class GatewayProcess:
         self._clock = SystemClock()
         self._ids = Ids()
         self._secrets = open_secrets(settings.secrets_dir)
+        try:
+            self._egress = make_egress(settings.live.egress)
+        except SettingUnusable as error:
+            raise GatewayRefused(str(error)) from None
         self._ledger = PostgresLedger(conninfo)
         self._directory = PostgresDirectory(conninfo)
         self.fleet: Fleet
@@ -172,6 +180,7 @@ class GatewayProcess:
         wallet = Wallet(self._ledger, journal, self._ids, self._clock, node, settler, on_superseded=self._fail)
         keyring = Keyring(self._secrets.pepper)
         fleet = self.fleet = self._make_fleet()
+        fleet.use(self._egress)
         stack.push_async_callback(fleet.close)
         following = Following(self._directory, keyring, fleet, self._clock)
         await self._insist(following.catch_up)
@@ -187,9 +196,13 @@ class GatewayProcess:
         background.start(LeftBehind(self._journal_dir, self._ledger, self._clock).run())
         background.start(self._tell_of_delays(journal, settler, following))
         internal = Http1Server(self._answer_internal, self._refuse_framing)
-        public = Http1Server(gateway.handle, self._refuse_framing, on_bug=report_bug)
+        front = Front(gateway.handle, self._refuse_framing, on_bug=report_bug)
+        public = front.server
+        reloading = self._follow_file(front, fleet)
+        background.start(reloading.run())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.look)
         await internal.listen(unix_path=str(options.internal_path))
-        await self._listen(public)
+        await self._listen(front)
         self._state.is_ready = True
         emit(ProcessStarted(process=options.name, pid=os.getpid(), port=public.port))
         if options.workers > 1:
@@ -202,10 +215,10 @@ class GatewayProcess:
         self._state.is_draining = True
         public.stop_accepting()
         if not self._has_failed:
-            await public.let_idle_leave(min(_IDLE_LEAVE_S, self._settings.drain_s))
+            await public.let_idle_leave(min(_IDLE_LEAVE_S, reloading.live.drain_s))
         self._state.is_ready = False
         # Executions first: what is cut off still has its caller to be told, in its stream and not by a reset.
-        ends_at_s = self._clock.monotonic_s() + (0.0 if journal.is_failed else self._settings.drain_s)
+        ends_at_s = self._clock.monotonic_s() + (0.0 if journal.is_failed else reloading.live.drain_s)
         await gateway.drain(max(0.0, ends_at_s - self._clock.monotonic_s()))
         await public.drain(max(_LAST_WORDS_S, ends_at_s - self._clock.monotonic_s()))
         gateway.close()
@@ -229,13 +242,29 @@ class GatewayProcess:
                     ) from None
             await asyncio.sleep(_RETRY_S)
 
-    async def _listen(self, public: Http1Server) -> None:
+    def _follow_file(self, front: Front, fleet: Fleet) -> Reloading:
+        """Serve by the settings, and by those of the file when it changes."""
+        try:
+            front.adopt(self._settings.live)
+        except TlsFilesUnusable as error:
+            raise GatewayRefused(f"server.tls: {error}") from None
+
+        def adopt(live: LiveSettings) -> None:
+            egress = make_egress(live.egress)
+            front.adopt(live)
+            fleet.use(egress)
+
+        is_alone = self._options.listen_fd is None
+        return Reloading(self._settings, adopt, process=self._options.name, tells_why=is_alone)
+
+    async def _listen(self, front: Front) -> None:
         options = self._options
+        ssl_context = front.ssl_context(self._settings.live)
         if options.listen_fd is not None:
-            await public.listen(sock=socket.socket(fileno=options.listen_fd))
+            await front.server.listen(sock=socket.socket(fileno=options.listen_fd), ssl_context=ssl_context)
             return
         try:
-            await public.listen(host=options.host, port=options.port)
+            await front.server.listen(host=options.host, port=options.port, ssl_context=ssl_context)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else "no such address"
             raise GatewayRefused(

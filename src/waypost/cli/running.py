@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from waypost.app.settings import is_loopback
+from waypost.app.settings import check_listening
 from waypost.cli.words import Config, DatabaseUrl, DataDir, Host, Port, settings_of
 from waypost.kit.clock import SystemClock
 
@@ -35,12 +35,7 @@ def up(
     from waypost.app.up import serve
 
     settings = settings_of(data_dir, database_url, config)
-    if not is_loopback(host) and not settings.is_tls_terminated:
-        typer.echo(
-            f"waypost: {host} is reachable from other machines without TLS: put a proxy in front and set "
-            'tls = "terminated" under [server]',
-            err=True,
-        )
+    check_listening(settings, host)
     raise typer.Exit(serve(settings, host=host, port=port, metrics_port=metrics_port, workers=workers))
 
 
@@ -60,6 +55,7 @@ def demo(
     from waypost.app.demo import serve_demo
 
     settings = settings_of(data_dir, database_url, config)
+    check_listening(settings, host)
     raise typer.Exit(serve_demo(settings, host=host, port=port, metrics_port=metrics_port, is_simulated=simulated))
 
 
@@ -73,7 +69,9 @@ def gateway(
     """Start one gateway alone: for a cluster, where the database is elsewhere."""
     from waypost.app.gateway import serve_gateway
 
-    raise typer.Exit(serve_gateway(settings_of(data_dir, database_url, config), host=host, port=port))
+    settings = settings_of(data_dir, database_url, config)
+    check_listening(settings, host)
+    raise typer.Exit(serve_gateway(settings, host=host, port=port))
 
 
 def restart(config: Config = None, data_dir: DataDir = None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from waypost.dispatch.egress import Egress, origin_of
 from waypost.dispatch.gate import Gate
 from waypost.dispatch.health import Health
 from waypost.dispatch.pace import Pace
@@ -17,7 +18,6 @@ from waypost.telemetry.events import CredentialUnusable, emit, report_bug
 from waypost.telemetry.metrics import Counter
 from waypost.transport.http1_client import Origin, Pool
 from waypost.transport.limits import CallTimeouts
-from waypost.transport.tls import client_context
 
 
 class SecretReader(Protocol):
@@ -142,10 +142,18 @@ class Fleet:
         self._circuits_opened = circuits_opened or Counter("circuits_opened", "", ("provider", "deployment"))
         self._bulkheads_refused = bulkheads_refused or Counter("bulkheads_refused", "", ("provider",))
         self._repetitions_refused = repetitions_refused or Counter("repetitions_refused", "", ("provider",))
+        self._egress = Egress()
+        self._view: View | None = None
         self._pools: dict[Origin, Pool] = {}
         self._gates: dict[str, Gate] = {}
         self._healths: dict[tuple[str, str, str, str], Health] = {}
         self._routes: dict[tuple[str, str], LiveRoute] = {}
+
+    def use(self, egress: Egress) -> None:
+        """Calls from now on go this way; those under way go on."""
+        self._egress = egress
+        if self._view is not None:
+            self.adopt(self._view)
 
     def adopt(self, view: View) -> None:
         """Make live what the view names. A credential that cannot be read is left out, and told; a deployment without
@@ -160,6 +168,7 @@ class Fleet:
                     routes[model_view.model.slug, route.deployment.id] = live
         self._routes = routes
         self._healths = healths
+        self._view = view
         for provider in sorted(unusable):
             emit(CredentialUnusable(provider=provider))
 
@@ -190,7 +199,7 @@ class Fleet:
                 unusable.add(route.provider.id)
         if not secrets:
             return None
-        origin = _origin(route.provider.base_url)
+        origin = origin_of(route.provider.base_url, self._egress)
         pool = self._pools.get(origin)
         if pool is None:
             pool = self._pools[origin] = Pool(origin, on_bug=report_bug)
@@ -246,11 +255,3 @@ class Fleet:
     async def close(self) -> None:
         for pool in self._pools.values():
             await pool.close()
-
-
-def _origin(base_url: str) -> Origin:
-    parts = urlsplit(base_url)
-    host = parts.hostname or ""
-    if parts.scheme == "https":
-        return Origin(host=host, port=parts.port or 443, ssl_context=client_context(), server_hostname=host)
-    return Origin(host=host, port=parts.port or 80)

@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -36,7 +36,7 @@ class ChildPlan(msgspec.Struct, frozen=True, kw_only=True):
     address: Address
     ready_path: str
     inherited_fds: tuple[int, ...] = ()
-    drain_s: float = 5.0
+    drain_s: Callable[[], float] = lambda: 5.0  # asked when it is to end
 
 
 class ChildFailed(Exception):
@@ -92,7 +92,7 @@ class Child:
             return
         self._signal(signal.SIGTERM)
         ended, hurried = asyncio.ensure_future(process.wait()), asyncio.ensure_future(hurry.wait())
-        patience_s = self.plan.drain_s + _KILL_PATIENCE_S
+        patience_s = self.plan.drain_s() + _KILL_PATIENCE_S
         await asyncio.wait({ended, hurried}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         self._signal(signal.SIGKILL)

@@ -46,7 +46,8 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 8080
     metrics_port: int = 9464
     workers: int = 1
-    drain_s: float = 30.0
+    drain_s: Callable[[], float] = lambda: 30.0  # asked when a gateway is to end
+    is_tls: bool = False  # of the public port
     config_path: Path | None = None  # watched
     gateway_command: tuple[str, ...] = ()  # `python -m waypost gateway …`, without host and port
 
@@ -138,8 +139,9 @@ class _Up:
                 metrics_port = await metrics.listen(options.host, options.metrics_port)
             except OSError as error:
                 raise UpRefused(taken(options.metrics_port, "--metrics-port", error)) from None
+            port = sockets[0].getsockname()[1]
             deployment = Deployment(
-                url=_url(options.host, sockets[0].getsockname()[1]), metrics_url=_url(options.host, metrics_port)
+                url=_url(options.host, port, is_tls=options.is_tls), metrics_url=_url(options.host, metrics_port)
             )
             try:
                 async with asyncio.TaskGroup() as tasks:
@@ -295,8 +297,9 @@ def _workers_plan(options: UpOptions) -> WorkersPlan:
     return WorkersPlan(count=options.workers, command=options.gateway_command, run_dir=run_dir, drain_s=options.drain_s)
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _url(host: str, port: int, *, is_tls: bool = False) -> str:
+    scheme = "https" if is_tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _private_dir(path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -33,7 +33,7 @@ class WorkersPlan(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     command: tuple[str, ...]
     run_dir: Path  # of their internal sockets
-    drain_s: float
+    drain_s: Callable[[], float]
 
 
 class Workers:
@@ -101,7 +101,7 @@ class Workers:
                 address=path,
                 ready_path="/readyz",
                 inherited_fds=(listen_fd,),
-                drain_s=self._plan.drain_s + _SETTLE_S,
+                drain_s=lambda: self._plan.drain_s() + _SETTLE_S,
             )
         )
 

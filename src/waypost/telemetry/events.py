@@ -38,6 +38,7 @@ FIELDS = {
     "memory_share": "share of the memory that the process may use",
     "exit_code": "exit status of a process of ours",
     "workers": "count",
+    "setting": "name of a setting",
 }
 
 
@@ -71,6 +72,27 @@ class WorkerNotReplaced(Event, frozen=True):
 
     level = "error"
     process: str
+
+
+class SettingsAdopted(Event, frozen=True):
+    """What can change of `[server]` and `[egress]` while we serve is in force as the file says."""
+
+    process: str
+
+
+class SettingsRefused(Event, frozen=True):
+    """The configuration file, or a file that it names, has a mistake: what was in force stays."""
+
+    level = "error"
+    process: str
+
+
+class SettingNeedsRestart(Event, frozen=True):
+    """This setting has changed in the file, and cannot change while a process serves."""
+
+    level = "warning"
+    process: str
+    setting: str
 
 
 class LimitsDivided(Event, frozen=True):

@@ -54,6 +54,7 @@ class Exchange:
         "client_host",
         "headers",
         "method",
+        "more_headers",
         "on_blocked",
         "on_disconnect",
         "on_writable",
@@ -70,7 +71,7 @@ class Exchange:
         """Lower-case names; repeated headers joined by a comma. None of those that must stand once stands twice."""
         self.body = Payload(request.body)
         self.client_host = client_host
-        """The peer's address, empty on a Unix socket."""
+        """The peer's address, or the one that a trusted proxy told by a PROXY header; empty on a Unix socket."""
         self.received_s = request.head_done_s
         """`loop.time()` when the headers were complete."""
         self.on_disconnect: Callable[[], None] | None = None
@@ -78,6 +79,8 @@ class Exchange:
         self.on_blocked: Callable[[], None] | None = None
         """256 KiB wait to be read by the caller: write no more until `on_writable`."""
         self.on_writable: Callable[[], None] | None = None
+        self.more_headers = b""
+        """Header lines of whichever answer it will be."""
         self._caller: Caller | None = caller
         self._state = state
         self._is_http10 = request.is_http10
@@ -175,4 +178,4 @@ class Exchange:
 
     def _head_of(self, status: int, headers: bytes, *, is_kept: bool) -> bytes:
         connection = CLOSE if not is_kept else b"connection: keep-alive\r\n" if self._is_http10 else b""
-        return render_head(status, self._state.date_line, connection, headers)
+        return render_head(status, self._state.date_line, connection, headers + self.more_headers)

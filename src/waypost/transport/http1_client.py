@@ -20,8 +20,18 @@ from waypost.transport.client_connection import Call, ClientConnection, Receiver
 from waypost.transport.http1_response import TransportFailure
 from waypost.transport.limits import CallTimeouts, ClientLimits
 from waypost.transport.sweep import Sweep
+from waypost.transport.tunnel import Proxy, open_tunnel
 
-__all__ = ["UNBOUNDED", "Call", "CallTimeouts", "ClientLimits", "Origin", "Pool", "Receiver", "TransportFailure"]
+__all__ = [
+    "UNBOUNDED",
+    "Call",
+    "CallTimeouts",
+    "ClientLimits",
+    "Origin",
+    "Pool",
+    "Receiver",
+    "TransportFailure",
+]
 
 _P = ParamSpec("_P")
 
@@ -38,6 +48,8 @@ class Origin(msgspec.Struct, frozen=True):
     server_hostname: str = ""
     """The name that the certificate must bear; the host when empty."""
     unix_path: str = ""
+    proxy: Proxy | None = None
+    """Asked to connect us there; TLS and HTTP run through it, so it reads nothing of an https origin."""
 
 
 class Pool:
@@ -152,6 +164,13 @@ class Pool:
         name = (origin.server_hostname or origin.host) if tls is not None else None
         if origin.unix_path:
             await loop.create_unix_connection(lambda: connection, origin.unix_path, ssl=tls, server_hostname=name)
+        elif origin.proxy is not None:
+            through = await open_tunnel(origin.proxy, origin.host, origin.port)
+            try:
+                await loop.create_connection(lambda: connection, sock=through, ssl=tls, server_hostname=name)
+            except BaseException:
+                through.close()
+                raise
         else:
             await loop.create_connection(lambda: connection, origin.host, origin.port, ssl=tls, server_hostname=name)
 

@@ -62,6 +62,13 @@ class Http1Server:
         """Exceptions out of handlers since the start."""
         return self._rules.state.bugs
 
+    def use(self, handler: Handler, limits: ServerLimits, is_proxy: Callable[[str], bool]) -> None:
+        """From now on: who is given requests, how much each may take, and whether the peer at an address may send a
+        PROXY header. Sizes hold for new connections only."""
+        self._rules.handler = handler
+        self._rules.limits = limits
+        self._rules.is_proxy = is_proxy
+
     async def listen(
         self,
         *,

@@ -18,6 +18,7 @@ from waypost.kit.errors import ErrorCode
 from waypost.transport.exchange import CLOSE, Exchange, render_head
 from waypost.transport.http1_request import Phase, RequestReader
 from waypost.transport.limits import ServerLimits
+from waypost.transport.proxy_header import ProxyHeaderInvalid, read_proxy_header
 from waypost.transport.server_state import ServerState
 
 Handler = Callable[[Exchange], None]
@@ -32,7 +33,7 @@ _NEVER_S: Final = float("inf")
 class Rules:
     """What every connection of a server is given."""
 
-    __slots__ = ("connections", "handler", "limits", "on_bug", "on_lost", "refuse", "state", "time")
+    __slots__ = ("connections", "handler", "is_proxy", "limits", "on_bug", "on_lost", "refuse", "state", "time")
 
     def __init__(
         self, handler: Handler, refuse: Refuse, limits: ServerLimits, on_bug: Callable[[BaseException], None] | None
@@ -43,6 +44,8 @@ class Rules:
         self.on_bug = on_bug
         self.state = ServerState()
         self.connections: set[Connection] = set()
+        self.is_proxy: Callable[[str], bool] = lambda _: False
+        """Whether the peer at an address may tell, by a PROXY header, whom it speaks for."""
         self.time: Callable[[], float] = lambda: 0.0
         self.on_lost: Callable[[], None] = lambda: None
 
@@ -59,6 +62,7 @@ class Connection(asyncio.Protocol):
         "_base_bytes",
         "_blocked_bytes",
         "_client_host",
+        "_early",
         "_exchange",
         "_is_advancing",
         "_is_blocked",
@@ -84,6 +88,7 @@ class Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._refusal: ErrorCode | None = None  # waits for the answers before it
         self._client_host = ""
+        self._early: bytes | None = None  # of a proxy: what it sent before it is clear who the caller is
         self._watched: Phase | None = None  # what `deadline_s` is for; None while an answer is being made
         self._since_s = 0.0  # when we began to wait for a body, and
         self._base_bytes = 0  # what had arrived of it by then
@@ -104,6 +109,8 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple) and peer:
             self._client_host = str(peer[0])
+            if rules.is_proxy(self._client_host):
+                self._early = b""
         rules.connections.add(self)
         if rules.state.is_closing:
             self._close()
@@ -120,7 +127,12 @@ class Connection(asyncio.Protocol):
         if self._is_closing or self._refusal is not None:
             return
         try:
-            self._refusal = self._reader.feed(data)
+            if self._early is not None:
+                data = self._without_proxy_header(self._early + data)
+            if data:
+                self._refusal = self._reader.feed(data)
+        except ProxyHeaderInvalid:
+            self._refusal = ErrorCode.INPUT_VALIDATION_ERROR
         except Exception as error:  # noqa: BLE001  a bug of ours must not reach the loop, which would log what was sent
             self._rules.bug(error)
             self.cut()
@@ -129,6 +141,16 @@ class Connection(asyncio.Protocol):
             self._advance()
         else:
             self._pause()
+
+    def _without_proxy_header(self, data: bytes) -> bytes:
+        """What follows the header, if there is one; b"" while that is not clear. Raises ProxyHeaderInvalid."""
+        header = read_proxy_header(data)
+        if header is None:
+            self._early = data
+            return b""
+        self._early = None
+        self._client_host = header.host or self._client_host
+        return data[header.length :]
 
     def eof_received(self) -> None:
         # A caller that closed its side has gone away: TCP cannot tell a half-close from a full one in time.
