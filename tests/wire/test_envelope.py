@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from waypost.wire.canonical import Signature
@@ -41,3 +43,12 @@ def test_neither_bytes_nor_length_tell_whose_signature_it_is() -> None:
     assert len(one) == len(other)
     assert "anthropic" not in one
     assert one != ENVELOPE.seal(Signature("anthropic", "a" * 80), ORG)
+
+
+def test_a_seal_survives_an_sdk_that_takes_it_for_bytes_and_writes_it_in_another_alphabet() -> None:
+    for length in (1, 250, 300, 700):
+        signature = Signature("gemini", "x" * length)
+        sealed = ENVELOPE.seal(signature, ORG)
+        raw = base64.urlsafe_b64decode(sealed)
+        assert ENVELOPE.open(base64.b64encode(raw).decode(), ORG) == signature
+        assert ENVELOPE.open(base64.urlsafe_b64encode(raw).decode(), ORG) == signature

@@ -4,11 +4,20 @@ told.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from urllib.parse import parse_qsl, unquote
+
 import msgspec
 
+from waypost.kit.errors import invalid
 from waypost.wire.formats import FORMATS, ChatFormat
 
 MODELS = "/v1/models"
+GEMINI_MODELS = "/v1beta/models"
+COUNT_TOKENS = "countTokens"
+_GEMINI_CHAT = {"generateContent": False, "streamGenerateContent": True}
+_GEMINI_VERBS = (*_GEMINI_CHAT, COUNT_TOKENS)
+_CREDENTIALS = ("key", "api_key", "access_token")
 
 
 class ChatEndpoint(msgspec.Struct, frozen=True, gc=False):
@@ -23,7 +32,36 @@ _CHAT = {"/v1/chat/completions": ChatEndpoint(FORMATS["openai_chat"])}
 
 
 def chat_endpoint(path: str) -> ChatEndpoint | None:
-    return _CHAT.get(path)
+    return _CHAT.get(path) or (_gemini_chat(path) if path.startswith("/v1") else None)
+
+
+@lru_cache(maxsize=1024)  # a process sees the same few paths all day
+def _gemini_chat(path: str) -> ChatEndpoint | None:
+    called = gemini_call(path)
+    if called is None or called[1] not in _GEMINI_CHAT:
+        return None
+    slug, verb = called
+    return ChatEndpoint(FORMATS["gemini_generate"], slug, _GEMINI_CHAT[verb])
+
+
+@lru_cache(maxsize=1024)
+def gemini_call(path: str) -> tuple[str, str] | None:
+    """Slug and verb of `/v1beta/models/{slug}:{verb}`, also under `/v1`; None for any other path. A slug may contain
+    slashes and colons, and be percent-encoded."""
+    for root in (GEMINI_MODELS, MODELS):
+        if path.startswith(root + "/"):
+            name, _, verb = unquote(path[len(root) + 1 :]).rpartition(":")
+            return (name.removeprefix("models/"), verb) if name and verb in _GEMINI_VERBS else None
+    return None
+
+
+def check_query(query: str) -> None:
+    """Raises Refusal: 400 for a credential in the address, where it would be written to logs on its way."""
+    if query and any(name in _CREDENTIALS for name, _ in parse_qsl(query, keep_blank_values=True)):
+        text = (
+            "A key in the address gets into logs on its way. Send it in a header: 'x-goog-api-key' or 'Authorization'."
+        )
+        raise invalid("key", text)
 
 
 def dialect_of(path: str) -> str:
@@ -31,4 +69,6 @@ def dialect_of(path: str) -> str:
     endpoint = chat_endpoint(path)
     if endpoint is not None:
         return endpoint.format.dialect
+    if path.startswith(GEMINI_MODELS) or (path.startswith(MODELS) and gemini_call(path) is not None):
+        return "gemini"
     return "openai" if path.startswith(MODELS) else "canonical"

@@ -20,7 +20,16 @@ from waypost.dispatch.ports import Admission, Plan
 from waypost.gateway.access import Keyring
 from waypost.gateway.admission import admit, chat_model, shown_names, shrink, too_dear
 from waypost.gateway.callers import FailedKeys, InFlight
-from waypost.gateway.endpoints import MODELS, ChatEndpoint, chat_endpoint, dialect_of
+from waypost.gateway.endpoints import (
+    GEMINI_MODELS,
+    MODELS,
+    ChatEndpoint,
+    chat_endpoint,
+    check_query,
+    dialect_of,
+    gemini_call,
+)
+from waypost.gateway.gemini_models import count_tokens, list_gemini_models, show_gemini_model
 from waypost.gateway.journal import JournalFailed, JournalFull
 from waypost.gateway.limits import KeyLimits, LimitExceeded, Reservation
 from waypost.gateway.models import list_models, show_model
@@ -129,12 +138,13 @@ class Gateway:
 
     def _route(self, exchange: Exchange, request_id: bytes) -> None:
         path = exchange.path
+        if exchange.query:
+            check_query(exchange.query)
         endpoint = chat_endpoint(path)
         if endpoint is not None:
             _expect_method(exchange, "POST")
             self._chat(exchange, endpoint, request_id)
-        elif path == MODELS or path.startswith(MODELS + "/"):
-            _expect_method(exchange, *_READS)
+        elif path.startswith((MODELS, GEMINI_MODELS)):
             self._models(exchange, request_id)
         elif path == "/healthz":
             exchange.respond(200, JSON_TYPE + _request_header(request_id), b'{"status":"ok"}')
@@ -153,7 +163,9 @@ class Gateway:
         arrival = Arrival(exchange, endpoint.format, execution_id, now_ms, api_key)
         # parse
         _expect_json(exchange)
-        around = Around(self._opener(api_key.org_id), endpoint.path_model, endpoint.is_stream, exchange.headers)
+        around = Around(
+            self._opener(api_key.org_id), endpoint.path_model, endpoint.is_stream, exchange.headers, exchange.query
+        )
         request = endpoint.format.read(exchange.body.unwrap(), around)
         # admit
         now_s = self._loop.time()
@@ -263,12 +275,25 @@ class Gateway:
         return lambda sealed: self._envelope.open(sealed, org_id)
 
     def _models(self, exchange: Exchange, request_id: bytes) -> None:
+        """What can be called, and how many tokens an input has: nothing of it is an execution."""
+        path = exchange.path
+        called = gemini_call(path)
+        _expect_method(exchange, *(_READS if called is None else ("POST",)))
+        root = GEMINI_MODELS if path.startswith(GEMINI_MODELS) else MODELS
+        name = unquote(path[len(root) + 1 :])
+        if path != root and not (path.startswith(root + "/") and name):
+            raise Refusal(ErrorCode.NOT_FOUND)
         api_key = self._authenticate(exchange, self._now_ms())
         view = self._view()
-        if exchange.path == MODELS:
-            body = list_models(view, api_key)
+        if called is not None:
+            _expect_json(exchange)
+            around = Around(self._opener(api_key.org_id), called[0], query=exchange.query)
+            body = count_tokens(exchange.body.unwrap(), around, view, api_key)
+        elif root == GEMINI_MODELS or b"x-goog-api-key" in exchange.headers:
+            # The SDK's default version of the API is v1, where OpenAI's models stand too: its header tells.
+            body = show_gemini_model(view, api_key, name) if name else list_gemini_models(view, api_key)
         else:
-            body = show_model(view, api_key, unquote(exchange.path[len(MODELS) + 1 :]))
+            body = show_model(view, api_key, name) if name else list_models(view, api_key)
         exchange.respond(200, JSON_TYPE + _request_header(request_id), body)
 
     def _authenticate(self, exchange: Exchange, now_ms: int) -> ApiKey:
@@ -338,7 +363,7 @@ class Gateway:
         shown = ids.text("req", request_id)
         lines = _request_header(request_id) + headers + error_headers(refusal)
         if refusal.code is ErrorCode.METHOD_NOT_ALLOWED:
-            lines += b"allow: %b\r\n" % ("POST" if chat_endpoint(exchange.path) else ", ".join(_READS)).encode()
+            lines += b"allow: %b\r\n" % _methods_of(exchange.path)
         self._answers_counted.add("", "refused", refusal.code.name)
         exchange.respond(refusal.code.status, JSON_TYPE + lines, render_error(dialect, refusal, shown))
 
@@ -358,6 +383,10 @@ def _id_headers(execution_id: bytes) -> bytes:
 def _expect_method(exchange: Exchange, *methods: str) -> None:
     if exchange.method not in methods:
         raise Refusal(ErrorCode.METHOD_NOT_ALLOWED, f"Use {' or '.join(methods)}.")
+
+
+def _methods_of(path: str) -> bytes:
+    return b"POST" if chat_endpoint(path) or gemini_call(path) else ", ".join(_READS).encode()
 
 
 def _expect_json(exchange: Exchange) -> None:

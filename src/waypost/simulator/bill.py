@@ -46,7 +46,6 @@ class Line(msgspec.Struct):
     image_tokens: int = 0  # of the prompt
     output_tokens: int = 0
     is_open: bool = True
-    at: str = ""  # when it was asked for, ISO 8601 in UTC
 
     @property
     def nanos(self) -> int:
@@ -132,7 +131,7 @@ class Bill:
         """The prices in force, as exact fractions of USD per million."""
         return {model: {name: str(price) for name, price in row.items()} for model, row in self._prices.items()}
 
-    def open(self, *, answer_id: str, style: str, model: str, tokens: Tokens, at: str = "") -> Line:
+    def open(self, *, answer_id: str, style: str, model: str, tokens: Tokens) -> Line:
         """Begins to charge for an answer. The caller adds to `output_tokens` and closes the line."""
         fresh = tokens.prompt - tokens.cached - tokens.cache_written - tokens.cache_written_1h
         images = min(tokens.image, fresh)
@@ -147,7 +146,6 @@ class Bill:
             cache_write_tokens=tokens.cache_written,
             cache_write_1h_tokens=tokens.cache_written_1h,
             image_tokens=images,
-            at=at,
         )
         self._open[id(line)] = line
         return line
@@ -168,9 +166,8 @@ class Bill:
         """Everything charged so far, answers still being generated included."""
         return sum(row.nanos for row in self._sums().values())
 
-    def report(self, *, has_lines: bool = False, style: str = "") -> dict[str, object]:
-        """Totals over all and per model, open lines included; amounts are text, as JSON numbers are not exact. The
-        lines are those of one style, if it is named."""
+    def report(self, *, has_lines: bool = False) -> dict[str, object]:
+        """Totals over all and per model, open lines included; amounts are text, as JSON numbers are not exact."""
         sums = self._sums()
         total = _Sum()
         for row in sums.values():
@@ -182,7 +179,7 @@ class Bill:
             "unpriced": sorted(set(sums) - set(self._prices)),
         }
         if has_lines:
-            report["lines"] = [_shown_line(line) for line in self.lines if style in ("", line.style)]
+            report["lines"] = [_shown_line(line) for line in self.lines]
         return report
 
     def _sums(self) -> dict[str, _Sum]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from waypost.kit.errors import ErrorCode, NoEligibleRoute, Refusal
+from waypost.wire.gemini_error import render_status
 
 _encode = msgspec.json.Encoder().encode
 
@@ -47,8 +48,10 @@ class _CanonicalError(msgspec.Struct, gc=False, omit_defaults=True):
 
 
 def render_error(dialect: str, refusal: Refusal, request_id: str) -> bytes:
-    """The error object of a dialect, as JSON: `"openai"` or `"canonical"`."""
+    """The error object of a dialect, as JSON: `"openai"`, `"gemini"` or `"canonical"`."""
     code = refusal.code
+    if dialect == "gemini":
+        return render_status(refusal, request_id, wait_s(refusal))
     excluded_by = refusal.excluded_by if isinstance(refusal, NoEligibleRoute) else msgspec.UNSET
     if dialect == "openai":
         kind = _OPENAI_TYPES.get(code) or ("server_error" if code.status >= 500 else "invalid_request_error")
@@ -65,6 +68,12 @@ def render_error(dialect: str, refusal: Refusal, request_id: str) -> bytes:
 def error_headers(refusal: Refusal) -> bytes:
     """`retry-after` when a wait may help, also where nobody told how long: its presence must not tell who was asked.
     `x-should-retry: false`, which SDKs obey, when none can."""
+    seconds = wait_s(refusal)
+    return b"x-should-retry: false\r\n" if seconds is None else b"retry-after: %d\r\n" % seconds
+
+
+def wait_s(refusal: Refusal) -> int | None:
+    """After how many seconds a retry may help; None when it cannot."""
     if refusal.retry_after_s is not None:
-        return b"retry-after: %d\r\n" % refusal.retry_after_s
-    return b"retry-after: %d\r\n" % RETRY_AFTER_S if refusal.code.is_retryable else b"x-should-retry: false\r\n"
+        return refusal.retry_after_s
+    return RETRY_AFTER_S if refusal.code.is_retryable else None

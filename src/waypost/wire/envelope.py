@@ -12,8 +12,12 @@ import binascii
 from waypost.kit.crypto import Sealer
 from waypost.wire.canonical import Signature
 
-_STEP_BYTES = 256  # plain bytes are padded to a multiple, so that the length does not tell providers apart
-_VERSION = "wp1"
+_STEP_BYTES = 258  # plain bytes are padded to a multiple, so that the length does not tell providers apart
+# Sealed, they are a multiple of three with this before them: base64 that needs no padding and opens with `wp1A`, for
+# SDKs that take a signature for bytes and write it again, in whichever of the two alphabets.
+_VERSION = b"\xc2\x9d\x40\0\0"
+_SHOWN_VERSION = "wp1A"
+_TO_STANDARD = str.maketrans("-_", "+/")
 
 
 class Envelope:
@@ -28,18 +32,19 @@ class Envelope:
         plain = f"{signature.origin}\0{signature.value}".encode()
         padded = plain + b"\x01" + b"\0" * (-(len(plain) + 1) % _STEP_BYTES)
         sealed = self._sealer.seal(padded, bound_to=org_id)
-        return _VERSION + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
+        return base64.urlsafe_b64encode(_VERSION + sealed).decode()
 
     def open(self, sealed: str, org_id: bytes) -> Signature | None:
         """What the organisation was given; None for anything else."""
-        if not sealed.startswith(_VERSION) or not sealed.isascii():
+        if not sealed.startswith(_SHOWN_VERSION) or not sealed.isascii():
             return None
-        text = sealed[len(_VERSION) :]
         try:
-            raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        except (binascii.Error, ValueError):
+            raw = base64.b64decode(sealed.translate(_TO_STANDARD), validate=True)
+        except binascii.Error:
             return None
-        plain = self._sealer.open(raw, bound_to=org_id)
+        if not raw.startswith(_VERSION):
+            return None
+        plain = self._sealer.open(raw[len(_VERSION) :], bound_to=org_id)
         if plain is None:
             return None
         origin, _, value = plain.rstrip(b"\0")[:-1].decode().partition("\0")

@@ -10,6 +10,7 @@ from typing import Protocol
 from waypost.kit.errors import Refusal
 from waypost.wire.canonical import Chunk, Completion, Usage
 from waypost.wire.conversation import Conversation
+from waypost.wire.gemini_generate_format import GeminiGenerate
 from waypost.wire.identity import AnswerIdentity
 from waypost.wire.openai_chat_format import OpenAIChat
 from waypost.wire.request import Around, ChatRequest
@@ -18,8 +19,12 @@ from waypost.wire.request import Around, ChatRequest
 class StreamWriter(Protocol):
     """Writes one streamed answer; every method returns bytes to send now, joined events."""
 
-    content_type: bytes
-    heartbeat: bytes  # what keeps a connection open while nothing is said
+    @property
+    def content_type(self) -> bytes: ...
+
+    @property
+    def heartbeat(self) -> bytes:
+        """What keeps a connection open while nothing is said."""
 
     def render(self, chunks: Iterable[Chunk]) -> bytes:
         """b"" when there is nothing to show yet."""
@@ -50,7 +55,7 @@ class ChatFormat(Protocol):
     def stream(self, request: ChatRequest, identity: AnswerIdentity) -> StreamWriter: ...
 
 
-FORMATS: dict[str, ChatFormat] = {each.name: each for each in (OpenAIChat(),)}
+FORMATS: dict[str, ChatFormat] = {each.name: each for each in (OpenAIChat(), GeminiGenerate())}
 
 
 def conversation_of(request: ChatRequest) -> Conversation:

@@ -43,6 +43,7 @@ class Around(msgspec.Struct, frozen=True, gc=False):
     path_model: str = ""
     is_stream: bool = False
     headers: Mapping[bytes, bytes] = {}
+    query: str = ""  # as received, percent-encoded
 
 
 class ChatRequest(msgspec.Struct, gc=False):
@@ -63,6 +64,8 @@ class ChatRequest(msgspec.Struct, gc=False):
     upstream_headers: bytes = b""  # header lines, each ending in CRLF, for a provider of the same format
     preferences: Preferences | None = None  # about who may answer
     conversation: Conversation | None = None  # made when first needed: see wire.formats.conversation_of
+    shows_reasoning: bool = True  # False: the caller did not ask to read what the model thought
+    is_array: bool = False  # a stream is written as the elements of one JSON array
 
 
 def read_fields(
