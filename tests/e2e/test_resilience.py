@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.e2e.inside import InsideStack
 from tests.e2e.stack import Answer, Stack, ask, deployment, model, provider
+from waypost.app.doctor import Verdict, ask_gateways
 from waypost.policy.circuit import Circuit, Phase
 
 TWO_KEYS = ["env:TEST_PROVIDER_KEY", "env:TEST_SECOND_KEY"]
@@ -66,6 +67,10 @@ async def check_a_circuit_opens_stays_open_over_a_reload_and_closes_by_probes(
     assert codes(answers) == {(500, "GENERATION_FAILED")}
     assert sent(stack, "down") == 5, "the fifth failure in a row opens it, before the sixth attempt"
     await stack.adopt({**base, "models": [*base["models"], model("another", deployment("beta"))]})
+    assert (await stack.metrics())['waypost_circuits_open{deployment="alpha/down",provider="alpha"}'] == 1
+    findings = {finding.subject: finding for finding in await ask_gateways([stack.data_dir / "run" / "gateway.sock"])}
+    assert findings["alpha/down, credential 1"].verdict is Verdict.DOUBTFUL
+    assert "circuit open, next try in " in findings["alpha/down, credential 1"].sentence
     (refused,) = await call(stack, "down")
     assert codes([refused]) == {(503, "MODEL_OVERLOADED")}
     assert 40 < int(refused.headers["retry-after"]) <= 72
@@ -75,6 +80,8 @@ async def check_a_circuit_opens_stays_open_over_a_reload_and_closes_by_probes(
     let_its_time_pass(circuit)
     assert {answer.status for answer in await call(stack, "down", 2)} == {200}
     assert circuit.phase is Phase.CLOSED
+    (finding,) = await ask_gateways([stack.data_dir / "run" / "gateway.sock"])
+    assert (finding.subject, finding.verdict) == ("gateway", Verdict.FINE)
     metrics = await stack.metrics()
     assert metrics['waypost_circuits_opened_total{deployment="alpha/down",provider="alpha"}'] == 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -18,6 +18,7 @@ from waypost.app.catalogue_file import read_catalogue_file
 from waypost.app.database import open_database
 from waypost.app.secrets import CredentialReader, SecretsError, open_secrets
 from waypost.app.settings import Settings, SettingsError
+from waypost.dispatch.status import FleetStatus
 from waypost.gateway.segment import segment_paths
 from waypost.kit.clock import Clock
 from waypost.ledger.record import LedgerUnavailable
@@ -29,11 +30,13 @@ from waypost.storage.embedded import EmbeddedPostgresError
 from waypost.storage.health import Health, health
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role, RolesMissing
+from waypost.supervisor.internal_http import get
 
 DISK_FREE_BYTES_MIN = 256 * 1024 * 1024  # a journal segment is 64 MiB and the next one is made ahead
 DISK_FREE_BYTES_LOW = 2 * 1024 * 1024 * 1024
 CLOCK_OFFSET_S_MAX = 2.0
 CONNECT_S = 3.0
+_decode_status = msgspec.json.Decoder(FleetStatus).decode
 
 
 class Verdict(Enum):
@@ -77,6 +80,7 @@ def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
         f"version {catalogue[1]}: {len(catalogue[0].models)} models, {len(catalogue[0].providers)} providers",
     )
     yield from _credentials(catalogue[0])
+    yield from asyncio.run(ask_gateways(sorted((settings.data_dir / "run").glob("*.sock"))))
     yield from asyncio.run(_reach(catalogue[0].providers))
 
 
@@ -160,6 +164,44 @@ def _credentials(catalogue: Catalogue) -> Iterator[Finding]:
                 yield Finding(
                     f"credential of {provider.id}", Verdict.FINE, f"{reference.partition(':')[0]} is readable"
                 )
+
+
+async def ask_gateways(sockets: Iterable[Path]) -> list[Finding]:
+    """What the gateways that run here say of the providers."""
+    findings: list[Finding] = []
+    answering = 0
+    for socket in sockets:
+        try:
+            status, page = await get(socket, "/providers", timeout_s=CONNECT_S)
+            found = _decode_status(page) if status == 200 else None
+        except (OSError, msgspec.DecodeError):
+            continue  # left by one that is gone, or of another process
+        if found is not None:
+            answering += 1
+            findings += _fleet(socket.stem, found)
+    if not answering:
+        findings.append(Finding("gateway", Verdict.FINE, "none runs here"))
+    return findings
+
+
+def _fleet(gateway: str, status: FleetStatus) -> Iterator[Finding]:
+    """What is not as it should be; one line when everything is."""
+    not_ready = [each for each in status.credentials if not each.is_ready]
+    for each in not_ready:
+        subject = f"{each.deployment}, credential {each.position}"
+        if each.rests_s:
+            yield Finding(subject, Verdict.DOUBTFUL, f"{gateway}: rests for {each.rests_s:g} s after a refusal")
+        if each.circuit != "closed":
+            sentence = f"{gateway}: circuit {each.circuit}, next try in {each.blocked_s:g} s: it kept failing"
+            yield Finding(subject, Verdict.DOUBTFUL, sentence)
+    full = [each for each in status.providers if each.in_flight >= each.in_flight_max]
+    for provider in full:
+        sentence = f"{gateway}: all {provider.in_flight_max} places taken, {provider.waiting} requests wait"
+        yield Finding(f"places of {provider.provider}", Verdict.DOUBTFUL, sentence)
+    if not not_ready and not full:
+        in_flight = sum(each.in_flight for each in status.providers)
+        sentence = f"{len(status.credentials)} credentials ready, {in_flight} calls under way"
+        yield Finding(gateway, Verdict.FINE, sentence)
 
 
 async def _reach(providers: tuple[Provider, ...]) -> list[Finding]:

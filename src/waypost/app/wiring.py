@@ -25,10 +25,12 @@ from waypost.app.front import Front, SettingUnusable, make_egress
 from waypost.app.left_behind import LeftBehind, book_recovered, report_refused
 from waypost.app.live_settings import LiveSettings
 from waypost.app.reload import Reloading
+from waypost.app.resilience import make_fleet, make_pressure, watch_fleet
 from waypost.app.secrets import CredentialReader, open_node_id, open_secrets
 from waypost.app.settings import Settings
 from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
+from waypost.dispatch.status import status_of
 from waypost.gateway.access import Keyring
 from waypost.gateway.books import GatewayBooks
 from waypost.gateway.callers import IN_FLIGHT, InFlight
@@ -37,7 +39,6 @@ from waypost.gateway.journal import Journal
 from waypost.gateway.limits import KeyLimits
 from waypost.gateway.pipeline import Gateway, State
 from waypost.gateway.ports import LedgerUnavailable
-from waypost.gateway.pressure import Pressure
 from waypost.gateway.recovery import recover
 from waypost.gateway.relay import JSON_TYPE, OpenStreams
 from waypost.gateway.settler import Settler
@@ -179,7 +180,7 @@ class GatewayProcess:
         self._recover(journal, settler)
         wallet = Wallet(self._ledger, journal, self._ids, self._clock, node, settler, on_superseded=self._fail)
         keyring = Keyring(self._secrets.pepper)
-        fleet = self.fleet = self._make_fleet()
+        fleet = self.fleet = make_fleet(self._page, CredentialReader(os.environ), random.random)
         fleet.use(self._egress)
         stack.push_async_callback(fleet.close)
         following = Following(self._directory, keyring, fleet, self._clock)
@@ -291,22 +292,6 @@ class GatewayProcess:
             except Exception as error:  # noqa: BLE001  the edge of a task: those of the months ahead are there already
                 report_bug(error)
 
-    def _make_fleet(self) -> Fleet:
-        page = self._page
-        return Fleet(
-            CredentialReader(os.environ),
-            random.random,
-            circuits_opened=page.counter(
-                "waypost_circuits_opened", "Times that a circuit has opened.", ("provider", "deployment")
-            ),
-            bulkheads_refused=page.counter(
-                "waypost_bulkhead_refused", "Attempts that got no place at their provider in time.", ("provider",)
-            ),
-            repetitions_refused=page.counter(
-                "waypost_repetitions_refused", "Second attempts that the retry budget did not allow.", ("provider",)
-            ),
-        )
-
     def _assemble(
         self,
         journal: Journal,
@@ -330,10 +315,7 @@ class GatewayProcess:
                 "Answer fields outside the closed set, in streams and in one of 32 plain answers.",
             ),
         )
-        pressure = Pressure(random.random, page.counter("waypost_shed", "Requests refused to keep up with the others."))
-        page.gauge("waypost_shed_share", "Share of new requests that is refused.", lambda: pressure.shedding.share)
-        page.gauge("waypost_loop_lag_seconds", "How late the loop's timers are.", lambda: pressure.shedding.lag_s)
-        page.gauge("waypost_memory_bytes", "Memory in use.", lambda: pressure.memory_bytes)
+        pressure = make_pressure(page, random.random)
         share = max(1, IN_FLIGHT // self._options.workers)
         gateway = Gateway(
             keyring=keyring,
@@ -376,6 +358,7 @@ class GatewayProcess:
         gauge("waypost_holds_open", "Holds open.", lambda: wallet.holds)
         gauge("waypost_upstream_idle", "Idle connections to providers.", lambda: fleet.connections()[0])
         gauge("waypost_upstream_open", "Connections to providers.", lambda: fleet.connections()[1])
+        watch_fleet(self._page, fleet)
         gauge("waypost_catalogue_version", "Catalogue version in force.", lambda: following.view.version)
         gauge("waypost_journal_segments", "Segments of the journal in use.", lambda: journal.segments)
 
@@ -411,6 +394,9 @@ class GatewayProcess:
     def _answer_internal(self, exchange: Exchange) -> None:
         if exchange.path == "/metrics":
             exchange.respond(200, b"content-type: text/plain; version=0.0.4\r\n", self._page.render())
+        elif exchange.path == "/providers":
+            status = status_of(self.fleet, asyncio.get_running_loop().time())
+            exchange.respond(200, JSON_TYPE, msgspec.json.encode(status))
         elif exchange.path == "/readyz":
             exchange.respond(200 if self._state.is_ready else 503, JSON_TYPE, b"{}")
         else:

@@ -7,7 +7,7 @@ there are requests or callers.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -78,11 +78,30 @@ class Gauge:
         return GaugeMetricFamily(self.name, self.documentation, value=self.read())
 
 
+class LabelledGauge:
+    """Values read when the page is rendered, by labels."""
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: tuple[str, ...],
+        read: Callable[[], Mapping[tuple[str, ...], float]],
+    ) -> None:
+        self.name, self.documentation, self.labels, self.read = name, documentation, labels, read
+
+    def family(self) -> Metric:
+        family = GaugeMetricFamily(self.name, self.documentation, labels=self.labels)
+        for labels, value in self.read().items():
+            family.add_metric(labels, value)
+        return family
+
+
 class Page(Collector):
     """All metrics of this process, as Prometheus text."""
 
     def __init__(self) -> None:
-        self._parts: list[Counter | Histogram | Gauge] = []
+        self._parts: list[Counter | Histogram | Gauge | LabelledGauge] = []
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -102,6 +121,17 @@ class Page(Collector):
 
     def gauge(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         self._parts.append(Gauge(name, documentation, read))
+
+    def labelled_gauge(
+        self,
+        name: str,
+        documentation: str,
+        labels: tuple[str, ...],
+        read: Callable[[], Mapping[tuple[str, ...], float]],
+    ) -> None:
+        """Raises KeyError for a label outside LABELS."""
+        _check(labels)
+        self._parts.append(LabelledGauge(name, documentation, labels, read))
 
     def collect(self) -> Iterator[Metric]:
         for part in self._parts:
