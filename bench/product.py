@@ -83,7 +83,8 @@ def configuration(ports: Ports, shape: Shape) -> str:
     plain = [f"plain-{name}" for name in "ab"]
     stream = [f"stream-{name}" for name in "ab"]
     pairs = zip([*plain, *stream], [*ports.plain_mocks, *ports.stream_mocks], strict=True)
-    parts = [_provider(name, port) for name, port in pairs]
+    parts = ["[server]\norganisation_in_flight = 1000000\nkey_in_flight = 1000000\n"]
+    parts += [_provider(name, port) for name, port in pairs]
     parts.append(_model(PLAIN_MODEL, plain))
     slugs = {stream_model(shape.chunks, shape.pace_ms), stream_model(HELD_CHUNKS, HELD_PACE_MS)}
     parts += [_model(slug, stream) for slug in sorted(slugs)]

@@ -54,6 +54,8 @@ class Served:
         ("[server]\ncors_origins = ['https://b.example']", "cors_origins", ("https://b.example",)),
         ("[server]\ntrusted_proxies = ['10.0.0.0/8', '::1']", "trusted_proxies", ("10.0.0.0/8", "::1/128")),
         ("[server]\ncontrol_socket = '/run/c.sock'", "control_socket", "/run/c.sock"),
+        ("[server]\norganisation_in_flight = 7", "organisation_in_flight", 7),
+        ("[server]\nkey_in_flight = 7", "key_in_flight", 7),
         ("[egress]\nproxy_except = ['.example.org']", "egress", EgressSettings(proxy_except=(".example.org",))),
     ],
 )

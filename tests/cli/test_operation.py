@@ -116,8 +116,18 @@ def test_the_doctor_looks_at_everything(waypost: Waypost, nowhere: Path, monkeyp
         done = waypost("doctor")
     assert done.code == 0, done.out
     assert findings(done.out) == dict.fromkeys(
-        ("secrets", "disk", "journal", "database", "clock", "catalogue", "credential of alpha", "gateway", "provider alpha"),
-            "ok",
+        (
+            "secrets",
+            "disk",
+            "journal",
+            "database",
+            "clock",
+            "catalogue",
+            "credential of alpha",
+            "gateway",
+            "provider alpha",
+        ),
+        "ok",
     )
     assert "canary" not in done.out
     assert "      data_dir " in done.out

@@ -10,12 +10,14 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from waypost.gateway.callers import IN_FLIGHT
 from waypost.policy.table import Table
 from waypost.transport.limits import ServerLimits
 from waypost.transport.tunnel import Proxy
 
 DRAIN_S = 30.0
 DRAIN_S_MAX = 600.0
+IN_FLIGHT_MAX = 10_000_000  # in effect no bound
 TERMINATED = "terminated"
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
@@ -63,6 +65,8 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls: TlsFiles | None = None
     is_tls_terminated: bool = False  # a proxy in front of us speaks TLS
     trusted_proxies: tuple[str, ...] = ()  # networks as ipaddress writes them
+    organisation_in_flight: int = IN_FLIGHT
+    key_in_flight: int = IN_FLIGHT
     cors_origins: tuple[str, ...] = ()
     control_socket: str = ""  # of the control process; "" when there is none
     limits: ServerLimits = ServerLimits()
@@ -86,6 +90,8 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True):
             ("tls", tls),
             ("drain_s", f"{self.drain_s:g}"),
             ("trusted_proxies", ", ".join(self.trusted_proxies) or "none"),
+            ("organisation_in_flight", str(self.organisation_in_flight)),
+            ("key_in_flight", str(self.key_in_flight)),
             ("cors_origins", ", ".join(self.cors_origins) or "none"),
             ("control_socket", self.control_socket or "none"),
             ("egress.ca_bundle", self.egress.ca_bundle or "the system's"),
@@ -101,6 +107,8 @@ def read_live(server: Table, egress: Table, directory: Path) -> LiveSettings:
         tls=_read_tls(server, directory),
         is_tls_terminated=server.raw("tls") == TERMINATED,
         trusted_proxies=_read_networks(server),
+        organisation_in_flight=server.integer("organisation_in_flight", IN_FLIGHT, least=1, most=IN_FLIGHT_MAX),
+        key_in_flight=server.integer("key_in_flight", IN_FLIGHT, least=1, most=IN_FLIGHT_MAX),
         cors_origins=_read_origins(server),
         control_socket=_path(server.text("control_socket", ""), directory),
         limits=_read_limits(server.table("limits")),

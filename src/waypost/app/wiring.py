@@ -33,7 +33,7 @@ from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.status import status_of
 from waypost.gateway.access import Keyring
 from waypost.gateway.books import GatewayBooks
-from waypost.gateway.callers import IN_FLIGHT, InFlight
+from waypost.gateway.callers import InFlight
 from waypost.gateway.following import Following
 from waypost.gateway.journal import Journal
 from waypost.gateway.limits import KeyLimits
@@ -47,6 +47,7 @@ from waypost.kit import ids
 from waypost.kit.clock import SystemClock
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.ids import Ids
+from waypost.policy.address import TrustedProxies
 from waypost.storage.directory import PostgresDirectory
 from waypost.storage.ledger import PostgresLedger
 from waypost.storage.partitions import ensure_partitions
@@ -199,7 +200,7 @@ class GatewayProcess:
         internal = Http1Server(self._answer_internal, self._refuse_framing)
         front = Front(gateway.handle, self._refuse_framing, on_bug=report_bug)
         public = front.server
-        reloading = self._follow_file(front, fleet)
+        reloading = self._follow_file(front, fleet, gateway)
         background.start(reloading.run())
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.look)
         await internal.listen(unix_path=str(options.internal_path))
@@ -243,10 +244,11 @@ class GatewayProcess:
                     ) from None
             await asyncio.sleep(_RETRY_S)
 
-    def _follow_file(self, front: Front, fleet: Fleet) -> Reloading:
+    def _follow_file(self, front: Front, fleet: Fleet, gateway: Gateway) -> Reloading:
         """Serve by the settings, and by those of the file when it changes."""
         try:
             front.adopt(self._settings.live)
+            self._bound(gateway, self._settings.live)
         except TlsFilesUnusable as error:
             raise GatewayRefused(f"server.tls: {error}") from None
 
@@ -254,9 +256,17 @@ class GatewayProcess:
             egress = make_egress(live.egress)
             front.adopt(live)
             fleet.use(egress)
+            self._bound(gateway, live)
 
         is_alone = self._options.listen_fd is None
         return Reloading(self._settings, adopt, process=self._options.name, tells_why=is_alone)
+
+    def _bound(self, gateway: Gateway, live: LiveSettings) -> None:
+        """What one caller may take of this process: of the bounds, an even share of each worker."""
+        workers = self._options.workers
+        gateway.trusted_proxies = TrustedProxies(live.trusted_proxies)
+        gateway.in_flight.per_org = max(1, live.organisation_in_flight // workers)
+        gateway.in_flight.per_key = max(1, live.key_in_flight // workers)
 
     async def _listen(self, front: Front) -> None:
         options = self._options
@@ -316,13 +326,12 @@ class GatewayProcess:
             ),
         )
         pressure = make_pressure(page, random.random)
-        share = max(1, IN_FLIGHT // self._options.workers)
         gateway = Gateway(
             keyring=keyring,
             view=lambda: following.view,
             fleet=fleet,
             limits=KeyLimits(self._options.workers),
-            in_flight=InFlight(per_org=share, per_key=share),
+            in_flight=InFlight(),
             pressure=pressure,
             wallet=wallet,
             dispatcher=dispatcher,
