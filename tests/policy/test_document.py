@@ -15,6 +15,7 @@ from waypost.kit.errors import ErrorCode
 from waypost.metering.price import price_row
 from waypost.policy.catalogue import Breaker, Bulkhead, CancelBilling, Catalogue, ErrorRule, Timeouts
 from waypost.policy.document import CatalogueError, catalogue_document, read_catalogue, with_creation_times
+from waypost.providers import KINDS
 
 GONE = object()
 NAME_HINT = "a name of at most 128 letters, digits and . _ : @ / -, beginning with a letter or digit, without '..'"
@@ -131,7 +132,7 @@ MISTAKES = [
     ),
     ("models/0/deployments/0/expose", ["a b"], "[0]: expected the name of a response field"),
     ("providers/0/id", "al pha", ": expected an id of at most 64 letters, digits and . _ -"),
-    ("providers/0/kind", "opnai", ": expected one of openai; did you mean 'openai'?"),
+    ("providers/0/kind", "opnai", f": expected one of {', '.join(KINDS)}; did you mean 'openai'?"),
     ("providers/0/base_url", "ftp://h/v1", ": expected an address that begins with http:// or https://"),
     ("providers/0/base_url", "http://u:pw@h/v1", ": no user name or password here; credentials belong into api_keys"),
     ("providers/0/base_url", "http://h/v1?key=1", ": no query and no fragment here"),

@@ -217,6 +217,7 @@ class Fleet:
                         changes=route.deployment.request,
                         expose=route.deployment.expose,
                         error_rules=route.provider.error_map,
+                        provider=route.provider.id,
                     )
                 ),
                 self._health(route, secret, healths),

@@ -17,6 +17,7 @@ GEMINI_MODELS = "/v1beta/models"
 COUNT_TOKENS = "countTokens"
 _GEMINI_CHAT = {"generateContent": False, "streamGenerateContent": True}
 _GEMINI_VERBS = (*_GEMINI_CHAT, COUNT_TOKENS)
+_OPENAI = (MODELS, "/v1/chat/", "/v1/responses", "/v1/images/")  # also where nothing is, as by the id of a response
 _CREDENTIALS = ("key", "api_key", "access_token")
 
 
@@ -28,7 +29,10 @@ class ChatEndpoint(msgspec.Struct, frozen=True, gc=False):
     is_stream: bool = False
 
 
-_CHAT = {"/v1/chat/completions": ChatEndpoint(FORMATS["openai_chat"])}
+_CHAT = {
+    "/v1/chat/completions": ChatEndpoint(FORMATS["openai_chat"]),
+    "/v1/responses": ChatEndpoint(FORMATS["openai_responses"]),
+}
 
 
 def chat_endpoint(path: str) -> ChatEndpoint | None:
@@ -71,4 +75,4 @@ def dialect_of(path: str) -> str:
         return endpoint.format.dialect
     if path.startswith(GEMINI_MODELS) or (path.startswith(MODELS) and gemini_call(path) is not None):
         return "gemini"
-    return "openai" if path.startswith(MODELS) else "canonical"
+    return "openai" if path.startswith(_OPENAI) else "canonical"

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from waypost.providers.kind import ProviderKind
 from waypost.providers.openai import OpenAIChat
+from waypost.providers.openai_responses import OpenAIResponses
 
-KINDS: dict[str, ProviderKind] = {"openai": OpenAIChat()}
+KINDS: dict[str, ProviderKind] = {"openai": OpenAIChat(), "openai-responses": OpenAIResponses()}

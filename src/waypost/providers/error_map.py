@@ -28,6 +28,7 @@ _BUSY = ("rate_limit", "overloaded", "capacity", "too_many_requests", "resource_
 _RATE_LIMIT = ("rate_limit", "too_many_requests", "resource_exhausted")
 _INVALID = ("invalid_request", "invalid_prompt", "invalid_image", "unprocessable", "payload_too_large")
 
+_NO_CODES: Mapping[str, ErrorCode] = {}
 _BY_STATUS = {
     400: ErrorCode.INPUT_VALIDATION_ERROR,
     413: ErrorCode.INPUT_VALIDATION_ERROR,
@@ -80,8 +81,14 @@ def error_of(status: int, document: object) -> ProviderError:
     return ProviderError(status, code, kind, _text(inner.get("message") or inner.get("detail")))
 
 
-def failure_of(error: ProviderError, rules: Sequence[ErrorRule], retry_after_s: float | None = None) -> Failure:
-    """The canonical failure."""
+def failure_of(
+    error: ProviderError,
+    rules: Sequence[ErrorRule],
+    retry_after_s: float | None = None,
+    *,
+    by_code: Mapping[str, ErrorCode] = _NO_CODES,
+) -> Failure:
+    """The canonical failure. `by_code` are the names that only this kind of provider has."""
     for rule in rules:
         if _matches(rule, error):
             return Failure(
@@ -91,6 +98,8 @@ def failure_of(error: ProviderError, rules: Sequence[ErrorRule], retry_after_s: 
                 is_our_model_name=error.status == 404,
                 is_rate_limit=_is_rate_limit(error),
             )
+    if error.code in by_code:
+        return Failure(by_code[error.code], retry_after_s, is_rate_limit=_is_rate_limit(error))
     return _built_in(error, retry_after_s)
 
 

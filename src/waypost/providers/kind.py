@@ -71,6 +71,7 @@ class Target(msgspec.Struct, frozen=True):
     changes: RequestChanges | None = None
     expose: tuple[str, ...] = ()
     error_rules: tuple[ErrorRule, ...] = ()
+    provider: str = ""  # its id in the catalogue: what is signed for its accounts comes back to them only
     head: bytes = b""  # the constant head of a call, once a kind has prepared the target
 
     def __post_init__(self) -> None:

@@ -80,7 +80,7 @@ class OpenAIChat:
         return openai_build.losses(conversation)
 
     def prepare(self, target: Target) -> Target:
-        return msgspec.structs.replace(target, head=_head(target))
+        return msgspec.structs.replace(target, head=head_of(target, "/chat/completions"))
 
     def call(self, request: ChatRequest, target: Target, *, output_tokens_max: int | None) -> tuple[bytes, bytes]:
         if request.format == NAME:
@@ -97,8 +97,8 @@ class OpenAIChat:
         for name in _NOT_FORWARDED:
             fields.pop(name, None)
         if target.changes is not None:
-            _change(fields, target.changes)
-        return target.head or _head(target), _encode(fields)
+            change_fields(fields, target.changes)
+        return target.head or head_of(target, "/chat/completions"), _encode(fields)
 
     def completion(
         self,
@@ -139,8 +139,9 @@ class OpenAIChat:
         return OpenAIStream(n=n, expose=target.expose, rules=target.error_rules)
 
 
-def _head(target: Target) -> bytes:
-    lines = [f"POST {target.path_prefix}/chat/completions HTTP/1.1", f"host: {target.host_header.decode()}"]
+def head_of(target: Target, path: str) -> bytes:
+    """The constant head of a call to that path of an API like OpenAI's."""
+    lines = [f"POST {target.path_prefix}{path} HTTP/1.1", f"host: {target.host_header.decode()}"]
     if target.credential:
         lines.append(f"authorization: Bearer {target.credential}")
     lines += ["content-type: application/json", "accept-encoding: identity", "user-agent: waypost"]
@@ -166,7 +167,8 @@ def _stream_options(sent: msgspec.Raw | None) -> msgspec.Raw:
     return msgspec.Raw(_encode(options))
 
 
-def _change(fields: dict[str, msgspec.Raw], changes: RequestChanges) -> None:
+def change_fields(fields: dict[str, msgspec.Raw], changes: RequestChanges) -> None:
+    """As the deployment is configured: rename, then drop, then set."""
     for name, new_name in changes.rename.items():
         if name in fields:
             fields[new_name] = fields.pop(name)

@@ -65,7 +65,7 @@ def build(conversation: Conversation) -> dict[str, msgspec.Raw]:
         fields |= _tool_fields(conversation)
     if conversation.output is not None:
         fields["response_format"] = _response_format(conversation.output)
-    effort = "" if conversation.reasoning is None else _effort(conversation.reasoning)
+    effort = "" if conversation.reasoning is None else effort_of(conversation.reasoning)
     if effort:
         fields["reasoning_effort"] = effort
     if conversation.logprobs:
@@ -196,7 +196,7 @@ def _response_format(output: JsonOutput) -> JsonObject:
     return {"type": "json_schema", "json_schema": schema}
 
 
-def _effort(reasoning: Reasoning) -> str:
+def effort_of(reasoning: Reasoning) -> str:
     if reasoning.budget_tokens is None:
         return reasoning.effort
     for most, effort in _EFFORT_OF_BUDGET:

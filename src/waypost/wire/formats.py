@@ -13,6 +13,7 @@ from waypost.wire.conversation import Conversation
 from waypost.wire.gemini_generate_format import GeminiGenerate
 from waypost.wire.identity import AnswerIdentity
 from waypost.wire.openai_chat_format import OpenAIChat
+from waypost.wire.openai_responses_format import OpenAIResponses
 from waypost.wire.request import Around, ChatRequest
 
 
@@ -55,7 +56,7 @@ class ChatFormat(Protocol):
     def stream(self, request: ChatRequest, identity: AnswerIdentity) -> StreamWriter: ...
 
 
-FORMATS: dict[str, ChatFormat] = {each.name: each for each in (OpenAIChat(), GeminiGenerate())}
+FORMATS: dict[str, ChatFormat] = {each.name: each for each in (OpenAIChat(), OpenAIResponses(), GeminiGenerate())}
 
 
 def conversation_of(request: ChatRequest) -> Conversation:
