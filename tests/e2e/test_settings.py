@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from tests.e2e.stack import Answer, Stack, ask, eventually, parse
+from tests.transport.loopback import serving
 from tests.transport.test_proxy_header import header
 
 ORIGIN = "https://app.example.org"
@@ -80,10 +81,24 @@ async def test_each_setting_takes_effect_under_load(database: str, tmp_path: Pat
         await is_so(is_refused)
         assert await takes_proxy_header()
 
+        control = f"{stack.data_dir}/control.sock"
+        assert (await stack.request("GET", "/console/")).status == 404
+        config.write_text(f'[server]\ncontrol_socket = "{control}"\n')
+
+        async def is_handed_over() -> bool:
+            return (await stack.request("GET", "/console/")).status == 503
+
+        await is_so(is_handed_over)
+        refused = await stack.request("GET", "/console/")
+        assert refused.json["error"]["code"] == "SERVICE_UNAVAILABLE"
+        assert (await stack.chat(ask())).status == 200
+        async with serving(lambda exchange: exchange.respond(200, b"", b"here"), unix_path=control):
+            assert (await stack.request("GET", "/console/")).body == b"here"
+
         config.write_text("[server]\ndrain_s = 1\n")
 
         async def is_adopted() -> bool:
-            return [event["event"] for event in stack.log].count("SettingsAdopted") == 4
+            return [event["event"] for event in stack.log].count("SettingsAdopted") == 5
 
         await is_so(is_adopted)
         stop.set()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from collections.abc import Callable
-from functools import lru_cache
 
 from waypost.app.live_settings import EgressSettings, LiveSettings
 from waypost.dispatch.egress import Egress
 from waypost.gateway.cross_origin import CrossOrigin
-from waypost.transport.exchange import Exchange
+from waypost.gateway.handoff import HandOff
+from waypost.gateway.pipeline import Gateway
+from waypost.policy.address import TrustedProxies
 from waypost.transport.http1_server import Http1Server, Refuse
 from waypost.transport.tls import ServerTls, client_context
-
-_PEERS_REMEMBERED = 4096
 
 
 class SettingUnusable(Exception):
@@ -24,19 +22,42 @@ class SettingUnusable(Exception):
 class Front:
     """`server` listens when it is told to. `adopt` may be called again and again."""
 
-    def __init__(
-        self, handler: Callable[[Exchange], None], refuse: Refuse, *, on_bug: Callable[[BaseException], None]
-    ) -> None:
-        self._handler = handler
+    def __init__(self, gateway: Gateway, refuse: Refuse, *, on_bug: Callable[[BaseException], None]) -> None:
+        self._gateway = gateway
+        self._on_bug = on_bug
         self._tls = ServerTls()
-        self.server = Http1Server(handler, refuse, on_bug=on_bug)
+        self._handoffs: dict[tuple[str, bool], HandOff] = {}  # also those that the settings no longer name
+        self.server = Http1Server(gateway.handle, refuse, on_bug=on_bug)
 
     def adopt(self, live: LiveSettings) -> None:
         """Serve by these from now on. Raises TlsFilesUnusable: then nothing has changed."""
         if live.tls is not None:
             self._tls.load(live.tls.certificate, live.tls.private_key)
-        handler = CrossOrigin(live.cors_origins, self._handler).handle if live.cors_origins else self._handler
-        self.server.use(handler, live.limits, is_within(live.trusted_proxies))
+        gateway, proxies = self._gateway, TrustedProxies(live.trusted_proxies)
+        gateway.trusted_proxies = proxies
+        gateway.handoff = self._handoff(live)
+        handler = CrossOrigin(live.cors_origins, gateway.handle).handle if live.cors_origins else gateway.handle
+        self.server.use(handler, live.limits, proxies.__contains__)
+
+    def _handoff(self, live: LiveSettings) -> HandOff | None:
+        if not live.control_socket:
+            return None
+        named = (live.control_socket, live.tls_mode != "none")
+        handoff = self._handoffs.get(named)
+        if handoff is None:
+            handoff = self._handoffs[named] = HandOff(
+                live.control_socket,
+                is_https=live.tls_mode != "none",
+                client_of=self._gateway.client_of,
+                refuse=self._gateway.refuse,
+                on_bug=self._on_bug,
+            )
+        return handoff
+
+    async def close(self) -> None:
+        """When the server has drained."""
+        for handoff in self._handoffs.values():
+            await handoff.close()
 
     def ssl_context(self, live: LiveSettings) -> ssl.SSLContext | None:
         """What to listen with."""
@@ -54,21 +75,3 @@ def make_egress(settings: EgressSettings) -> Egress:
                 f"egress.ca_bundle: {settings.ca_bundle} cannot be read as PEM certificates"
             ) from None
     return Egress(ssl_context=context, proxy=settings.proxy, proxy_except=settings.proxy_except)
-
-
-def is_within(networks: tuple[str, ...]) -> Callable[[str], bool]:
-    """A test whether an address lies in one of them; for text that is no address it is false."""
-    if not networks:
-        return lambda _: False
-    parsed = [ipaddress.ip_network(network) for network in networks]
-
-    @lru_cache(maxsize=_PEERS_REMEMBERED)
-    def test(host: str) -> bool:
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            return False
-        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-        return any((mapped or address) in network for network in parsed)
-
-    return test

@@ -198,7 +198,7 @@ class GatewayProcess:
         background.start(LeftBehind(self._journal_dir, self._ledger, self._clock).run())
         background.start(self._tell_of_delays(journal, settler, following))
         internal = Http1Server(self._answer_internal, self._refuse_framing)
-        front = Front(gateway.handle, self._refuse_framing, on_bug=report_bug)
+        front = Front(gateway, self._refuse_framing, on_bug=report_bug)
         public = front.server
         reloading = self._follow_file(front, fleet, gateway)
         background.start(reloading.run())
@@ -224,6 +224,7 @@ class GatewayProcess:
         await gateway.drain(max(0.0, ends_at_s - self._clock.monotonic_s()))
         await public.drain(max(_LAST_WORDS_S, ends_at_s - self._clock.monotonic_s()))
         gateway.close()
+        await front.close()
         if await settler.drain(_SETTLE_S):
             await wallet.close_all()
         await background.end()

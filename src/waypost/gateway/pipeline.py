@@ -30,6 +30,7 @@ from waypost.gateway.endpoints import (
     gemini_call,
 )
 from waypost.gateway.gemini_models import count_tokens, list_gemini_models, show_gemini_model
+from waypost.gateway.handoff import HandOff
 from waypost.gateway.journal import JournalFailed, JournalFull
 from waypost.gateway.limits import KeyLimits, LimitExceeded, Reservation
 from waypost.gateway.models import list_models, show_model
@@ -112,6 +113,7 @@ class Gateway:
         self.pressure = pressure
         self._failed_keys = FailedKeys()
         self.trusted_proxies = TrustedProxies()
+        self.handoff: HandOff | None = None
         self._wallet = wallet
         self._dispatcher = dispatcher
         self._open_streams = open_streams
@@ -132,9 +134,9 @@ class Gateway:
         try:
             self._route(exchange, request_id)
         except LimitExceeded as refusal:
-            self._refuse(exchange, refusal, request_id, refusal.headers)
+            self.refuse(exchange, refusal, request_id, refusal.headers)
         except Refusal as refusal:
-            self._refuse(exchange, refusal, request_id)
+            self.refuse(exchange, refusal, request_id)
 
     def _route(self, exchange: Exchange, request_id: bytes) -> None:
         path = exchange.path
@@ -150,6 +152,8 @@ class Gateway:
             exchange.respond(200, JSON_TYPE + _request_header(request_id), b'{"status":"ok"}')
         elif path == "/readyz":
             self._readyz(exchange, request_id)
+        elif self.handoff is not None:
+            self.handoff.relay(exchange, request_id)
         else:
             raise Refusal(ErrorCode.NOT_FOUND)
 
@@ -214,7 +218,7 @@ class Gateway:
             refusal = Refusal(ErrorCode.INTERNAL_ERROR)
         if refusal is not None:
             self._unreserve(arrival.id, api_key.org_id, api_key.id, 0)
-            self._refuse(arrival.exchange, refusal, arrival.id, arrival.limit_headers)
+            self.refuse(arrival.exchange, refusal, arrival.id, arrival.limit_headers)
 
     async def _hold_with_grant(self, api_key: ApiKey, admission: Admission) -> tuple[Hold, Admission]:
         """The hold, after a grant; for a shorter answer when the balance affords only that and no length was asked."""
@@ -302,10 +306,13 @@ class Gateway:
             return self._keyring.authenticate(exchange.headers, now_ms)
         except Refusal as refusal:
             if refusal.code is ErrorCode.UNAUTHENTICATED:
-                forwarded_for = exchange.headers.get(b"x-forwarded-for", b"")
-                client = self.trusted_proxies.client_of(exchange.client_host, forwarded_for)
-                self._failed_keys.count(client, self._loop.time())
+                self._failed_keys.count(self.client_of(exchange), self._loop.time())
             raise
+
+    def client_of(self, exchange: Exchange) -> str:
+        """The caller's address."""
+        forwarded_for = exchange.headers.get(b"x-forwarded-for", b"")
+        return self.trusted_proxies.client_of(exchange.client_host, forwarded_for)
 
     def _readyz(self, exchange: Exchange, request_id: bytes) -> None:
         state = self._state
@@ -358,7 +365,8 @@ class Gateway:
         if reserved is not None:
             self._limits.correct(reserved, used_tokens, self._loop.time())
 
-    def _refuse(self, exchange: Exchange, refusal: Refusal, request_id: bytes, headers: bytes = b"") -> None:
+    def refuse(self, exchange: Exchange, refusal: Refusal, request_id: bytes, headers: bytes = b"") -> None:
+        """Answer with an error, in the format that belongs to the path."""
         dialect = dialect_of(exchange.path)
         shown = ids.text("req", request_id)
         lines = _request_header(request_id) + headers + error_headers(refusal)

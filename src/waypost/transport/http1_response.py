@@ -73,7 +73,7 @@ class ResponseReader:
         self._repeats = 0
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
-        """Lower-case names; repeated headers joined by a comma."""
+        """Lower-case names; repeated headers joined by a comma. Cookies, which cannot be (RFC 6265 §3), are lines."""
         self.body_length: int | None = None
         """As announced; None when chunked, or ended by the end of the connection."""
         self.has_head = False
@@ -135,6 +135,9 @@ class ResponseReader:
         headers = self.headers
         if name not in headers:
             headers[name] = value.rstrip()
+        elif name == b"set-cookie" and self._repeats < _REPEATS_MAX:
+            self._repeats += 1
+            headers[name] = b"%b\r\nset-cookie: %b" % (headers[name], value.rstrip())
         elif self._repeats >= _REPEATS_MAX:
             self._fail(TransportFailure.MALFORMED)
         else:

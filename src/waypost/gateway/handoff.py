@@ -1,0 +1,162 @@
+"""Hands what the gateway does not answer itself to the control process, over its Unix socket, and relays the answer.
+
+Who the caller is, we say: whatever it wrote itself into the headers that tell it is taken out. An answer is passed on
+as it comes; a caller who reads slowly makes the control process wait, not our memory grow. With the control process
+away these paths are 503 at once, and nothing else notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from waypost.kit import ids
+from waypost.kit.errors import ErrorCode, Refusal
+from waypost.transport.exchange import Exchange
+from waypost.transport.http1_client import UNBOUNDED, Call, CallTimeouts, ClientLimits, Origin, Pool
+from waypost.transport.http1_response import TransportFailure
+
+IN_FLIGHT_MAX = 256  # beyond it 503: what the control process holds up must not hold up this one
+_TIMEOUTS = CallTimeouts(connect_s=1.0, first_byte_s=30.0, idle_s=60.0, total_s=900.0)
+_RETRY_AFTER_S = 2
+_BODYLESS = frozenset((204, 304))
+_SAFE = frozenset(("GET", "HEAD"))
+# RFC 9110 §7.6.1, and those that each side of us writes anew.
+_HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"content-length",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+_ABOUT_THE_CALLER = frozenset((b"forwarded", b"x-real-ip", b"x-request-id", b"expect", b"via"))
+_OURS = frozenset((b"date", b"x-request-id"))
+
+
+class HandOff:
+    """One control process. `client_of` says whose request it is, `refuse` answers an exchange that gets no answer."""
+
+    def __init__(
+        self,
+        socket_path: str,
+        *,
+        is_https: bool,
+        client_of: Callable[[Exchange], str],
+        refuse: Callable[[Exchange, Refusal, bytes], None],
+        on_bug: Callable[[BaseException], None],
+    ) -> None:
+        """`is_https`: callers reach us by https, over whatever it comes to us."""
+        self._pool = Pool(Origin(unix_path=socket_path), limits=ClientLimits(idle_connections=32), on_bug=on_bug)
+        self._scheme = b"https" if is_https else b"http"
+        self._client_of = client_of
+        self._refuse = refuse
+        self.in_flight = 0
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+    def relay(self, exchange: Exchange, request_id: bytes) -> None:
+        """Answer the exchange with what the control process says."""
+        if self.in_flight >= IN_FLIGHT_MAX:
+            self.refuse(exchange, request_id)
+            return
+        self.in_flight += 1
+        _Relay(self, exchange, request_id).send()
+
+    def call(self, relay: _Relay) -> Call:
+        """For a relay."""
+        exchange = relay.exchange
+        target = f"{exchange.path}?{exchange.query}" if exchange.query else exchange.path
+        lines = [b"%b %b HTTP/1.1\r\n" % (exchange.method.encode(), target.encode())]
+        gone = _named_by_connection(exchange.headers)
+        for name, value in exchange.headers.items():
+            is_ours = name in _ABOUT_THE_CALLER or name.startswith(b"x-forwarded-")
+            if not is_ours and name not in _HOP_BY_HOP and name not in gone:
+                lines.append(b"%b: %b\r\n" % (name, value))
+        client = self._client_of(exchange).encode()
+        lines.append(b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\n" % (client, self._scheme))
+        lines.append(relay.id_line)
+        body = exchange.body.unwrap()
+        return self._pool.call(b"".join(lines), body, relay, _TIMEOUTS, body_bytes_max=UNBOUNDED)
+
+    def refuse(self, exchange: Exchange, request_id: bytes) -> None:
+        """For a relay: there is no answer."""
+        self._refuse(exchange, Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=_RETRY_AFTER_S), request_id)
+
+
+class _Relay:
+    """One exchange handed over; a receiver of the client."""
+
+    __slots__ = ("_call", "_has_head", "_is_repeated", "_owner", "_request_id", "exchange", "id_line")
+
+    def __init__(self, owner: HandOff, exchange: Exchange, request_id: bytes) -> None:
+        self._owner = owner
+        self._request_id = request_id
+        self._call: Call | None = None
+        self._has_head = False
+        self._is_repeated = False
+        self.exchange = exchange
+        self.id_line = b"x-request-id: %b\r\n" % ids.text("req", request_id).encode()
+
+    def send(self) -> None:
+        call = self._call = self._owner.call(self)
+        self.exchange.on_disconnect = self._leave
+        self.exchange.on_blocked = call.pause
+        self.exchange.on_writable = call.resume
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        self._has_head = True
+        gone = _named_by_connection(headers)
+        lines = b"".join(
+            b"%b: %b\r\n" % (name, value)
+            for name, value in headers.items()
+            if name not in _HOP_BY_HOP and name not in _OURS and name not in gone
+        )
+        if status in _BODYLESS:
+            self.exchange.respond(status, lines + self.id_line, b"")
+        else:
+            self.exchange.begin(status, lines + self.id_line)
+            self.exchange.flush_head()
+
+    def on_data(self, data: bytes) -> None:
+        self.exchange.write(data)
+
+    def on_end(self) -> None:
+        if self._call is not None and self._call.is_close_delimited:
+            self.exchange.abort()  # nobody can tell whether it was whole
+        elif self.exchange.is_open:
+            self.exchange.end()
+        self._finish()
+
+    def on_failure(self, failure: TransportFailure) -> None:
+        is_untouched = failure is TransportFailure.RESET_REUSED and self.exchange.method in _SAFE
+        if is_untouched and not self._is_repeated and not self._has_head:
+            self._is_repeated = True
+            self.send()
+            return
+        if self._has_head:
+            self.exchange.abort()
+        else:
+            self._owner.refuse(self.exchange, self._request_id)
+        self._finish()
+
+    def _leave(self) -> None:
+        if self._call is not None:
+            self._call.abort()
+            self._finish()
+
+    def _finish(self) -> None:
+        self._owner.in_flight -= 1
+        self._call = None
+
+
+def _named_by_connection(headers: dict[bytes, bytes]) -> frozenset[bytes]:
+    """Headers that hold for one connection only, because its `Connection` header says so."""
+    named = headers.get(b"connection")
+    return frozenset() if named is None else frozenset(name.strip().lower() for name in named.split(b","))
