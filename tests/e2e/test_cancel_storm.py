@@ -1,0 +1,143 @@
+"""Callers who leave at every moment, many of them: afterwards nothing of them is left, and everybody is served.
+
+`CANCELS=100000 ./run test tests/e2e/test_cancel_storm.py -n 0` is the large one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import random
+from collections import Counter
+from pathlib import Path
+from typing import cast
+
+import psutil  # type: ignore[import-untyped]  # it ships without types
+import pytest
+
+from tests.e2e.inside import InsideStack
+from tests.e2e.stack import ask, deployment, model, provider
+from waypost.ledger.record import Outcome
+
+CANCELS = int(os.environ.get("CANCELS", "2000"))
+AT_ONCE = 64
+DATABASE_CONNECTIONS = 16  # made when needed, and kept
+SLUGS = ("stops", "goes-on", "falls-over")
+
+
+class Caller(asyncio.Protocol):
+    """Sends one request, and breaks the connection off after so many bytes of the answer, or after a time."""
+
+    def __init__(self, request: bytes, bytes_max: int, *, is_reset: bool) -> None:
+        self._request = request
+        self._bytes_left = bytes_max
+        self._is_reset = is_reset
+        self.is_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._bytes_left -= len(data)
+        if self._bytes_left <= 0:
+            self.leave()
+
+    def leave(self) -> None:
+        self._transport.abort() if self._is_reset else self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.is_over.done():
+            self.is_over.set_result(None)
+
+
+@pytest.mark.timeout(3600)
+async def test_nothing_is_left_of_callers_who_left(database: str, tmp_path: Path) -> None:
+    async with InsideStack(database, tmp_path, credit_usd=100_000) as stack:
+        sim = stack.sim
+        await stack.adopt(
+            {
+                "providers": [
+                    provider(sim, "alpha", cancel_stops_billing="yes"),
+                    provider(sim, "beta", "beta", cancel_stops_billing="no"),
+                ],
+                "models": [
+                    model("stops", deployment("alpha", "stops")),
+                    model("goes-on", deployment("beta", "goes-on")),
+                    model("falls-over", deployment("alpha", "bad"), deployment("beta", "good")),
+                ],
+            }
+        )
+        sim.arm("status", model="bad", count=0, every=3, status=502)
+        base, files = await counts(stack), psutil.Process().num_fds()
+        await storm(stack)
+        await stack.at_rest()
+        assert await counts(stack) == base
+        assert psutil.Process().num_fds() <= files + 2 * AT_ONCE + DATABASE_CONNECTIONS
+        await check_the_books(stack)
+        sim.disarm()
+        answers = await asyncio.gather(
+            *(stack.chat({**ask(stream=at % 2 == 0), "model": SLUGS[at % 3]}) for at in range(100))
+        )
+        assert Counter(answer.status for answer in answers) == {200: 100}
+        await stack.at_rest()
+
+
+async def storm(stack: InsideStack) -> None:
+    dice = random.Random(7)
+    loop = asyncio.get_running_loop()
+    left = iter(range(CANCELS))
+
+    async def caller() -> None:
+        for number in left:
+            body = {**ask("sim: words=12 delay_ms=1 first_ms=2", stream=number % 2 == 0), "model": SLUGS[number % 3]}
+            request = render(stack, json.dumps(body).encode())
+            is_reset, bytes_max = dice.random() < 0.5, dice.choice((1, 200, 600, 1500, 100_000))
+            _, protocol = await loop.create_connection(
+                lambda: Caller(request, bytes_max, is_reset=is_reset),  # noqa: B023  called at once
+                "127.0.0.1",
+                stack.port,
+            )
+            timer = loop.call_later(dice.choice((0.0, 0.001, 0.003, 0.01, 0.03)) * dice.random() * 2, protocol.leave)
+            await protocol.is_over
+            timer.cancel()
+
+    await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
+
+
+def render(stack: InsideStack, body: bytes) -> bytes:
+    return (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {stack.key.text}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
+async def counts(stack: InsideStack) -> dict[str, float]:
+    """What may pile up: all but the idle connections to providers, which are kept on purpose."""
+    for _ in range(100):  # connections close in the loop's next turns, on both sides
+        await asyncio.sleep(0.01)
+    gc.collect()
+    gateway, metrics = stack.gateway, await stack.metrics()
+    kept = metrics["waypost_upstream_idle"]
+    return {
+        "tasks": len(asyncio.all_tasks()),
+        # An idle connection is a socket on either side, and both are in this process.
+        "sockets": len(psutil.Process().net_connections("tcp")) - 2 * kept,
+        "calls": metrics["waypost_upstream_open"] - kept,
+        "executions": metrics["waypost_executions_running"],
+        "holds": metrics["waypost_holds_open"],
+        "requests": len(gateway.gateway.in_flight),
+        "places": sum(gate.places.in_flight + gate.places.waiting for gate in gateway.fleet.gates().values()),
+    }
+
+
+async def check_the_books(stack: InsideStack) -> None:
+    rows = await stack.rows("SELECT outcome, count(*) FROM execution GROUP BY outcome")
+    outcomes = {Outcome(outcome): count for outcome, count in rows}
+    assert set(outcomes) <= {Outcome.COMPLETED, Outcome.DISCONNECTED, Outcome.CUT_OFF, Outcome.FAILED}
+    assert outcomes[Outcome.DISCONNECTED] > CANCELS / 20
+    attempts, charged = (await stack.rows("SELECT sum(attempts), sum(charge) FROM execution"))[0]
+    assert len(await stack.settlements()) == attempts
+    assert (await stack.operator.balance(stack.org_id)).available_nanos == stack.credit_nanos - charged
