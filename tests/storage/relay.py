@@ -14,11 +14,14 @@ class Relay:
     """While it withholds, what is asked gets through and no answer comes back: what a frozen server looks like, and a
     network that has lost the way. `cut` then ends all sessions, so that nobody ever learns the answers."""
 
-    def __init__(self, real: str, directory: Path) -> None:
+    def __init__(self, real: str, directory: Path, *, loses_announcements: bool = False) -> None:
+        """`loses_announcements`: NOTIFY never arrives, everything else does."""
         parts = conninfos.conninfo_to_dict(real)
         self._real = f"{parts['host']}/.s.PGSQL.{parts['port']}"
         self._path = directory / f".s.PGSQL.{parts['port']}"
         self.conninfo = conninfos.make_conninfo(real, host=str(directory))
+        self.lost = 0  # announcements
+        self._loses_announcements = loses_announcements
         self._passes_answers = asyncio.Event()
         self._passes_answers.set()
         self._sessions: set[asyncio.Task[None]] = set()
@@ -64,8 +67,25 @@ class Relay:
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, passes: asyncio.Event | None
     ) -> None:
         with contextlib.suppress(OSError):
+            rest = b""
             while data := await source.read(1 << 16):
                 if passes is not None:
                     await passes.wait()
+                    if self._loses_announcements:
+                        data, rest = self._without_announcements(rest + data)
                 sink.write(data)
                 await sink.drain()
+
+    def _without_announcements(self, data: bytes) -> tuple[bytes, bytes]:
+        """Whole messages of the server but NotificationResponse, and the start of the next one."""
+        kept, at = b"", 0
+        while len(data) >= at + 5:
+            end = at + 1 + int.from_bytes(data[at + 1 : at + 5], "big")
+            if len(data) < end:
+                break
+            if data[at : at + 1] == b"A":
+                self.lost += 1
+            else:
+                kept += data[at:end]
+            at = end
+        return kept, data[at:]
