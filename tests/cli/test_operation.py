@@ -37,6 +37,12 @@ def test_versions_are_applied_shown_listed_and_rolled_back_to(waypost: Waypost, 
     assert waypost("catalog", "apply", first).line == "unchanged"
     assert waypost("catalog", "apply", second).line == "version 2"
     assert output_price(waypost) == (2, "12.00")
+    changes = waypost("catalog", "diff", "1", "2", "--json").json["changes"]
+    assert {"place": "models[swift-1].price.output", "before": '"10.00"', "after": '"12.00"'} in changes
+    assert "models[swift-1].price.output" in waypost("catalog", "diff", "1").out
+    assert waypost("catalog", "diff", "1", "9").err == (
+        "waypost: there is no catalogue version 9: see `waypost catalog history`\n"
+    )
     assert waypost("catalog", "rollback", "1").line == "version 3"
     assert output_price(waypost) == (3, "10.00")
     # An explicit command is obeyed whatever was applied before.

@@ -19,6 +19,7 @@ from waypost.kit.ids import Ids
 from waypost.kit.money import Nanos
 from waypost.ledger.record import Balance
 from waypost.policy.catalogue import Catalogue
+from waypost.policy.catalogue_diff import Change, changes_between
 from waypost.policy.document import with_creation_times
 from waypost.storage import api_keys, catalogues, ledger_check, nodes, orgs, usage
 from waypost.storage.ledger import PostgresLedger
@@ -145,6 +146,19 @@ class Operator:
 
     async def catalogue_history(self) -> list[catalogues.CatalogueVersion]:
         return await catalogues.catalogue_history(self._pool)
+
+    async def compare_catalogues(self, before: int, after: int | None) -> list[Change]:
+        """What changed from one version to another, the newest unless given."""
+        try:
+            old = await catalogues.catalogue_of(self._pool, before)
+            new = (
+                (await self.newest_catalogue())[0]
+                if after is None
+                else await catalogues.catalogue_of(self._pool, after)
+            )
+        except LookupError as error:
+            raise CommandRefused(f"{error.args[0]}: see `waypost catalog history`") from None
+        return changes_between(old, new)
 
     async def roll_back_catalogue(self, version: int) -> int:
         try:

@@ -46,6 +46,7 @@ _GROUPS: dict[tuple[str, str], dict[str, Callable[..., None]]] = {
         "apply": operation.catalog_apply,
         "show": operation.catalog_show,
         "history": operation.catalog_history,
+        "diff": operation.catalog_diff,
         "rollback": operation.catalog_rollback,
     },
     ("node", "Gateway nodes."): {"list": operation.node_list},

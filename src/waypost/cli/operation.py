@@ -61,6 +61,23 @@ def catalog_history(
     print_json({"versions": rows}) if as_json else print_table(rows)
 
 
+def catalog_diff(
+    before: Annotated[int, typer.Argument(metavar="A", min=1, help="A version: see `catalog history`.")],
+    after: Annotated[int | None, typer.Argument(metavar="B", min=1, help="Another; the newest unless given.")] = None,
+    as_json: AsJson = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Show what changed from version A to version B, field by field."""
+    settings = settings_of(data_dir, database_url, config)
+    changes = operate(settings, lambda operator: operator.compare_catalogues(before, after))
+    if as_json:
+        print_json({"changes": [msgspec.structs.asdict(change) for change in changes]})
+    else:
+        print_table([msgspec.structs.asdict(change) for change in changes])
+
+
 def catalog_rollback(
     version: Annotated[int, typer.Argument(metavar="N", min=1, help="The version whose content to return to.")],
     config: Config = None,

@@ -69,6 +69,15 @@ async def newest_catalogue(pool: Pool) -> tuple[Catalogue, int] | None:
         return await _newest(connection)
 
 
+async def catalogue_of(pool: Pool, version: int) -> Catalogue:
+    """That version. Raises LookupError when there is none."""
+    async with pool.connection() as connection:
+        row = await (await connection.execute(ONE, {"version": version})).fetchone()
+    if row is None:
+        raise LookupError(f"there is no catalogue version {version}")
+    return read_catalogue(row[1])
+
+
 async def catalogue_history(pool: Pool, *, count: int = 100) -> list[CatalogueVersion]:
     """The newest first."""
     async with pool.connection() as connection:
