@@ -26,8 +26,9 @@ from waypost.simulator.style_beta import Beta
 from waypost.simulator.style_delta import Delta
 from waypost.simulator.style_epsilon import Epsilon
 from waypost.simulator.style_gamma import Gamma
+from waypost.simulator.style_responses import AlphaResponses, GammaResponses
 
-STYLES: tuple[Style, ...] = (Beta(), Gamma(), Delta(), Epsilon(), Alpha())
+STYLES: tuple[Style, ...] = (Beta(), Gamma(), Delta(), Epsilon(), Alpha(), GammaResponses(), AlphaResponses())
 _MODELS = ("sim-large", "sim-small")  # listed beside those that have a price; any name is answered
 
 
