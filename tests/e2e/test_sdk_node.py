@@ -35,7 +35,7 @@ def test_the_node_sdk_works_unmodified(postgres: str, tmp_path: Path) -> None:
     assert done.stderr == ""
     results = json.loads(done.stdout)
     assert results == dict.fromkeys(results, "ok")
-    assert len(results) == 11
+    assert len(results) == 12
 
 
 def environment(stack: HostedStack) -> dict[str, str]:

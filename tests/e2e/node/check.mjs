@@ -144,6 +144,23 @@ const checks = {
       assert.ok(said.every((chunk) => chunk.choices[0].finish_reason === null));
     });
   },
+  async responses() {
+    const input = "Weather and time?\nsim: tools=3";
+    const flat = tools.map(({ function: { name, parameters } }) => ({ type: "function", name, parameters, strict: false }));
+    const plain = await client.responses.create({ model, input: "Say something." });
+    assert.equal(plain.status, "completed");
+    let said = "";
+    for await (const event of await client.responses.create({ model, input: "Say something.", stream: true }))
+      if (event.type === "response.output_text.delta") said += event.delta;
+    assert.equal(said, plain.output_text);
+    const final = await client.responses.stream({ model, input, tools: flat }).finalResponse();
+    const calls = final.output.filter((item) => item.type === "function_call");
+    assert.equal(calls.length, 3);
+    calls.forEach((call) => JSON.parse(call.arguments));
+    const results = calls.map(({ call_id }) => ({ type: "function_call_output", call_id, output: "fine" }));
+    const history = [{ role: "user", content: input }, ...final.output, ...results];
+    assert.ok((await client.responses.create({ model, input: history })).output_text);
+  },
 };
 
 const results = {};
