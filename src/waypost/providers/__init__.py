@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from waypost.providers.gemini import Gemini
 from waypost.providers.kind import ProviderKind
 from waypost.providers.openai import OpenAIChat
 from waypost.providers.openai_responses import OpenAIResponses
 
-KINDS: dict[str, ProviderKind] = {"openai": OpenAIChat(), "openai-responses": OpenAIResponses()}
+KINDS: dict[str, ProviderKind] = {
+    "openai": OpenAIChat(),
+    "openai-responses": OpenAIResponses(),
+    "gemini": Gemini(),
+}

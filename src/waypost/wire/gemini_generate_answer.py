@@ -59,9 +59,9 @@ def render_end(identity: AnswerIdentity, usage: Usage, cost: str) -> bytes:
         % (
             prompt_tokens,
             usage.cache_read_tokens,
-            usage.output_tokens - thoughts,
+            usage.all_output_tokens - thoughts,
             thoughts,
-            prompt_tokens + usage.output_tokens,
+            prompt_tokens + usage.all_output_tokens,
             cost.encode(),
             render_identity(identity),
         )
