@@ -99,6 +99,7 @@ async def storm(stack: InsideStack) -> None:
                 lambda: Caller(request, bytes_max, is_reset=is_reset),  # noqa: B023  called at once
                 "127.0.0.1",
                 stack.port,
+                local_addr=(f"127.0.{1 + number % 100}.1", 0),  # one address has not enough ports for the large one
             )
             timer = loop.call_later(dice.choice((0.0, 0.001, 0.003, 0.01, 0.03)) * dice.random() * 2, protocol.leave)
             await protocol.is_over

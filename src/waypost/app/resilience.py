@@ -18,6 +18,9 @@ def make_fleet(page: Page, read_secret: SecretReader, dice: Callable[[], float])
         circuits_opened=page.counter(
             "waypost_circuits_opened", "Times that a circuit has opened.", ("provider", "deployment")
         ),
+        credentials_rested=page.counter(
+            "waypost_credentials_rested", "Times that a credential was sent to rest.", ("provider", "deployment")
+        ),
         bulkheads_refused=page.counter(
             "waypost_bulkhead_refused", "Attempts that got no place at their provider in time.", ("provider",)
         ),

@@ -134,12 +134,14 @@ class Fleet:
         dice: Callable[[], float],
         *,
         circuits_opened: Counter | None = None,
+        credentials_rested: Counter | None = None,
         bulkheads_refused: Counter | None = None,
         repetitions_refused: Counter | None = None,
     ) -> None:
         self._read_secret = read_secret
         self._dice = dice
         self._circuits_opened = circuits_opened or Counter("circuits_opened", "", ("provider", "deployment"))
+        self._credentials_rested = credentials_rested or Counter("credentials_rested", "", ("provider", "deployment"))
         self._bulkheads_refused = bulkheads_refused or Counter("bulkheads_refused", "", ("provider",))
         self._repetitions_refused = repetitions_refused or Counter("repetitions_refused", "", ("provider",))
         self._egress = Egress()
@@ -232,7 +234,14 @@ class Fleet:
         named = (provider.id, provider.base_url, deployment.upstream_model, secret)
         health = healths.get(named) or self._healths.get(named)
         if health is None:
-            health = Health(provider.id, deployment.id, provider.breaker, self._dice, self._circuits_opened)
+            health = Health(
+                provider.id,
+                deployment.id,
+                provider.breaker,
+                self._dice,
+                opened=self._circuits_opened,
+                rested=self._credentials_rested,
+            )
         health.circuit.adopt(provider.breaker)
         healths[named] = health
         return health

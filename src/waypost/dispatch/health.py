@@ -17,10 +17,17 @@ COOL_DOWN_S_MAX = 120.0
 class Health:
     """Outlives the versions of the catalogue: what rests goes on resting. Times are seconds of the loop's clock."""
 
-    __slots__ = ("_deployment", "_dice", "_is_told", "_opened", "_provider", "circuit", "rests_until_s")
+    __slots__ = ("_deployment", "_dice", "_is_told", "_opened", "_provider", "_rested", "circuit", "rests_until_s")
 
     def __init__(
-        self, provider: str, deployment: str, breaker: Breaker, dice: Callable[[], float], opened: Counter
+        self,
+        provider: str,
+        deployment: str,
+        breaker: Breaker,
+        dice: Callable[[], float],
+        *,
+        opened: Counter,
+        rested: Counter,
     ) -> None:
         self.circuit = Circuit(breaker)
         self.rests_until_s = 0.0
@@ -29,6 +36,7 @@ class Health:
         self._deployment = deployment
         self._dice = dice
         self._opened = opened
+        self._rested = rested
 
     def is_ready(self, now_s: float) -> bool:
         return self.rests_until_s <= now_s and self.circuit.blocked_until_s <= now_s
@@ -47,6 +55,7 @@ class Health:
 
     def rest(self, now_s: float, retry_after_s: float | None) -> None:
         """The provider wants no more calls from this credential for a while."""
+        self._rested.add(self._provider, self._deployment)
         wanted_s = COOL_DOWN_S if retry_after_s is None else max(COOL_DOWN_S_MIN, retry_after_s)
         until_s = now_s + min(wanted_s, COOL_DOWN_S_MAX)
         if until_s > self.rests_until_s:

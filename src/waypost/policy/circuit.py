@@ -53,6 +53,8 @@ def verdict_of(outcome: Outcome, failure: Failure | None, status: int) -> Verdic
         return Verdict.NOTHING
     if failure.is_ours or failure.is_rate_limit or failure.code is ErrorCode.INTERNAL_ERROR:
         return Verdict.NOTHING
+    if failure.code.status == 400:  # said late, in a stream
+        return Verdict.NOTHING
     return Verdict.NOTHING if 400 <= status < 500 else Verdict.FAILURE
 
 
