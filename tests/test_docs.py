@@ -137,7 +137,13 @@ def test_every_command_shown_is_one_that_the_command_line_takes(tmp_path: Path, 
 
 def test_the_environment_is_documented() -> None:
     text = page("docs/reference/commands.md").text
-    inner = {"WAYPOST_DEMO_UPSTREAM_KEY", "WAYPOST_INTERNAL_SOCKET", "WAYPOST_LISTEN_FD", "WAYPOST_PARENT_PID"}
+    inner = {
+        "WAYPOST_CONTROL_SOCKET",
+        "WAYPOST_DEMO_UPSTREAM_KEY",
+        "WAYPOST_INTERNAL_SOCKET",
+        "WAYPOST_LISTEN_FD",
+        "WAYPOST_PARENT_PID",
+    }
     inner |= {"WAYPOST_PROCESS", "WAYPOST_WORKERS"}
     used = set(re.findall(r"WAYPOST_[A-Z_]+", SOURCE + (ROOT / "run").read_text())) - inner
     assert set(re.findall(r"WAYPOST_[A-Z_]+", text)) == used

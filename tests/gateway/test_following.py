@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager
 import pytest
 
 from waypost.dispatch.fleet import Fleet
-from waypost.gateway.access import Keyring
 from waypost.gateway.following import Following
 from waypost.gateway.ports import LedgerUnavailable
 from waypost.kit.clock import SystemClock
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.document import CatalogueError
 from waypost.tenancy.api_key import ApiKey
+from waypost.tenancy.keyring import Keyring
 
 
 class FakeDirectory:

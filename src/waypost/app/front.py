@@ -22,8 +22,12 @@ class SettingUnusable(Exception):
 class Front:
     """`server` listens when it is told to. `adopt` may be called again and again."""
 
-    def __init__(self, gateway: Gateway, refuse: Refuse, *, on_bug: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, gateway: Gateway, refuse: Refuse, *, on_bug: Callable[[BaseException], None], control_socket: str = ""
+    ) -> None:
+        """`control_socket` is the one of the control process when the settings name none."""
         self._gateway = gateway
+        self._control_socket = control_socket
         self._on_bug = on_bug
         self._tls = ServerTls()
         self._handoffs: dict[tuple[str, bool], HandOff] = {}  # also those that the settings no longer name
@@ -40,13 +44,14 @@ class Front:
         self.server.use(handler, live.limits, proxies.__contains__)
 
     def _handoff(self, live: LiveSettings) -> HandOff | None:
-        if not live.control_socket:
+        socket_path = live.control_socket or self._control_socket
+        if not socket_path:
             return None
-        named = (live.control_socket, live.tls_mode != "none")
+        named = (socket_path, live.tls_mode != "none")
         handoff = self._handoffs.get(named)
         if handoff is None:
             handoff = self._handoffs[named] = HandOff(
-                live.control_socket,
+                socket_path,
                 is_https=live.tls_mode != "none",
                 client_of=self._gateway.client_of,
                 refuse=self._gateway.refuse,

@@ -57,6 +57,9 @@ class EgressSettings(msgspec.Struct, frozen=True, kw_only=True):
     proxy_except: tuple[str, ...] = ()
 
 
+API_KEYS_MAX = 20  # ModelRoute's number
+
+
 class LiveSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a running gateway takes over when the file changes."""
 
@@ -68,7 +71,8 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True):
     organisation_in_flight: int = IN_FLIGHT
     key_in_flight: int = IN_FLIGHT
     cors_origins: tuple[str, ...] = ()
-    control_socket: str = ""  # of the control process; "" when there is none
+    control_socket: str = ""  # of the control process; "": that of `up`, or none
+    api_keys_max: int = API_KEYS_MAX  # valid ones that an organisation may have by its own making
     limits: ServerLimits = ServerLimits()
     egress: EgressSettings = EgressSettings()
 
@@ -93,7 +97,8 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True):
             ("organisation_in_flight", str(self.organisation_in_flight)),
             ("key_in_flight", str(self.key_in_flight)),
             ("cors_origins", ", ".join(self.cors_origins) or "none"),
-            ("control_socket", self.control_socket or "none"),
+            ("control_socket", self.control_socket or "as `up` says"),
+            ("api_keys_max", str(self.api_keys_max)),
             ("egress.ca_bundle", self.egress.ca_bundle or "the system's"),
             ("egress.proxy", "none" if proxy is None else f"{proxy.host}:{proxy.port}"),
         ]
@@ -111,6 +116,7 @@ def read_live(server: Table, egress: Table, directory: Path) -> LiveSettings:
         key_in_flight=server.integer("key_in_flight", IN_FLIGHT, least=1, most=IN_FLIGHT_MAX),
         cors_origins=_read_origins(server),
         control_socket=_path(server.text("control_socket", ""), directory),
+        api_keys_max=server.integer("api_keys_max", API_KEYS_MAX, least=1, most=1_000_000),
         limits=_read_limits(server.table("limits")),
         egress=_read_egress(egress, directory),
     )

@@ -9,15 +9,18 @@ from collections.abc import Sequence
 from waypost.app.catalogue_file import apply_first, apply_watched_file
 from waypost.app.database import embedded_postgres
 from waypost.app.settings import Settings, SettingsError, read_settings
+from waypost.supervisor.child import ChildPlan
 from waypost.supervisor.up import UpOptions, UpRefused, roll_running, run_up
 
 
 def up_options(settings: Settings, *, host: str, port: int, metrics_port: int, workers: int = 1) -> UpOptions:
     """What the supervisor is told. The database's URL travels to children in the environment: a command line is
     readable by every user of the machine."""
-    command = [sys.executable, "-m", "waypost", "gateway", "--data-dir", str(settings.data_dir)]
+    told = ["--data-dir", str(settings.data_dir)]
     if settings.config_path is not None:
-        command += ["--config", str(settings.config_path)]
+        told += ["--config", str(settings.config_path)]
+    waypost = (sys.executable, "-m", "waypost")
+    control_socket = settings.data_dir / "run" / "control.sock"
     if settings.database_url is not None:
         os.environ["WAYPOST_DATABASE_URL"] = settings.database_url
     return UpOptions(
@@ -31,7 +34,14 @@ def up_options(settings: Settings, *, host: str, port: int, metrics_port: int, w
         drain_s=lambda: _drain_s_of(settings),
         is_tls=settings.live.tls is not None,
         config_path=settings.config_path,
-        gateway_command=tuple(command),
+        gateway_command=(*waypost, "gateway", *told),
+        control=ChildPlan(
+            name="control",
+            command=(*waypost, "control", *told, "--socket", str(control_socket)),
+            address=control_socket,
+            ready_path="/readyz",
+            drain_s=lambda: _drain_s_of(settings),
+        ),
     )
 
 

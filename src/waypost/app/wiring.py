@@ -31,7 +31,6 @@ from waypost.app.settings import Settings
 from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.status import status_of
-from waypost.gateway.access import Keyring
 from waypost.gateway.books import GatewayBooks
 from waypost.gateway.callers import InFlight
 from waypost.gateway.following import Following
@@ -68,6 +67,7 @@ from waypost.telemetry.events import (
     report_bug,
 )
 from waypost.telemetry.metrics import Page
+from waypost.tenancy.keyring import Keyring
 from waypost.transport.exchange import Exchange
 from waypost.transport.http1_server import Http1Server
 from waypost.transport.tls import TlsFilesUnusable
@@ -103,6 +103,7 @@ class GatewayOptions(msgspec.Struct, frozen=True):
     name: str = "gateway-0"
     listen_fd: int | None = None  # a socket that listens there already, from the supervisor
     workers: int = 1  # gateways on this machine that share what a limit allows
+    control_socket: str = ""  # of the control process, when the settings name none
 
 
 def run_gateway(settings: Settings, conninfo: str, options: GatewayOptions) -> int:
@@ -118,6 +119,7 @@ def run_gateway(settings: Settings, conninfo: str, options: GatewayOptions) -> i
             name=inheritance.process,
             listen_fd=inheritance.listen_fd,
             workers=inheritance.workers,
+            control_socket=inheritance.control_socket,
         )
     return uvloop.run(GatewayProcess(settings, conninfo, options).serve())
 
@@ -198,7 +200,7 @@ class GatewayProcess:
         background.start(LeftBehind(self._journal_dir, self._ledger, self._clock).run())
         background.start(self._tell_of_delays(journal, settler, following))
         internal = Http1Server(self._answer_internal, self._refuse_framing)
-        front = Front(gateway, self._refuse_framing, on_bug=report_bug)
+        front = Front(gateway, self._refuse_framing, on_bug=report_bug, control_socket=options.control_socket)
         public = front.server
         reloading = self._follow_file(front, fleet, gateway)
         background.start(reloading.run())

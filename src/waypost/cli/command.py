@@ -27,6 +27,7 @@ _ALONE: tuple[Callable[..., None], ...] = (
     running.up,
     running.demo,
     running.gateway,
+    running.control,
     running.restart,
     running.sim,
     running.doctor,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -72,6 +73,21 @@ def gateway(
     settings = settings_of(data_dir, database_url, config)
     check_listening(settings, host)
     raise typer.Exit(serve_gateway(settings, host=host, port=port))
+
+
+def control(
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    socket: Annotated[
+        Path | None, typer.Option(help="Unix socket to serve on; default run/control.sock in the data directory.")
+    ] = None,
+) -> None:
+    """Start the control process alone: for a cluster, beside each gateway whose `control_socket` names its socket."""
+    from waypost.app.control import serve_control
+
+    settings = settings_of(data_dir, database_url, config)
+    raise typer.Exit(serve_control(settings, socket or settings.data_dir / "run" / "control.sock"))
 
 
 def restart(config: Config = None, data_dir: DataDir = None) -> None:

@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
-from waypost.dispatch.fleet import Fleet
-from waypost.gateway.access import Keyring
 from waypost.gateway.ports import Directory, LedgerUnavailable
 from waypost.kit.clock import Clock
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.snapshot import View, build_view
 from waypost.telemetry.events import CatalogueAdopted, emit, report_bug
+from waypost.tenancy.keyring import Keyring
 
 POLL_S = 1.0
 _ANNOUNCEMENTS = "announcements"
 
 
+class CatalogueUser(Protocol):
+    """What a new catalogue is made live in; a gateway's `dispatch.fleet.Fleet`."""
+
+    def adopt(self, view: View) -> None: ...
+    def has_changed_credentials(self) -> bool: ...
+
+
 class Following:
     """`view` is the catalogue in force; it is swapped whole."""
 
-    def __init__(self, directory: Directory, keyring: Keyring, fleet: Fleet, clock: Clock) -> None:
+    def __init__(self, directory: Directory, keyring: Keyring, fleet: CatalogueUser, clock: Clock) -> None:
         self.view: View = build_view(Catalogue(), 0)
         self.is_database_reachable = True
         self._directory = directory

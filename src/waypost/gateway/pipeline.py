@@ -17,7 +17,6 @@ import msgspec
 from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.ports import Admission, Plan
-from waypost.gateway.access import Keyring
 from waypost.gateway.admission import admit, chat_model, shown_names, shrink, too_dear
 from waypost.gateway.callers import FailedKeys, InFlight
 from waypost.gateway.endpoints import (
@@ -49,6 +48,7 @@ from waypost.policy.snapshot import View
 from waypost.telemetry.events import report_bug
 from waypost.telemetry.metrics import Counter, Histogram
 from waypost.tenancy.api_key import ApiKey
+from waypost.tenancy.keyring import Keyring
 from waypost.transport.exchange import Exchange
 from waypost.wire.canonical import Signature
 from waypost.wire.dialects import error_headers, render_error

@@ -29,18 +29,24 @@ SELECT %(digest)s, id, org_id, %(pepper_version)s, %(prefix)s, %(last_four)s FRO
 # Revoking again keeps the first moment; a revoked key is not rotated.
 REVOKE = """
 UPDATE api_key SET valid_until = now(), version = %(version)s
- WHERE id = %(id)s AND (valid_until IS NULL OR valid_until > now())
+ WHERE id = %(id)s AND org_id = coalesce(%(org_id)s, org_id) AND (valid_until IS NULL OR valid_until > now())
 """
 
 ROTATE = """
 UPDATE api_key SET version = %(version)s
- WHERE id = %(id)s AND (valid_until IS NULL OR valid_until > now())
+ WHERE id = %(id)s AND org_id = coalesce(%(org_id)s, org_id) AND (valid_until IS NULL OR valid_until > now())
 """
 
 END_DIGESTS = """
 UPDATE api_key_digest SET valid_until = now() + make_interval(secs => %(grace_s)s)
  WHERE api_key_id = %(id)s AND valid_until IS NULL
 RETURNING valid_until
+"""
+
+KNOWN = "SELECT FROM api_key WHERE id = %(id)s AND org_id = coalesce(%(org_id)s, org_id)"
+
+COUNT_VALID = """
+SELECT count(*) FROM api_key WHERE org_id = %s AND (valid_until IS NULL OR valid_until > now())
 """
 
 LIST = """
@@ -74,6 +80,10 @@ class Limits(msgspec.Struct, frozen=True):
     models: frozenset[str] | None = None
 
 
+class TooManyKeys(Exception):
+    """The organisation has as many valid keys as it may have."""
+
+
 class Secret(msgspec.Struct, frozen=True):
     """What is kept of a key's text."""
 
@@ -97,13 +107,27 @@ class ListedKey(msgspec.Struct, frozen=True):
 
 
 async def create_api_key(
-    pool: Pool, *, api_key_id: bytes, org_id: bytes, secret: Secret, name: str, scope: Scope, limits: Limits
+    pool: Pool,
+    *,
+    api_key_id: bytes,
+    org_id: bytes,
+    secret: Secret,
+    name: str,
+    scope: Scope,
+    limits: Limits,
+    keys_max: int | None = None,
 ) -> None:
-    """Make a key. Raises LookupError for an unknown organisation. `pool` is the app's, here and below."""
+    """Make a key, unless the organisation has `keys_max` valid ones. Raises TooManyKeys, LookupError for an unknown
+    organisation. `pool` is the app's, here and below."""
     async with pool.system() as connection:
         version = await take_version(connection, Followed.API_KEYS)
         if (await connection.execute("SELECT FROM org WHERE id = %s", (UUID(bytes=org_id),))).rowcount == 0:
             raise LookupError("no such organisation")
+        if keys_max is not None:
+            # Exact, since the version is taken under a lock that makers of keys hold one after the other.
+            counted = await (await connection.execute(COUNT_VALID, (UUID(bytes=org_id),))).fetchone()
+            if counted is not None and counted[0] >= keys_max:
+                raise TooManyKeys
         await connection.execute(
             CREATE,
             {
@@ -130,22 +154,28 @@ async def list_api_keys(pool: Pool, org_id: bytes) -> list[ListedKey]:
     ]
 
 
-async def revoke_api_key(pool: Pool, api_key_id: bytes) -> None:
-    """End a key and every text of it at once; again without effect. Raises LookupError for an unknown one."""
+async def revoke_api_key(pool: Pool, api_key_id: bytes, *, org_id: bytes | None = None) -> None:
+    """End a key and every text of it at once; again without effect. Raises LookupError for an unknown one, or one of
+    another organisation than the given."""
     async with pool.system() as connection:
-        parameters = {"id": UUID(bytes=api_key_id), "version": await take_version(connection, Followed.API_KEYS)}
+        parameters = {
+            "id": UUID(bytes=api_key_id),
+            "org_id": None if org_id is None else UUID(bytes=org_id),
+            "version": await take_version(connection, Followed.API_KEYS),
+        }
         if not (await connection.execute(REVOKE, parameters)).rowcount:
-            known = await connection.execute("SELECT FROM api_key WHERE id = %(id)s", parameters)
+            known = await connection.execute(KNOWN, parameters)
             if not known.rowcount:
                 raise LookupError(text("key", api_key_id))
 
 
-async def rotate_api_key(pool: Pool, api_key_id: bytes, secret: Secret) -> datetime:
+async def rotate_api_key(pool: Pool, api_key_id: bytes, secret: Secret, *, org_id: bytes | None = None) -> datetime:
     """Give a key a new text; until when the one before it stays valid. Raises LookupError for an unknown or revoked
-    key."""
+    key, or one of another organisation than the given."""
     async with pool.system() as connection:
         parameters = {
             **_digest_parameters(api_key_id, secret),
+            "org_id": None if org_id is None else UUID(bytes=org_id),
             "version": await take_version(connection, Followed.API_KEYS),
             "grace_s": ROTATION_GRACE_S,
         }

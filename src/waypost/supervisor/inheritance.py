@@ -15,6 +15,7 @@ _PROCESS = "WAYPOST_PROCESS"
 _SOCKET = "WAYPOST_INTERNAL_SOCKET"
 _LISTEN_FD = "WAYPOST_LISTEN_FD"
 _WORKERS = "WAYPOST_WORKERS"
+_CONTROL = "WAYPOST_CONTROL_SOCKET"
 _PARENT_PID = "WAYPOST_PARENT_PID"
 
 
@@ -25,6 +26,7 @@ class Inheritance(msgspec.Struct, frozen=True, kw_only=True):
     internal_socket: Path  # where it answers /readyz and /metrics
     listen_fd: int  # a public socket, already listening, so that a restart loses no connection
     workers: int = 1  # gateways of this supervisor: each has its part of what a limit allows
+    control_socket: str = ""  # of the control process that runs beside them
 
     def environment(self) -> dict[str, str]:
         """The variables that tell a child of this process."""
@@ -33,6 +35,7 @@ class Inheritance(msgspec.Struct, frozen=True, kw_only=True):
             _SOCKET: str(self.internal_socket),
             _LISTEN_FD: str(self.listen_fd),
             _WORKERS: str(self.workers),
+            _CONTROL: self.control_socket,
         }
 
 
@@ -45,6 +48,7 @@ def read_inheritance(environment: Mapping[str, str]) -> Inheritance | None:
         internal_socket=Path(environment[_SOCKET]),
         listen_fd=int(environment[_LISTEN_FD]),
         workers=int(environment.get(_WORKERS, "1")),
+        control_socket=environment.get(_CONTROL, ""),
     )
 
 

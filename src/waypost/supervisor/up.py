@@ -50,6 +50,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     is_tls: bool = False  # of the public port
     config_path: Path | None = None  # watched
     gateway_command: tuple[str, ...] = ()  # `python -m waypost gateway …`, without host and port
+    control: ChildPlan | None = None  # the control process; started once the schema is there, at a Unix socket
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +121,7 @@ class _Up:
         self._options = options
         self._apply_catalogue = apply_catalogue
         self._companions = [Child(plan) for plan in companions]
+        self._control = [] if options.control is None else [Child(options.control)]
         self._conninfo = options.conninfo
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -134,7 +136,7 @@ class _Up:
             for each in sockets:
                 open_sockets.callback(each.close)
             workers = Workers(_workers_plan(options), sockets)
-            metrics = MetricsPort(lambda: [*workers.all, *self._companions])
+            metrics = MetricsPort(lambda: [*workers.all, *self._control, *self._companions])
             try:
                 metrics_port = await metrics.listen(options.host, options.metrics_port)
             except OSError as error:
@@ -170,16 +172,18 @@ class _Up:
             if prepare is not None:
                 await asyncio.to_thread(prepare, self._conninfo)
             await asyncio.to_thread(self._apply)
+            for child in self._control:
+                tasks.create_task(child.run())
             workers.start(tasks)
             tasks.create_task(self._watch())
-            if await self._get_ready([*self._companions, *workers.children]):
+            if await self._get_ready([*self._companions, *self._control, *workers.children]):
                 on_ready()
                 tasks.create_task(self._roll_when_asked(workers, tasks))
                 await self._stopping.wait()
             open_sockets.close()  # from now on a caller is refused, and not left waiting
         finally:
             await workers.stop(self._hurry)
-            await asyncio.gather(*(child.stop(self._hurry) for child in self._companions))
+            await asyncio.gather(*(child.stop(self._hurry) for child in [*self._control, *self._companions]))
 
     async def _roll_when_asked(self, workers: Workers, tasks: asyncio.TaskGroup) -> None:
         """Replace the gateways one after the other, whenever the signal has come, until told to stop."""
@@ -294,7 +298,14 @@ class _Lock:
 def _workers_plan(options: UpOptions) -> WorkersPlan:
     run_dir = options.data_dir / "run"
     _private_dir(run_dir)
-    return WorkersPlan(count=options.workers, command=options.gateway_command, run_dir=run_dir, drain_s=options.drain_s)
+    control = options.control
+    return WorkersPlan(
+        count=options.workers,
+        command=options.gateway_command,
+        run_dir=run_dir,
+        drain_s=options.drain_s,
+        control_socket="" if control is None else str(control.address),
+    )
 
 
 def _url(host: str, port: int, *, is_tls: bool = False) -> str:

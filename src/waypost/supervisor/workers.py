@@ -34,6 +34,7 @@ class WorkersPlan(msgspec.Struct, frozen=True, kw_only=True):
     command: tuple[str, ...]
     run_dir: Path  # of their internal sockets
     drain_s: Callable[[], float]
+    control_socket: str = ""  # of the control process that runs beside them
 
 
 class Workers:
@@ -92,7 +93,13 @@ class Workers:
         if len(os.fsencode(path)) > _SOCKET_PATH_BYTES_MAX:
             raise PathTooLong
         listen_fd = self._sockets[number % len(self._sockets)].fileno()
-        inheritance = Inheritance(process=name, internal_socket=path, listen_fd=listen_fd, workers=self._plan.count)
+        inheritance = Inheritance(
+            process=name,
+            internal_socket=path,
+            listen_fd=listen_fd,
+            workers=self._plan.count,
+            control_socket=self._plan.control_socket,
+        )
         return Child(
             ChildPlan(
                 name=name,

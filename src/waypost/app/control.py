@@ -1,0 +1,129 @@
+"""`waypost control`, put together from the settings: under a supervisor, or alone in a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+
+from waypost.app.background import Background
+from waypost.app.database import embedded_postgres
+from waypost.app.secrets import open_secrets
+from waypost.app.settings import Settings
+from waypost.control.application import build
+from waypost.control.services import Services
+from waypost.gateway.following import Following
+from waypost.kit.clock import SystemClock
+from waypost.kit.ids import Ids
+from waypost.ledger.record import LedgerUnavailable
+from waypost.policy.snapshot import View
+from waypost.storage.directory import PostgresDirectory
+from waypost.storage.pool import Pool
+from waypost.storage.roles import Role
+from waypost.supervisor.hardening import keep_memory_private
+from waypost.supervisor.inheritance import die_with_supervisor
+from waypost.telemetry.events import ProcessStarted, emit, quieten_third_parties
+from waypost.telemetry.metrics import Page
+from waypost.tenancy.keyring import Keyring
+
+NAME = "control"
+_RETRY_S = 0.5  # between tries to reach the database at start
+_CONNECTIONS = 4
+
+
+class _Nobody:
+    """Calls no provider, so nothing has to be made live."""
+
+    def adopt(self, view: View) -> None:
+        pass
+
+    def has_changed_credentials(self) -> bool:
+        return False
+
+
+def serve_control(settings: Settings, socket_path: Path) -> int:
+    """Serve on a Unix socket until told to stop; the exit code."""
+    keep_memory_private()
+    quieten_third_parties()
+    die_with_supervisor(os.environ)
+    conninfo = settings.database_url or embedded_postgres(settings).conninfo()
+    process = ControlProcess(settings, conninfo)
+    socket_path.unlink(missing_ok=True)  # of a process that was killed
+    config = uvicorn.Config(
+        process.application,
+        uds=str(socket_path),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,  # the gateway writes them
+        proxy_headers=False,  # the gateway says who the caller is, and we read it ourselves
+        timeout_graceful_shutdown=int(settings.live.drain_s),
+    )
+    os.umask(0o177)  # whoever can write to the socket is believed about who the caller is
+    uvicorn.Server(config).run()
+    return 1 if process.has_failed else 0
+
+
+class ControlProcess:
+    """One control process: what it follows in the background, and the application in front of it."""
+
+    def __init__(self, settings: Settings, conninfo: str) -> None:
+        self.has_failed = False
+        self._clock = SystemClock()
+        self._page = Page()
+        self._is_ready = False
+        secrets = open_secrets(settings.secrets_dir)
+        self._keyring = Keyring(secrets.pepper)
+        self._directory = PostgresDirectory(conninfo)
+        self._following = Following(self._directory, self._keyring, _Nobody(), self._clock)
+        self._pool = Pool(conninfo, Role.APP, size=_CONNECTIONS)
+        self._services = Services(
+            pool=self._pool,
+            keyring=self._keyring,
+            view=lambda: self._following.view,
+            pepper=secrets.pepper,
+            clock=self._clock,
+            ids=Ids(),
+            api_keys_max=settings.live.api_keys_max,
+            is_ready=lambda: self._is_ready,
+            metrics=self._page.render,
+        )
+        self.application = build(self._services, self._lifespan)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        background = Background(self._fail)
+        starting = asyncio.ensure_future(self._catch_up(background))
+        try:
+            yield
+        finally:
+            starting.cancel()
+            await background.end()
+            await self._directory.close_connections()
+            await self._pool.close()
+
+    async def _catch_up(self, background: Background) -> None:
+        while True:
+            with contextlib.suppress(LedgerUnavailable):
+                await self._following.catch_up()
+                break
+            await asyncio.sleep(_RETRY_S)
+        background.start(self._following.run())
+        self._is_ready = True
+        emit(ProcessStarted(process=NAME, pid=os.getpid(), port=0))
+
+    def _fail(self) -> None:
+        """A task has died that keys are followed by: end, and let the next start sort it out."""
+        self.has_failed = True
+        self._is_ready = False
+        signal.raise_signal(signal.SIGTERM)

@@ -1,0 +1,56 @@
+"""The control plane as an ASGI application: who comes through the gateway's hand-off is answered here."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Lifespan
+
+from waypost.control import api_keys
+from waypost.control.answers import answer, refuse, request_id_of
+from waypost.control.services import Services
+from waypost.kit.errors import ErrorCode, Refusal
+from waypost.ledger.record import LedgerUnavailable
+from waypost.telemetry.events import report_bug
+
+_BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
+
+
+def build(services: Services, lifespan: Lifespan[Starlette]) -> Starlette:
+    """Every public path of the control plane, and `/readyz` and `/metrics` for the supervisor, which the gateway does
+    not hand over. `lifespan` is around everything."""
+
+    async def readyz(_: Request) -> Response:
+        return answer({}, status=200 if services.is_ready() else 503)
+
+    async def metrics(_: Request) -> Response:
+        return Response(services.metrics(), media_type="text/plain; version=0.0.4")
+
+    async def on_refusal(request: Request, refusal: Exception) -> Response:
+        assert isinstance(refusal, Refusal)
+        return refuse(refusal, request_id_of(request, services.ids))
+
+    async def on_unavailable(request: Request, _: Exception) -> Response:
+        return await on_refusal(request, Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2))
+
+    async def on_status(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return await on_refusal(request, Refusal(_BY_STATUS.get(error.status_code, ErrorCode.INTERNAL_ERROR)))
+
+    async def on_bug(request: Request, error: Exception) -> Response:
+        report_bug(error)
+        return await on_refusal(request, Refusal(ErrorCode.INTERNAL_ERROR))
+
+    return Starlette(
+        routes=[Route("/readyz", readyz), Route("/metrics", metrics), *api_keys.routes(services)],
+        lifespan=lifespan,
+        exception_handlers={
+            Refusal: on_refusal,
+            LedgerUnavailable: on_unavailable,
+            HTTPException: on_status,
+            Exception: on_bug,
+        },
+    )

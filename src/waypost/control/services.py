@@ -1,0 +1,54 @@
+"""What the control plane's actions share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.requests import Request
+
+from waypost.kit.clock import Clock
+from waypost.kit.errors import ErrorCode, Refusal
+from waypost.kit.ids import Ids
+from waypost.policy.snapshot import View
+from waypost.storage.pool import Pool
+from waypost.tenancy.api_key import ApiKey, Scope
+from waypost.tenancy.keyring import Keyring
+
+
+class Services:
+    """One process's; `pool` is the app role's."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        keyring: Keyring,
+        view: Callable[[], View],
+        pepper: bytes,
+        clock: Clock,
+        ids: Ids,
+        api_keys_max: int,
+        is_ready: Callable[[], bool],
+        metrics: Callable[[], bytes],
+    ) -> None:
+        self.pool = pool
+        self.keyring = keyring
+        self.view = view
+        self.pepper = pepper
+        self.clock = clock
+        self.ids = ids
+        self.api_keys_max = api_keys_max
+        self.is_ready = is_ready
+        self.metrics = metrics
+
+    def principal(self, request: Request) -> ApiKey:
+        """Whose request it is. Raises Refusal: 401, or 400 for two keys."""
+        headers = {name.lower(): value for name, value in request.scope["headers"]}
+        return self.keyring.authenticate(headers, self.clock.unix_ns() // 1_000_000)
+
+    def administrator(self, request: Request) -> ApiKey:
+        """The same, of a key with full access. Raises Refusal 403 for one that may only call models."""
+        api_key = self.principal(request)
+        if api_key.scope is not Scope.FULL:
+            raise Refusal(ErrorCode.PERMISSION_DENIED, "This takes a key with full access; this one may call models.")
+        return api_key

@@ -1,0 +1,135 @@
+"""The control plane in this process, on a real database, called as its server calls it.
+
+async with Plane(database, tmp_path) as plane:
+    answer = await plane.ask("GET", "/v1/api-keys")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from psycopg import conninfo as conninfos
+from starlette.applications import Starlette
+from starlette.types import Message
+
+from tests.e2e.stack import _url
+from waypost.app.operator import NewKey, Operator
+from waypost.app.secrets import open_secrets
+from waypost.app.settings import Settings, read_settings
+from waypost.control.application import build
+from waypost.control.services import Services
+from waypost.kit.clock import SystemClock
+from waypost.kit.ids import Ids
+from waypost.policy.catalogue import Catalogue
+from waypost.policy.snapshot import build_view
+from waypost.storage.api_keys import Limits, api_keys_since
+from waypost.storage.pool import Pool
+from waypost.storage.roles import Role
+from waypost.tenancy.api_key import Scope
+from waypost.tenancy.keyring import Keyring
+
+API_KEYS_MAX = 4
+
+
+class Answer(msgspec.Struct):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Plane:
+    """One organisation with a key of full access, `key`."""
+
+    def __init__(self, database: str, directory: Path) -> None:
+        self._database = conninfos.make_conninfo(database)
+        self._directory = directory
+        self.clock = SystemClock()
+        self.ids = Ids()
+
+    async def __aenter__(self) -> Plane:
+        self.operator = Operator(self.settings, self._database, self.clock)
+        self.org_id = await self.operator.create_org("tests", is_unlimited=False)
+        secrets = open_secrets(self.settings.secrets_dir)
+        self.keyring = Keyring(secrets.pepper)
+        self.pool = Pool(self._database, Role.APP, size=4)
+        self.key = await self.make_key(self.org_id)
+        self.services = Services(
+            pool=self.pool,
+            keyring=self.keyring,
+            view=lambda: build_view(Catalogue(), 1),
+            pepper=secrets.pepper,
+            clock=self.clock,
+            ids=self.ids,
+            api_keys_max=API_KEYS_MAX,
+            is_ready=lambda: True,
+            metrics=lambda: b"",
+        )
+        self.application = build(self.services, _nothing_around)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.pool.close()
+        await self.operator.close()
+
+    @property
+    def settings(self) -> Settings:
+        return read_settings(environment={}, data_dir=self._directory / "data", database_url=_url(self._database))
+
+    async def make_key(self, org_id: bytes, scope: Scope = Scope.FULL, limits: Limits | None = None) -> NewKey:
+        key = await self.operator.create_key(org_id, name="tests", scope=scope, limits=limits or Limits())
+        await self.follow()
+        return key
+
+    async def follow(self) -> None:
+        """Take in changed keys, as the process does within a second."""
+        keys, version = await api_keys_since(self.pool, self.keyring.version)
+        self.keyring.adopt(keys, version, self.clock.unix_ns() // 1_000_000)
+
+    async def ask(
+        self,
+        method: str,
+        target: str,
+        body: object = None,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """`body` is bytes as they are, or a value to be sent as JSON. `key` is the organisation's by default."""
+        path, _, query = target.partition("?")
+        sent = {"authorization": f"Bearer {self.key.text if key is None else key}", **(headers or {})}
+        data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
+        }
+        messages: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": data, "more_body": False}
+
+        async def send(message: Message) -> None:
+            messages.append(message)
+
+        # Starlette raises a bug once more after having answered it, for servers that log: a test must fail by it.
+        await self.application(scope, receive, send)
+        start = messages[0]
+        shown = {name.decode(): value.decode() for name, value in start["headers"]}
+        return Answer(start["status"], shown, b"".join(each.get("body", b"") for each in messages[1:]))
+
+
+@contextlib.asynccontextmanager
+async def _nothing_around(_: Starlette) -> AsyncIterator[None]:
+    yield
