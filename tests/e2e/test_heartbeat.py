@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from tests.e2e.stack import Answer, ask, deployment, exchange, model, provider
@@ -17,7 +17,7 @@ from waypost.gateway.admission import admit
 from waypost.gateway.relay import OpenStreams, StreamRelay
 from waypost.kit.clock import SystemClock
 from waypost.kit.ids import Ids
-from waypost.ledger.record import ClosedAttempt, Open, Outcome
+from waypost.ledger.record import ClosedAttempt, Open, Outcome, Progress
 from waypost.policy.document import read_catalogue
 from waypost.policy.snapshot import build_view
 from waypost.simulator import Simulator
@@ -63,6 +63,15 @@ class KeptBooks:
     def unused(self, plan: Plan) -> None:
         self.unused_plans.append(plan)
 
+    def progress(self, record: Progress) -> None:
+        assert record.charge_nanos >= 0
+
+    def extend(self, attempt_id: bytes, plan: Plan, extra_nanos: int) -> bool:
+        raise AssertionError("no answer here is so long")
+
+    def ask_to_extend(self, attempt_id: bytes, plan: Plan, extra_nanos: int, then: Callable[[bool], None]) -> None:
+        raise AssertionError("no answer here is so long")
+
     def closed(self, attempt: ClosedAttempt, hold: Hold) -> None:
         assert hold.amount_nanos
         self.closed_attempts.append(attempt)
@@ -91,7 +100,7 @@ class Relaying:
         key = ApiKey(id=bytes(16), org_id=bytes(16), digest=b"", scope=Scope.FULL)
         chat_format = FORMATS["openai_chat"]
         request = chat_format.read(exchange.body.unwrap(), AROUND)
-        admission = admit(request, key, self.view, self.fleet, self.dispatcher.dice, 0.0)
+        admission = admit(request, key, self.view, self.fleet, self.dispatcher.dice, 0.0, 0)
         plan = Plan(
             execution_id=self.ids.new(),
             org_id=key.org_id,

@@ -8,7 +8,7 @@ from tests.gateway.disk import Disk, Killed, attempt, closed, kill, opened, writ
 from tests.gateway.test_journal import open_journal
 from waypost.gateway.journal import DAMAGED_SUFFIX
 from waypost.gateway.recovery import recover
-from waypost.ledger.record import Close, ClosedAttempt, Open, Outcome
+from waypost.ledger.record import Close, ClosedAttempt, Extend, Open, Outcome, Progress
 
 
 def test_a_death_at_any_byte_of_a_record_costs_that_record_alone(tmp_path: Path) -> None:
@@ -168,3 +168,25 @@ def test_a_file_that_was_being_made_when_the_process_died_is_nothing(tmp_path: P
     assert recover(journal, 0).damages == []
     journal.shut()
     assert list(tmp_path.glob("*.wal")) == []
+
+
+def test_progress_and_a_raised_hold_survive_a_death_also_when_they_are_carried_forward(tmp_path: Path) -> None:
+    journal = open_journal(tmp_path)
+    long = opened()
+    journal.open(long)
+    assert journal.extend(Extend(long.attempt_id, long.hold_nanos + 500))
+    for tokens in range(1, 4):
+        journal.progress(Progress(long.attempt_id, 5, tokens, 400 * tokens))
+    for _ in range(200):  # until the segment with the first records is gone
+        one = attempt()
+        write(journal, one)
+        journal.acknowledge([one])
+        journal.maintain()
+    journal.progress(Progress(b"of-nobody-known-", 5, 5, 5))
+    assert not journal.extend(Extend(b"of-nobody-known-", 5))
+    kill(journal)
+
+    (row,) = recover(open_journal(tmp_path), 7).attempts
+
+    assert row.open == long
+    assert (row.close.charge_nanos, row.close.output_tokens) == (1_200, 3)

@@ -12,11 +12,13 @@ from waypost.ledger.journal_format import (
     Record,
     encode_ack,
     encode_close,
+    encode_extend,
     encode_grant,
     encode_open,
+    encode_progress,
     read_segment,
 )
-from waypost.ledger.record import Close, Grant, Open, Outcome
+from waypost.ledger.record import Close, Extend, Grant, Open, Outcome, Progress
 
 ids = st.binary(min_size=16, max_size=16)
 amounts = st.integers(0, 4 * 10**18)
@@ -59,7 +61,12 @@ records = st.one_of(
         cache_write_1h_tokens=amounts,
         output_tokens=amounts,
         reasoning_tokens=amounts,
+        images=st.sampled_from([0, 3]),
+        duration_ms=st.sampled_from([0, 10**9]),
+        audio_output_tokens=st.sampled_from([0, 7]),
     ),
+    st.builds(Progress, attempt_id=ids, input_tokens=amounts, output_tokens=amounts, charge_nanos=amounts),
+    st.builds(Extend, attempt_id=ids, hold_nanos=amounts),
     st.builds(Ack, attempt_ids=st.lists(ids, max_size=20).map(tuple)),
 )
 
@@ -72,6 +79,10 @@ def frame(lsn: int, record: Record) -> bytes:
             return encode_open(lsn, record)
         case Close():
             return encode_close(lsn, record)
+        case Progress():
+            return encode_progress(lsn, record)
+        case Extend():
+            return encode_extend(lsn, record)
         case Ack():
             return encode_ack(lsn, record.attempt_ids)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 
 from tests.gateway.disk import closed, opened
 from waypost.ledger.journal_format import Ack, Record
-from waypost.ledger.record import Close, ClosedAttempt, Open, Outcome
+from waypost.ledger.record import Close, ClosedAttempt, Extend, Open, Outcome, Progress
 from waypost.ledger.replay import replay
 
 NOW_MS = 1_770_000_000_000
@@ -129,3 +129,17 @@ def test_a_crash_anywhere_leaves_one_ending_per_attempt_and_one_row_per_executio
     for row in rows:
         if row.open.attempt_id not in endings:
             assert row.close.outcome is Outcome.CRASHED
+
+
+def test_a_crashed_stream_is_charged_as_its_last_progress_tells_and_never_above_its_hold() -> None:
+    one, two = opened(), opened()
+    records: list[Record] = [one, two, *(Progress(one.attempt_id, 7, tokens, tokens * 5) for tokens in (10, 20))]
+    records += [Progress(two.attempt_id, 7, 99, 10**9), Extend(two.attempt_id, two.hold_nanos + 50)]
+
+    rows = {row.open.attempt_id: row.close for row in replay(records, NOW_MS)}
+
+    first, second = rows[one.attempt_id], rows[two.attempt_id]
+    assert (first.charge_nanos, first.input_tokens, first.output_tokens) == (100, 7, 20)
+    assert first.is_estimated
+    assert second.charge_nanos == two.hold_nanos + 50
+    assert first.cogs_nanos == one.cost_bound_nanos

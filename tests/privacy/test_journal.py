@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from waypost.ledger.journal_format import Ack
-from waypost.ledger.record import Close, Grant, Open
+from waypost.ledger.record import Close, Extend, Grant, Open, Progress
 from waypost.privacy.data_map import drift, mistakes, sentence
 from waypost.privacy.journal import journal_map
 
-LIVE = [(record.__name__, field) for record in (Grant, Open, Close, Ack) for field in record.__struct_fields__]
+LIVE = [
+    (record.__name__, field)
+    for record in (Grant, Open, Progress, Extend, Close, Ack)
+    for field in record.__struct_fields__
+]
 
 
 def test_every_field_of_every_record_is_in_the_map_and_the_map_is_sound() -> None:

@@ -10,19 +10,22 @@ The caller's connection is not known here: `Execution` stands between, so that a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
-from waypost.dispatch.fleet import Credential
+from waypost.dispatch.counting import Counting
+from waypost.dispatch.extension import Extension
+from waypost.dispatch.fleet import Credential, LiveRoute
+from waypost.dispatch.meter import AttemptMeter
 from waypost.dispatch.ports import Candidate, Plan
+from waypost.dispatch.streams import Streams
 from waypost.kit.errors import ErrorCode
 from waypost.kit.money import Nanos
-from waypost.ledger.record import Open, Outcome
-from waypost.metering.charge import FREE, Bill, bill_delivered, bill_lost
-from waypost.metering.estimate import likely_tokens, upper_bound
-from waypost.metering.usage import meter
+from waypost.ledger.record import Open, Outcome, Progress
+from waypost.metering.charge import FREE, Bill
+from waypost.metering.estimate import upper_bound
 from waypost.policy.circuit import UNTIED, Phase, Verdict, verdict_of
 from waypost.providers.kind import BadAnswer, Failure, StreamReader, UpstreamError
 from waypost.telemetry.events import report_bug
@@ -33,6 +36,7 @@ ERROR_BODY_BYTES_MAX = 65_536  # of a refusal; more than any provider's error en
 OUTPUT_BYTES_PER_TOKEN = 16  # of a stream, on average: four times as long as tokens of prose
 OUTPUT_BYTES_MIN = 65_536  # short answers may consist of unusual tokens
 _BROKEN = Failure(code=ErrorCode.GENERATION_FAILED)
+_UNAFFORDABLE = Failure(code=ErrorCode.INSUFFICIENT_BALANCE)
 _OUR_FAULT = Failure(code=ErrorCode.INTERNAL_ERROR)
 _TIMED_OUT = Failure(code=ErrorCode.GENERATION_TIMEOUT)
 _UNREACHABLE = Failure(code=ErrorCode.MODEL_UNAVAILABLE)
@@ -71,8 +75,13 @@ class Owner(Protocol):
     def break_off(self) -> None:
         """A defect of ours kept the caller from being told the end."""
 
-    def usage_was_doubtful(self, attempt: Attempt) -> None: ...
-    def hold_was_overrun(self, attempt: Attempt, over_nanos: Nanos) -> None: ...
+    counting: Counting
+    streams: Streams
+
+    def usage_was_doubtful(self, live: LiveRoute) -> None: ...
+    def hold_was_overrun(self, live: LiveRoute, over_nanos: Nanos) -> None: ...
+    def raise_hold(self, attempt: Attempt, extra_nanos: Nanos) -> bool: ...
+    def ask_to_raise_hold(self, attempt: Attempt, extra_nanos: Nanos, then: Callable[[bool], None]) -> None: ...
     def dropped_fields(self, count: int) -> None: ...
 
 
@@ -84,14 +93,18 @@ class Attempt:
         "_body_bytes",
         "_call",
         "_credential",
+        "_extension",
         "_headers",
         "_is_ended",
+        "_is_over",
+        "_is_paused",
         "_output_bytes_max",
         "_owner",
         "_permit",
         "_reader",
         "_status",
         "live",
+        "meter",
         "number",
         "offer",
         "record",
@@ -109,8 +122,22 @@ class Attempt:
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._reader: StreamReader | None = None
+        self._is_over = False  # nothing more is taken; it may still be counted
         self._is_ended = False
-        self._output_bytes_max = OUTPUT_BYTES_MIN + OUTPUT_BYTES_PER_TOKEN * offer.ceiling.output_tokens_max
+        self._is_paused = False  # by the caller
+        self.meter = AttemptMeter(plan, candidate, owner.counting, owner)
+        self._extension: Extension | None = None
+        output_tokens_max = offer.ceiling.output_tokens_max
+        if plan.admission.request.output_tokens_max is None and plan.admission.request.is_stream:
+            most_tokens = plan.admission.request.n * offer.model.max_output
+            if live.stops_billing_on_cancel and output_tokens_max < most_tokens:
+                output_tokens_max = most_tokens
+                self._extension = Extension(self, offer.ceiling, offer.prices, most_tokens=most_tokens)
+        self._output_bytes_max = OUTPUT_BYTES_MIN + OUTPUT_BYTES_PER_TOKEN * output_tokens_max
+        costs = live.costs.in_force(plan.accepted_at_ms) if live.costs.changes else live.costs
+        bound = offer.ceiling
+        if self._extension is not None:
+            bound = msgspec.structs.replace(bound, output_tokens_max=output_tokens_max)
         self.live = live
         self.offer = offer
         self.number = number
@@ -121,7 +148,7 @@ class Attempt:
             org_id=plan.org_id,
             api_key_id=plan.api_key_id,
             hold_nanos=plan.hold.amount_nanos,
-            cost_bound_nanos=upper_bound(offer.ceiling, live.costs),
+            cost_bound_nanos=upper_bound(bound, costs),
             price_version=plan.admission.price_version,
             attempt_number=number,
             opened_at_ms=opened_at_ms,
@@ -145,8 +172,11 @@ class Attempt:
         now_s = self._owner.now_s()
         self._credential = self.live.credential(now_s)
         self._permit = self._credential.health.begin(now_s)
+        # What the hold covers; or all that the model can answer, when the hold can be raised or the answer cut.
+        offer = self.offer
+        output_tokens_max = offer.output_tokens_max if self._extension is None else offer.model.max_output
         head, body = self.live.kind.call(
-            plan.admission.request, self._credential.target, output_tokens_max=self.offer.output_tokens_max
+            plan.admission.request, self._credential.target, output_tokens_max=output_tokens_max
         )
         if plan.admission.request.is_stream:
             # What counts is what was said in it: see `_read_events`.
@@ -167,7 +197,7 @@ class Attempt:
             self._reader = self.live.kind.stream(n=plan.admission.request.n, target=self._credential.target)
 
     def on_data(self, data: bytes) -> None:
-        if self._is_ended:
+        if self._is_over:
             return
         try:
             self._take(data)
@@ -175,7 +205,7 @@ class Attempt:
             self._end_by_bug(bug)
 
     def on_end(self) -> None:
-        if not self._is_ended:
+        if not self._is_over:
             try:
                 self._read_whole()
             except Exception as bug:  # noqa: BLE001  as above
@@ -183,7 +213,7 @@ class Attempt:
         self._call = None  # it holds on to this object: without the cycle the request is freed now, with its payload
 
     def on_failure(self, failure: TransportFailure) -> None:
-        if not self._is_ended:
+        if not self._is_over:
             try:
                 self._broke(_FAILURES[failure])
             except Exception as bug:  # noqa: BLE001  as above
@@ -211,7 +241,7 @@ class Attempt:
     def _end_by_bug(self, bug: Exception) -> None:
         report_bug(bug)
         self._stop_call()
-        if self._is_ended:
+        if self._is_over:
             self._owner.break_off()
         else:
             self._broke(_OUR_FAULT)
@@ -224,8 +254,11 @@ class Attempt:
                 chunks = [chunk for chunk in chunks if has_content(chunk)]
             if chunks:
                 self._answers()
+                if self.meter.tally is None:
+                    owner.streams.add(self)
+                self.meter.relayed(chunks)
                 owner.relay(chunks)
-            if self._is_ended:
+            if self._is_over:
                 return
             if reader.output_bytes > self._output_bytes_max:
                 # It goes on and on, whatever maximum it was given.
@@ -233,6 +266,8 @@ class Attempt:
                 self._broke(_BROKEN)
             elif reader.is_done or reader.is_broken:
                 self._finish_stream(reader)
+            elif self._extension is not None and reader.output_bytes >= self._extension.look_at_bytes:
+                self._extension.look()
         except UpstreamError as error:
             self._stop_call()
             self._broke(error.failure) if owner.is_committed else self._refused(error.failure)
@@ -270,8 +305,10 @@ class Attempt:
                 self._completed(completion, usage, completion.output_bytes)
 
     def _completed(self, completion: Completion | None, reported: Usage | None, output_bytes: int) -> None:
-        bill = self._bill(reported, output_bytes, has_output=output_bytes > 0)
-        self._end(Outcome.COMPLETED, bill, None, completion)
+        self._is_over = True
+        self.meter.whole(
+            completion, reported, output_bytes, lambda bill: self._settle(Outcome.COMPLETED, bill, None, completion)
+        )
 
     def _refused(self, failure: Failure) -> None:
         """The provider said no: it bills nothing."""
@@ -282,59 +319,71 @@ class Attempt:
 
     def _broke(self, failure: Failure) -> None:
         """The answer did not come, or stopped coming."""
-        if not self._is_sent:
-            bill = FREE
-        elif self._owner.is_committed:
-            bill = self._bill_received()
+        if self._is_sent and self._owner.is_committed:
+            self._end_received(Outcome.FAILED, failure)
         else:
-            bill = bill_lost(input_estimate=self.offer.input_estimate, costs=self.live.costs)
-        self._end(Outcome.FAILED, bill, failure)
+            self._end(Outcome.FAILED, self.meter.lost() if self._is_sent else FREE, failure)
 
     def abandon(self) -> None:
         """The caller has left and closing the connection stops the billing: close it, charge what was received."""
-        if not self._is_ended:
-            bill = self._bill_received() if self._may_be_billed else FREE
+        if not self._is_over:
+            may_be_billed = self._may_be_billed
             self._stop_call()
-            self._end(Outcome.DISCONNECTED, bill, _BROKEN)
+            if may_be_billed:
+                self._end_received(Outcome.DISCONNECTED, _BROKEN)
+            else:
+                self._end(Outcome.DISCONNECTED, FREE, _BROKEN)
+
+    def cut_for_balance(self) -> None:
+        """The hold is used up and cannot be raised: close the connection, charge exactly what was received."""
+        if not self._is_over:
+            self._stop_call()
+            self._end_received(Outcome.CUT_OFF, _UNAFFORDABLE)
 
     def cut_off(self) -> None:
         """Nobody listens and the provider goes on too long: the caller pays what was received, and the cost is booked
         at its bound until the provider's bill corrects it."""
         if not self._is_ended:
-            bill = self._bill_received() if self._may_be_billed else FREE
+            may_be_billed = self._may_be_billed
+            bill = self.meter.guessed(self._reported, self.output_bytes) if may_be_billed else FREE
             self._stop_call()
-            cogs = self.record.cost_bound_nanos if self._may_be_billed else 0
+            cogs = self.record.cost_bound_nanos if may_be_billed else 0
             usage = msgspec.structs.replace(bill.usage, is_estimated=True)
             self._end(Outcome.CUT_OFF, msgspec.structs.replace(bill, cogs_nanos=cogs, usage=usage), _BROKEN)
 
-    def _bill(self, reported: Usage | None, output_bytes: int, *, has_output: bool) -> Bill:
-        plan, offer = self._owner.plan, self.offer
-        metered = meter(
-            reported,
-            Usage(input_tokens=offer.input_estimate, output_tokens=likely_tokens(output_bytes)),
-            context_window=offer.model.context_window,
-            max_output=offer.model.max_output,
-            n=plan.admission.request.n,
-        )
-        if metered.is_alarming:
-            self._owner.usage_was_doubtful(self)
-        bill = bill_delivered(
-            metered.usage,
-            prices=offer.model.price,
-            costs=self.live.costs,
-            hold_nanos=plan.hold.amount_nanos,
-            has_output=has_output,
-        )
-        if bill.overrun_nanos:
-            self._owner.hold_was_overrun(self, bill.overrun_nanos)
-        return bill
+    def _end_received(self, outcome: Outcome, failure: Failure) -> None:
+        """Input, and the output so far: by the provider's own running count where it gives one, else by ours."""
+        self._is_over = True
+        self.meter.received(self._reported, self.output_bytes, lambda bill: self._settle(outcome, bill, failure))
 
-    def _bill_received(self) -> Bill:
-        """Input, and the output so far: by the provider's own running count where it gives one, else estimated."""
-        reader = self._reader
-        if reader is None:
-            return self._bill(None, 0, has_output=True)
-        return self._bill(reader.usage, reader.output_bytes, has_output=True)
+    def _settle(
+        self, outcome: Outcome, bill: Bill, failure: Failure | None, completion: Completion | None = None
+    ) -> None:
+        """Its bill is made, now or after counting for a moment; it may have been cut off meanwhile."""
+        if not self._is_ended:
+            self._end(outcome, bill, failure, completion)
+
+    # What its meter and its hold need.
+
+    @property
+    def output_bytes(self) -> int:
+        return 0 if self._reader is None else self._reader.output_bytes
+
+    @property
+    def _reported(self) -> Usage | None:
+        return None if self._reader is None else self._reader.usage
+
+    def progress(self) -> Progress | None:
+        return self.meter.progress(self.record.attempt_id, self._reported, self.output_bytes)
+
+    def count_output(self, then: Callable[[int], None]) -> None:
+        self.meter.count_output(self.output_bytes, lambda tokens: None if self._is_over else then(tokens))
+
+    def raise_hold(self, extra_nanos: Nanos) -> bool:
+        return self._owner.raise_hold(self, extra_nanos)
+
+    def ask_to_raise_hold(self, extra_nanos: Nanos, then: Callable[[bool], None]) -> None:
+        self._owner.ask_to_raise_hold(self, extra_nanos, lambda is_raised: None if self._is_over else then(is_raised))
 
     @property
     def _is_sent(self) -> bool:
@@ -352,8 +401,11 @@ class Attempt:
 
     def _end(self, outcome: Outcome, bill: Bill, failure: Failure | None, completion: Completion | None = None) -> None:
         assert not self._is_ended, "an attempt ends once"
-        self._is_ended = True
+        self._is_over = self._is_ended = True
         self._body = []
+        self._extension = None  # it holds on to this object
+        if self.meter.tally is not None:
+            self._owner.streams.discard(self)
         verdict = verdict_of(outcome, failure, self._status)
         self._credential.health.end(self._permit, verdict, self._owner.now_s())
         self._owner.attempt_ended(self, outcome, bill, failure, completion)
@@ -371,9 +423,18 @@ class Attempt:
 
     def pause(self) -> None:
         """The caller reads too slowly: stop reading from the provider."""
-        if self._call is not None and not self._is_ended:
-            self._call.pause()
+        self._is_paused = True
+        self.hold_back()
 
     def resume(self) -> None:
-        if self._call is not None and not self._is_ended:
+        self._is_paused = False
+        if self._call is not None and not self._is_over:
             self._call.resume()
+
+    def hold_back(self) -> None:
+        if self._call is not None and not self._is_over:
+            self._call.pause()
+
+    def go_on(self) -> None:
+        if not self._is_paused:
+            self.resume()

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from waypost.dispatch.counting import Counting
 from waypost.dispatch.execution import Execution
 from waypost.dispatch.ports import Books, Caller, Plan
+from waypost.dispatch.streams import Streams
 from waypost.kit.clock import Clock
 from waypost.telemetry.metrics import Counter
 
@@ -33,6 +35,8 @@ class Dispatcher:
         self.dice = dice
         self.attempts_counted = attempts_counted
         self.fields_dropped = fields_dropped
+        self.counting = Counting()
+        self.streams = Streams(books)
         self._running: set[Execution] = set()
         self._draining: dict[str, set[Execution]] = {}
         self._sweep: asyncio.TimerHandle | None = None
@@ -86,6 +90,7 @@ class Dispatcher:
                     await self._is_idle.wait()
         for execution in list(self._running):
             execution.cut_off()
+        self.streams.close()
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None

@@ -15,8 +15,10 @@ import msgspec
 
 from waypost.dispatch.attempt import Attempt
 from waypost.dispatch.choice import Choice
+from waypost.dispatch.counting import Counting
 from waypost.dispatch.fleet import LiveRoute
 from waypost.dispatch.ports import Books, Caller, Candidate, Plan
+from waypost.dispatch.streams import Streams
 from waypost.kit import ids
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
@@ -39,6 +41,8 @@ class Services(Protocol):
     dice: Callable[[], float]
     attempts_counted: Counter
     fields_dropped: Counter
+    counting: Counting
+    streams: Streams
 
     def began(self, execution: Execution) -> None: ...
     def ended(self, execution: Execution) -> None: ...
@@ -60,15 +64,19 @@ class Execution:
         "_results",
         "_services",
         "_waiter",
+        "counting",
         "drains_since_s",
         "is_committed",
         "plan",
+        "streams",
     )
 
     def __init__(self, services: Services, plan: Plan, caller: Caller) -> None:
         self.plan = plan
         self.is_committed = False
         self.drains_since_s: float | None = None
+        self.counting = services.counting
+        self.streams = services.streams
         self._services = services
         self._caller: Caller | None = caller
         self._loop = asyncio.get_running_loop()
@@ -190,12 +198,10 @@ class Execution:
         if count:
             self._services.fields_dropped.add(by=count)
 
-    def usage_was_doubtful(self, attempt: Attempt) -> None:
-        live = attempt.live
+    def usage_was_doubtful(self, live: LiveRoute) -> None:
         emit(UsageDoubtful(provider=live.provider.id, deployment=live.deployment.id, execution_id=self._shown_id()))
 
-    def hold_was_overrun(self, attempt: Attempt, over_nanos: Nanos) -> None:
-        live = attempt.live
+    def hold_was_overrun(self, live: LiveRoute, over_nanos: Nanos) -> None:
         emit(
             HoldOverrun(
                 provider=live.provider.id,
@@ -204,6 +210,12 @@ class Execution:
                 over_nanos=over_nanos,
             )
         )
+
+    def raise_hold(self, attempt: Attempt, extra_nanos: Nanos) -> bool:
+        return self._services.books.extend(attempt.record.attempt_id, self.plan, extra_nanos)
+
+    def ask_to_raise_hold(self, attempt: Attempt, extra_nanos: Nanos, then: Callable[[bool], None]) -> None:
+        self._services.books.ask_to_extend(attempt.record.attempt_id, self.plan, extra_nanos, then)
 
     # Steps.
 
@@ -355,7 +367,7 @@ class Execution:
 
     def _record(self, attempt: Attempt, outcome: Outcome, bill: Bill, code: ErrorCode, *, is_final: bool) -> None:
         is_answered = outcome is Outcome.COMPLETED or self.is_committed
-        has_error = outcome in (Outcome.FAILED, Outcome.REJECTED)
+        has_error = outcome in (Outcome.FAILED, Outcome.REJECTED) or code is ErrorCode.INSUFFICIENT_BALANCE
         usage = bill.usage
         close = Close(
             attempt_id=attempt.record.attempt_id,

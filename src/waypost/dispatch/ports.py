@@ -10,8 +10,9 @@ import msgspec
 from waypost.dispatch.fleet import LiveRoute
 from waypost.kit.errors import Refusal
 from waypost.kit.money import Nanos
-from waypost.ledger.record import ClosedAttempt, Open
+from waypost.ledger.record import ClosedAttempt, Open, Progress
 from waypost.metering.estimate import Ceiling
+from waypost.metering.price import PriceRow
 from waypost.policy.catalogue import Model
 from waypost.wire.canonical import Chunk, Completion, Usage
 from waypost.wire.request import ChatRequest
@@ -31,8 +32,9 @@ class Offer(msgspec.Struct, frozen=True, gc=False):
     """A model that may answer the request, and what the answer can come to."""
 
     model: Model
-    ceiling: Ceiling  # of units
-    output_tokens_max: int  # per choice; the provider is asked for no more
+    prices: PriceRow  # in force when the request was accepted
+    ceiling: Ceiling  # of units; the hold covers it
+    output_tokens_max: int  # per choice; the provider is asked for no more, unless the hold can be raised meanwhile
     input_estimate: int  # tokens, for when nobody counted
 
 
@@ -67,13 +69,23 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
 
 
 class Books(Protocol):
-    """Journal, wallet and settler. Both calls are synchronous: nothing comes between an event and its record."""
+    """Journal, wallet and settler. What is written is written when a call returns: nothing comes between an event and
+    its record."""
 
     def opened(self, record: Open) -> None:
         """Written before the first upstream byte. Raises Refusal (503) when it cannot be: then nothing is sent."""
 
     def unused(self, plan: Plan) -> None:
         """The execution has ended without an attempt: its hold is free, and there is nothing to book."""
+
+    def progress(self, record: Progress) -> None:
+        """So much of a stream is delivered: at most once a second."""
+
+    def extend(self, attempt_id: bytes, plan: Plan, extra_nanos: Nanos) -> bool:
+        """Raise the hold from the lease at hand, journaled; False when there is no room."""
+
+    def ask_to_extend(self, attempt_id: bytes, plan: Plan, extra_nanos: Nanos, then: Callable[[bool], None]) -> None:
+        """The same by a grant of the database; `then` hears the outcome, in the event loop."""
 
     def closed(self, attempt: ClosedAttempt, hold: Hold) -> None:
         """The attempt has ended. With `close.is_final` the hold is resolved at `close.charge_nanos`."""

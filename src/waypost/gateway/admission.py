@@ -15,6 +15,7 @@ from waypost.kit.errors import ErrorCode, Refusal, invalid
 from waypost.kit.money import Nanos
 from waypost.metering.estimate import Ceiling, affordable_output_tokens, likely_tokens, upper_bound
 from waypost.metering.estimate import ceiling as ceiling_of
+from waypost.metering.price import PriceRow
 from waypost.policy.catalogue import Model
 from waypost.policy.routing import draw, order
 from waypost.policy.snapshot import ModelView, View
@@ -30,11 +31,17 @@ SHRUNK_TOKENS_MIN = 16  # a shorter answer than this is of no use to anybody
 
 
 def admit(
-    request: ChatRequest, api_key: ApiKey, view: View, fleet: Fleet, dice: Callable[[], float], now_s: float
+    request: ChatRequest,
+    api_key: ApiKey,
+    view: View,
+    fleet: Fleet,
+    dice: Callable[[], float],
+    now_s: float,
+    at_ms: int,
 ) -> Admission:
     """Find the model, its routes in order, and the dearest that the request can come to. Raises Refusal."""
     found = chat_model(request.model, api_key, view)
-    offer = make_offer(request, found.model)
+    offer = make_offer(request, found.model, at_ms)
     first = fleet.live(found.model.slug, draw(found, dice))
     if first is None or not first.is_ready(now_s) or first.kind.format != request.format:
         first = first_of(_able(request, in_order(found, fleet, dice)), now_s)
@@ -48,7 +55,7 @@ def admit(
         first=Candidate(first, offer),
         offers=(offer,),
         ranked=ranked,
-        hold_nanos=upper_bound(offer.ceiling, offer.model.price),
+        hold_nanos=upper_bound(offer.ceiling, offer.prices),
     )
 
 
@@ -117,7 +124,7 @@ def shrink(admission: Admission, available_nanos: Nanos) -> Admission:
         admission,
         offers=left,
         first=first_candidate,
-        hold_nanos=max(upper_bound(offer.ceiling, offer.model.price) for offer in left),
+        hold_nanos=max(upper_bound(offer.ceiling, offer.prices) for offer in left),
     )
 
 
@@ -138,12 +145,14 @@ def chat_model(name: str, api_key: ApiKey, view: View) -> ModelView:
     return found
 
 
-def make_offer(request: ChatRequest, model: Model) -> Offer:
-    """What the answer of this model can come to."""
+def make_offer(request: ChatRequest, model: Model, at_ms: int) -> Offer:
+    """What the answer of this model can come to, at the prices of that moment."""
     output_tokens_max = min(request.output_tokens_max or OUTPUT_TOKENS_DEFAULT, model.max_output)
+    prices = model.price.in_force(at_ms) if model.price.changes else model.price
     return Offer(
         model=model,
-        ceiling=_ceiling(request, model, output_tokens_max),
+        prices=prices,
+        ceiling=_ceiling(request, model, prices, output_tokens_max),
         output_tokens_max=output_tokens_max,
         input_estimate=min(likely_tokens(request.text_bytes), model.context_window),
     )
@@ -153,16 +162,17 @@ def _shrunk(offer: Offer, request: ChatRequest, available_nanos: Nanos) -> Offer
     tokens = min(_affordable(offer, request, available_nanos), offer.output_tokens_max)
     if tokens < SHRUNK_TOKENS_MIN:
         return None
-    ceiling = _ceiling(request, offer.model, tokens)
+    ceiling = _ceiling(request, offer.model, offer.prices, tokens)
     return msgspec.structs.replace(offer, ceiling=ceiling, output_tokens_max=tokens)
 
 
 def _affordable(offer: Offer, request: ChatRequest, available_nanos: Nanos) -> int:
     """Output tokens per choice."""
-    return affordable_output_tokens(available_nanos, offer.ceiling, offer.model.price) // request.n
+    return affordable_output_tokens(available_nanos, offer.ceiling, offer.prices) // request.n
 
 
-def _ceiling(request: ChatRequest, model: Model, output_tokens_max: int) -> Ceiling:
+def _ceiling(request: ChatRequest, model: Model, prices: PriceRow, output_tokens_max: int) -> Ceiling:
+    is_audio_dear = prices.audio_input > prices.input or prices.audio_output > prices.output
     return ceiling_of(
         text_bytes=request.text_bytes,
         image_count=request.image_count,
@@ -170,4 +180,10 @@ def _ceiling(request: ChatRequest, model: Model, output_tokens_max: int) -> Ceil
         n=request.n,
         output_tokens_max=output_tokens_max,
         context_window=model.context_window,
+        has_audio=(is_audio_dear or bool(prices.tiers)) and _may_hold_audio(request),
     )
+
+
+def _may_hold_audio(request: ChatRequest) -> bool:
+    """Whether the word stands anywhere outside of a text, or in one: most requests do not hold it at all."""
+    return any(bytes(value).find(b"audio") >= 0 for value in request.fields.values()) or "audio" in request.fields

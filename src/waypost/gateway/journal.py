@@ -28,14 +28,16 @@ from waypost.ledger.journal_format import (
     ACKNOWLEDGED_MAX,
     encode_ack,
     encode_close,
+    encode_extend,
     encode_grant,
     encode_open,
+    encode_progress,
 )
-from waypost.ledger.record import Close, ClosedAttempt, Grant, Open
+from waypost.ledger.record import Close, ClosedAttempt, Extend, Grant, Open, Progress
 
 SEGMENT_BYTES = 64 << 20  # about 200,000 attempts
 EMERGENCY_BYTES = 8 << 20  # about 60,000 CLOSE records: more than a process has requests running
-SEGMENTS_MAX = 8  # 1.6 million attempts that the database has not booked: a minute of outage at 25,000 per second
+SEGMENTS_MAX = 16  # 1 GiB, 3.2 million attempts that the database has not booked: two minutes at 25,000 per second
 SYNC_INTERVAL_S = 0.010
 RETRY_INTERVAL_S = 1.0  # between tries to allocate a segment on a full disk
 CARRIED_MAX = 256  # executions moved out of the oldest segment at a time: under a millisecond
@@ -59,7 +61,7 @@ class _Execution:
 
     def __init__(self, segment: Segment, record: Open) -> None:
         self.segment = segment  # of the first record; later ones stand in the same or in later segments
-        self.records: list[Open | Close] = [record]
+        self.records: list[Open | Close | Progress | Extend] = [record]
         self.opens = 1
         self.booked: tuple[bytes, ...] = ()  # attempt ids, at most three
         self.is_final = False  # the attempt that ends it is booked
@@ -167,6 +169,29 @@ class Journal:
             execution.records.append(record)
             execution.opens += 1
         self._attempts[record.attempt_id] = execution
+
+    def progress(self, record: Progress) -> None:
+        """What of a stream is delivered. Never raises: where there is no room for it, what stands there counts."""
+        self._note(record, encode_progress(self._lsn + 1, record))
+
+    def extend(self, record: Extend) -> bool:
+        """Whether the raised hold of a running attempt is written; if not, nothing may be delivered on it."""
+        return self._note(record, encode_extend(self._lsn + 1, record))
+
+    def _note(self, record: Progress | Extend, data: bytes) -> bool:
+        execution = self._attempts.get(record.attempt_id)
+        if execution is None or self._current.is_emergency:
+            return False
+        try:
+            self._append(data, is_admission=True)
+        except (JournalFull, JournalFailed):
+            return False
+        same = (one for one in execution.records if type(one) is type(record) and one.attempt_id == record.attempt_id)
+        earlier = next(same, None)
+        if earlier is not None:
+            execution.records.remove(earlier)
+        execution.records.append(record)
+        return True
 
     def close(self, record: Close) -> None:
         """An attempt ended. Never raises: what a failed disk did not take, the settler still books from memory.
@@ -387,7 +412,7 @@ class Journal:
         first: Segment | None = None
         for record in execution.records:
             lsn = self._lsn + 1
-            data = encode_open(lsn, record) if isinstance(record, Open) else encode_close(lsn, record)
+            data = _encoded(lsn, record)
             if self._current.end + len(data) > self._current.size_bytes:
                 if self._next is None:
                     return None
@@ -424,3 +449,15 @@ class Journal:
         if not self.is_failed:
             self.is_failed = True
             self._on_failed()
+
+
+def _encoded(lsn: int, record: Open | Close | Progress | Extend) -> bytes:
+    match record:
+        case Open():
+            return encode_open(lsn, record)
+        case Close():
+            return encode_close(lsn, record)
+        case Progress():
+            return encode_progress(lsn, record)
+        case Extend():
+            return encode_extend(lsn, record)

@@ -174,7 +174,7 @@ class Gateway:
         # admit
         now_s = self._loop.time()
         request.preferences = take_preferences(request)
-        admission = self._admit(request, api_key, now_s)
+        admission = self._admit(request, api_key, now_s, now_ms)
         self._reserve(arrival, admission, now_s)
         # hold
         hold = self._wallet.hold(arrival.api_key.org_id, admission.hold_nanos)
@@ -189,14 +189,14 @@ class Gateway:
         self._waiting_for_grants.add(waiting)
         waiting.add_done_callback(self._waiting_for_grants.discard)
 
-    def _admit(self, request: ChatRequest, api_key: ApiKey, now_s: float) -> Admission:
+    def _admit(self, request: ChatRequest, api_key: ApiKey, now_s: float, at_ms: int) -> Admission:
         view, fleet, dice = self._view(), self._fleet, self._dispatcher.dice
         if request.preferences is None:
-            return admit(request, api_key, view, fleet, dice, now_s)
+            return admit(request, api_key, view, fleet, dice, now_s, at_ms)
         names = (request.model, *request.preferences.models)
         models = {found.model.slug: found for found in (chat_model(name, api_key, view) for name in names)}
         return admit_preferred(
-            request, list(models.values()), version=view.version, fleet=fleet, dice=dice, now_s=now_s
+            request, list(models.values()), version=view.version, fleet=fleet, dice=dice, now_s=now_s, at_ms=at_ms
         )
 
     async def _attempt_after_grant(self, arrival: Arrival, admission: Admission) -> None:

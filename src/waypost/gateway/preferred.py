@@ -67,7 +67,7 @@ class _Preferred:
         return ordered
 
     def _sort_key(self, candidate: Candidate) -> float:
-        pace, price = candidate.live.pace, candidate.offer.model.price
+        pace, price = candidate.live.pace, candidate.offer.prices
         match self._preferences.sort:
             case "latency":
                 return _NEVER_MEASURED if pace.first_content_s is None else pace.first_content_s
@@ -85,13 +85,14 @@ def admit_preferred(
     fleet: Fleet,
     dice: Callable[[], float],
     now_s: float,
+    at_ms: int,
 ) -> Admission:
     """`models` is the one asked for, and those to fall back to. Raises Refusal: 503 when no route works at all, 400
     when every route would lose something of the request, 409 when other constraints leave none."""
     preferences = request.preferences
     assert preferences is not None
     choice = _Preferred(request, preferences, fleet, dice)
-    offers = tuple(make_offer(request, found.model) for found in models)
+    offers = tuple(make_offer(request, found.model, at_ms) for found in models)
     routes = [choice.eligible(found) for found in models]
 
     def ranked(offered: tuple[Offer, ...]) -> list[Candidate]:
@@ -115,7 +116,7 @@ def admit_preferred(
         first=next(each for each in candidates if each.live is first),
         offers=able,
         ranked=ranked,
-        hold_nanos=max(upper_bound(offer.ceiling, offer.model.price) for offer in able),
+        hold_nanos=max(upper_bound(offer.ceiling, offer.prices) for offer in able),
         dropped=tuple(choice.lost) if preferences.drops_parameters else (),
     )
 

@@ -57,6 +57,15 @@ class Hold:
     def is_open(self) -> bool:
         return self._lease is not None
 
+    def absorb(self, more: Hold) -> None:
+        """Take over what another hold on the same lease reserves; that one is resolved by it."""
+        lease = self._lease
+        assert lease is not None, "the hold is resolved"
+        assert more._lease is lease, "the other hold is on another lease"
+        more._lease = None
+        lease.holds -= 1
+        self.amount_nanos += more.amount_nanos
+
     def resolve(self, charge_nanos: Nanos) -> Lease:
         """What `Wallet.settle` does to the hold itself."""
         assert self._lease is not None, "a hold resolves once"

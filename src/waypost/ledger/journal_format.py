@@ -19,7 +19,7 @@ from zlib import crc32
 
 import msgspec
 
-from waypost.ledger.record import Close, Grant, Open, Outcome
+from waypost.ledger.record import Close, Extend, Grant, Open, Outcome, Progress
 
 MAGIC = b"waypost\x01"  # the last byte is the version of the layout
 RECORD_BYTES_MAX = 16_384  # an acknowledgement of 500 attempts is 8 KiB; OPEN and CLOSE are some 200 bytes
@@ -32,7 +32,7 @@ class Ack(msgspec.Struct, frozen=True, gc=False):
     attempt_ids: tuple[bytes, ...]
 
 
-Record = Grant | Open | Close | Ack
+Record = Grant | Open | Close | Ack | Progress | Extend
 
 _FRAME = Struct("<II")
 _BODY = Struct("<QB")
@@ -40,9 +40,11 @@ _GRANT = Struct("<16s16sq")
 _OPEN = Struct("<QB16s16s16s16s16sqqqBqq?HHH")  # this and CLOSE with LSN and type before the payload
 _CLOSE = Struct("<QB16sB??qqqqiqqqqqqH")
 _OTHER_UNITS = Struct("<6q")  # behind a CLOSE's text, when any of them is not zero
+_PROGRESS = Struct("<16sqqq")
+_EXTEND = Struct("<16sq")
 _FRAME_BYTES = _FRAME.size
 _PREFIX_BYTES = _FRAME.size + _BODY.size
-_TYPE_GRANT, _TYPE_OPEN, _TYPE_CLOSE, _TYPE_ACK = 1, 2, 3, 4
+_TYPE_GRANT, _TYPE_OPEN, _TYPE_CLOSE, _TYPE_ACK, _TYPE_PROGRESS, _TYPE_EXTEND = 1, 2, 3, 4, 5, 6
 
 
 def encode_grant(lsn: int, record: Grant) -> bytes:
@@ -106,6 +108,15 @@ def encode_close(lsn: int, record: Close) -> bytes:
     if any(others):
         return _framed(fixed + error_code + _OTHER_UNITS.pack(*others))
     return _framed(fixed + error_code)
+
+
+def encode_progress(lsn: int, record: Progress) -> bytes:
+    counts = _PROGRESS.pack(record.attempt_id, record.input_tokens, record.output_tokens, record.charge_nanos)
+    return _framed(_BODY.pack(lsn, _TYPE_PROGRESS) + counts)
+
+
+def encode_extend(lsn: int, record: Extend) -> bytes:
+    return _framed(_BODY.pack(lsn, _TYPE_EXTEND) + _EXTEND.pack(record.attempt_id, record.hold_nanos))
 
 
 def encode_ack(lsn: int, attempt_ids: Sequence[bytes]) -> bytes:
@@ -183,6 +194,10 @@ def _decode(data: bytes, at: int, end: int) -> Record | None:
             return _decode_close(data[at + _FRAME_BYTES : end])
         if kind == _TYPE_GRANT:
             return Grant(*_GRANT.unpack(payload))
+        if kind == _TYPE_PROGRESS:
+            return Progress(*_PROGRESS.unpack(payload))
+        if kind == _TYPE_EXTEND:
+            return Extend(*_EXTEND.unpack(payload))
         if kind == _TYPE_ACK:
             return Ack(tuple(payload[i : i + 16] for i in range(0, len(payload), 16)))
     except (ValueError, StructError):  # an outcome of a later version, text that is not UTF-8, another length

@@ -2,6 +2,8 @@
 
     GRANT            a lease was cut from an organisation's wallet for this node
     OPEN  … CLOSE    one attempt: one try at one provider; OPEN stands before the first upstream byte
+    PROGRESS         what was delivered of a stream so far, once a second: what its caller pays if this process dies
+    EXTEND           the hold of an answer that goes on is raised
 
 The metadata row of an execution is derived from its attempts' records, so that a crash loses none of them.
 Ids are 16 raw bytes (`kit.ids`), amounts nano-USD, times Unix milliseconds. Ids and numbers only, never content.
@@ -47,6 +49,20 @@ class Open(msgspec.Struct, frozen=True, gc=False):
     model: str  # our slug
     provider: str  # the provider's id in the catalogue
     deployment: str  # stable id of the deployment, see policy.snapshot
+
+
+class Progress(msgspec.Struct, frozen=True, gc=False):
+    """Of a stream under way: never more than was delivered, and what that costs its caller."""
+
+    attempt_id: bytes
+    input_tokens: int
+    output_tokens: int
+    charge_nanos: int
+
+
+class Extend(msgspec.Struct, frozen=True, gc=False):
+    attempt_id: bytes
+    hold_nanos: int  # the whole hold from now on
 
 
 class Close(msgspec.Struct, frozen=True, gc=False):

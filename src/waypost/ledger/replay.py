@@ -10,14 +10,15 @@ from collections.abc import Iterable
 import msgspec
 
 from waypost.ledger.journal_format import Ack, Record
-from waypost.ledger.record import Close, ClosedAttempt, Grant, Open, Outcome
+from waypost.ledger.record import Close, ClosedAttempt, Extend, Grant, Open, Outcome, Progress
 
 
 def replay(records: Iterable[Record], now_ms: int) -> list[ClosedAttempt]:
     """What has to be booked (again), from a journal's records in order.
 
     - A CLOSE that was not acknowledged stands as it is.
-    - An OPEN without CLOSE crashed: the caller pays nothing, the cost is the most the provider may bill.
+    - An OPEN without CLOSE crashed: the caller pays for the input and what was delivered, as the last PROGRESS tells,
+      and nothing where none does; the cost is the most the provider may bill, until its bill corrects it.
     - An execution none of whose attempts ended it ends, as crashed, with its last attempt. That attempt may be booked
       already; what is new then is the execution's row alone.
     """
@@ -29,10 +30,10 @@ def replay(records: Iterable[Record], now_ms: int) -> list[ClosedAttempt]:
                 if record.attempt_id not in attempts:
                     attempt = attempts[record.attempt_id] = _Attempt(record)
                     executions.setdefault(record.execution_id, {})[record.attempt_id] = attempt
-            case Close():
+            case Close() | Progress() | Extend():
                 # Without its OPEN it belongs to a segment that is gone, because everything in it was booked.
                 if record.attempt_id in attempts:
-                    attempts[record.attempt_id].end(record)
+                    attempts[record.attempt_id].note(record)
             case Ack():
                 for attempt_id in record.attempt_ids:
                     if attempt_id in attempts:
@@ -54,12 +55,23 @@ def amended(first: Close, later: Close) -> Close:
 
 
 class _Attempt:
-    __slots__ = ("close", "is_acknowledged", "open")
+    __slots__ = ("close", "hold_nanos", "is_acknowledged", "open", "progress")
 
     def __init__(self, opened: Open) -> None:
         self.open = opened
+        self.hold_nanos = opened.hold_nanos
+        self.progress: Progress | None = None
         self.close: Close | None = None
         self.is_acknowledged = False
+
+    def note(self, record: Close | Progress | Extend) -> None:
+        match record:
+            case Progress():
+                self.progress = record
+            case Extend():
+                self.hold_nanos = record.hold_nanos
+            case Close():
+                self.end(record)
 
     def end(self, record: Close) -> None:
         self.close = record if self.close is None else amended(self.close, record)
@@ -89,30 +101,31 @@ def _endings(execution: dict[bytes, _Attempt], now_ms: int) -> list[ClosedAttemp
     for attempt in execution.values():
         ends_execution = attempt is last and not is_ended
         if attempt.close is None:
-            rows.append(ClosedAttempt(attempt.open, _crashed(attempt.open, now_ms, is_final=ends_execution)))
+            rows.append(ClosedAttempt(attempt.open, _crashed(attempt, now_ms, is_final=ends_execution)))
         elif ends_execution:
-            rows.append(ClosedAttempt(attempt.open, amended(attempt.close, _crashed(attempt.open, now_ms))))
+            rows.append(ClosedAttempt(attempt.open, amended(attempt.close, _crashed(attempt, now_ms))))
         elif not attempt.is_acknowledged:
             rows.append(ClosedAttempt(attempt.open, attempt.close))
     return rows
 
 
-def _crashed(opened: Open, now_ms: int, *, is_final: bool = True) -> Close:
+def _crashed(attempt: _Attempt, now_ms: int, *, is_final: bool = True) -> Close:
+    opened, progress = attempt.open, attempt.progress
     return Close(
         attempt_id=opened.attempt_id,
         outcome=Outcome.CRASHED,
         is_final=is_final,
         is_estimated=True,
-        charge_nanos=0,
+        charge_nanos=0 if progress is None else min(progress.charge_nanos, attempt.hold_nanos),
         cogs_nanos=opened.cost_bound_nanos,
         closed_at_ms=max(now_ms, opened.opened_at_ms),  # the clock may have stepped back
         first_content_ms=0,
         status=0,
         error_code="INTERNAL_ERROR",
-        input_tokens=0,
+        input_tokens=0 if progress is None else progress.input_tokens,
         cache_read_tokens=0,
         cache_write_5m_tokens=0,
         cache_write_1h_tokens=0,
-        output_tokens=0,
+        output_tokens=0 if progress is None else progress.output_tokens,
         reasoning_tokens=0,
     )

@@ -43,6 +43,8 @@ _RECORDS = {
         **dict.fromkeys(("images", "duration_ms", "characters"), _EXECUTION),
     },
     "Ack": {"attempt_ids": _EXECUTION},
+    "Progress": dict.fromkeys(("attempt_id", "input_tokens", "output_tokens", "charge_nanos"), _EXECUTION),
+    "Extend": dict.fromkeys(("attempt_id", "hold_nanos"), _EXECUTION),
 }
 
 

@@ -1,0 +1,184 @@
+"""What one attempt has come to: by its provider's word, where there is none by our own count, at the very end of a
+process by a guess. See `metering.charge` for who pays it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+import msgspec
+
+from waypost.dispatch.counting import Counting
+from waypost.dispatch.fleet import LiveRoute
+from waypost.dispatch.ports import Candidate, Plan
+from waypost.dispatch.tally import Tally, count_input
+from waypost.kit.money import Nanos
+from waypost.ledger.record import Progress
+from waypost.metering.charge import Bill, bill_delivered, bill_lost
+from waypost.metering.estimate import likely_tokens
+from waypost.metering.price import amount
+from waypost.metering.tokens import TokenCounter, completion_texts
+from waypost.metering.usage import Metered, meter
+from waypost.wire.canonical import Chunk, Completion, Usage
+
+
+class Alarms(Protocol):
+    """Where an operator is told."""
+
+    def usage_was_doubtful(self, live: LiveRoute) -> None: ...
+    def hold_was_overrun(self, live: LiveRoute, over_nanos: Nanos) -> None: ...
+
+
+class AttemptMeter:
+    """Of one attempt. Its bills are made once; counts that take long are waited for."""
+
+    __slots__ = ("_alarms", "_counting", "_live", "_offer", "_plan", "_progress", "tally")
+
+    def __init__(self, plan: Plan, candidate: Candidate, counting: Counting, alarms: Alarms) -> None:
+        self._plan = plan
+        self._live = candidate.live
+        self._offer = candidate.offer
+        self._counting = counting
+        self._alarms = alarms
+        self._progress: Progress | None = None
+        self.tally: Tally | None = None  # of a stream that has begun
+
+    def relayed(self, chunks: Sequence[Chunk]) -> None:
+        if self.tally is None:
+            self.tally = Tally()
+        self.tally.add(chunks)
+
+    # Bills.
+
+    def whole(
+        self,
+        completion: Completion | None,
+        reported: Usage | None,
+        output_bytes: int,
+        then: Callable[[Bill], None],
+    ) -> None:
+        """The bill of a whole answer."""
+        if reported is not None:
+            metered = self._metered(reported, Usage())
+            if not metered.is_alarming:
+                then(self._bill(metered.usage, has_output=output_bytes > 0))
+                return
+            self._alarms.usage_was_doubtful(self._live)
+        self._count(completion, output_bytes, lambda counted: then(self._bill(counted, has_output=output_bytes > 0)))
+
+    def received(self, reported: Usage | None, output_bytes: int, then: Callable[[Bill], None]) -> None:
+        """The bill of an answer that stopped in the middle: the input, and the output so far."""
+        usage = self._running(reported)
+        if usage is not None:
+            then(self._bill(usage, has_output=True))
+            return
+
+        def bill(counted: Usage) -> None:
+            if reported is not None and reported.all_input_tokens > 0:
+                # It told the input at the beginning, and would have told the output at the end.
+                counted = msgspec.structs.replace(
+                    reported, output_tokens=counted.output_tokens, reasoning_tokens=0, is_estimated=True
+                )
+            then(self._bill(counted, has_output=True))
+
+        self._count(None, output_bytes, bill)
+
+    def guessed(self, reported: Usage | None, output_bytes: int) -> Bill:
+        """As `received`, when nothing can be waited for."""
+        return self._bill(self._running(reported) or self._guess(output_bytes), has_output=True)
+
+    def lost(self) -> Bill:
+        return bill_lost(input_estimate=self._offer.input_estimate, costs=self._live.costs)
+
+    # While it runs.
+
+    def progress(self, attempt_id: bytes, reported: Usage | None, output_bytes: int) -> Progress | None:
+        """What was delivered so far, when that is more than at the last call."""
+        tally = self.tally
+        if tally is None or not tally.deltas:
+            return None
+        tally.pack()
+        request = self._plan.admission.request
+        usage = tally.least(reported, output_bytes, request.fields, request.text_bytes)
+        charge = min(amount(usage, self._offer.prices), self._plan.hold.amount_nanos)
+        record = Progress(attempt_id, usage.all_input_tokens, usage.output_tokens, charge)
+        if record == self._progress:
+            return None
+        self._progress = record
+        return record
+
+    def count_output(self, output_bytes: int, then: Callable[[int], None]) -> None:
+        """Tokens relayed until now."""
+        tally = self.tally
+        assert tally is not None
+        guess = likely_tokens(output_bytes)
+        self._counting.run(
+            tally.count, lambda tokens: then(guess if tokens is None else tokens), text_bytes=output_bytes
+        )
+
+    def _metered(self, reported: Usage, estimate: Usage) -> Metered:
+        model = self._offer.model
+        return meter(
+            reported,
+            estimate,
+            context_window=model.context_window,
+            max_output=model.max_output,
+            n=self._plan.admission.request.n,
+        )
+
+    def _running(self, reported: Usage | None) -> Usage | None:
+        """The provider's own count so far, where it counts along: one that is below the number of pieces told was made
+        before them."""
+        if reported is None or (self.tally is not None and reported.all_output_tokens < self.tally.deltas):
+            return None
+        metered = self._metered(reported, Usage())
+        return None if metered.is_alarming else metered.usage
+
+    def _count(self, completion: Completion | None, output_bytes: int, then: Callable[[Usage], None]) -> None:
+        request = self._plan.admission.request
+        tally = self.tally
+        spoken: Callable[[TokenCounter], int]
+        if completion is not None:
+            texts = completion_texts(completion)
+            spoken = partial(TokenCounter.count, texts=texts)
+        else:
+            spoken = _nothing if tally is None else tally.count
+        read = partial(count_input, fields=request.fields, images=request.image_count)
+
+        def have_both(output_tokens: int | None, input_tokens: int | None) -> None:
+            guess = self._guess(output_bytes)
+            then(
+                Usage(
+                    input_tokens=guess.input_tokens if input_tokens is None else input_tokens,
+                    output_tokens=guess.output_tokens if output_tokens is None else output_tokens,
+                    is_estimated=True,
+                )
+            )
+
+        def have_output(output_tokens: int | None) -> None:
+            self._counting.run(read, partial(have_both, output_tokens), text_bytes=request.text_bytes)
+
+        self._counting.run(spoken, have_output, text_bytes=output_bytes)
+
+    def _guess(self, output_bytes: int) -> Usage:
+        return Usage(
+            input_tokens=self._offer.input_estimate, output_tokens=likely_tokens(output_bytes), is_estimated=True
+        )
+
+    def _bill(self, usage: Usage, *, has_output: bool) -> Bill:
+        bill = bill_delivered(
+            usage,
+            prices=self._offer.prices,
+            costs=self._live.costs.in_force(self._plan.accepted_at_ms),
+            hold_nanos=self._plan.hold.amount_nanos,
+            has_output=has_output,
+        )
+        if bill.overrun_nanos:
+            self._alarms.hold_was_overrun(self._live, bill.overrun_nanos)
+        return bill
+
+
+def _nothing(_: TokenCounter) -> int:
+    return 0

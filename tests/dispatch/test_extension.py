@@ -1,0 +1,141 @@
+"""The hold of an answer without a maximum: raised in time, else the answer is cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from waypost.dispatch.extension import BLOCK_TOKENS, SLACK_TOKENS, Extension
+from waypost.metering.estimate import Ceiling
+from waypost.metering.price import price_row
+
+PRICES = price_row({"input": 1_000_000_000, "output": 2_000_000_000})  # 2,000 nano-USD a token
+HELD = 8_192
+
+
+class Stream:
+    """An answer of so many bytes a token, relayed token by token; counts come at once, or when they are let through."""
+
+    def __init__(self, *, room_nanos: int, bytes_per_token: int = 4, is_slow: bool = False) -> None:
+        self.room_nanos = room_nanos
+        self.bytes_per_token = bytes_per_token
+        self.tokens = 0
+        self.is_cut = self.is_held_back = False
+        self.counts: list[Callable[[int], None]] = []
+        self.asked: list[tuple[int, Callable[[bool], None]]] = []
+        self.raised: list[int] = []
+        self.is_slow = is_slow
+
+    @property
+    def output_bytes(self) -> int:
+        return self.tokens * self.bytes_per_token
+
+    @property
+    def state(self) -> tuple[bool, bool]:
+        """Is it cut, is it held back."""
+        return self.is_cut, self.is_held_back
+
+    def count_output(self, then: Callable[[int], None]) -> None:
+        if self.is_slow:
+            tokens = self.tokens
+            self.counts.append(lambda _: then(tokens))
+        else:
+            then(self.tokens)
+
+    def raise_hold(self, extra_nanos: int) -> bool:
+        if extra_nanos > self.room_nanos:
+            return False
+        self.room_nanos -= extra_nanos
+        self.raised.append(extra_nanos)
+        return True
+
+    def ask_to_raise_hold(self, extra_nanos: int, then: Callable[[bool], None]) -> None:
+        self.asked.append((extra_nanos, then))
+
+    def hold_back(self) -> None:
+        self.is_held_back = True
+
+    def go_on(self) -> None:
+        self.is_held_back = False
+
+    def cut_for_balance(self) -> None:
+        self.is_cut = True
+
+
+def run(stream: Stream, extension: Extension, tokens: int) -> None:
+    while stream.tokens < tokens and not stream.is_cut and not stream.is_held_back:
+        stream.tokens += 1
+        if stream.output_bytes >= extension.look_at_bytes:
+            extension.look()
+
+
+def extension_of(stream: Stream, most_tokens: int = 100_000) -> Extension:
+    return Extension(stream, Ceiling(1_000, HELD), PRICES, most_tokens=most_tokens)
+
+
+def test_a_short_answer_raises_nothing() -> None:
+    stream = Stream(room_nanos=10**12)
+    run(stream, extension_of(stream), 6_000)
+    assert (stream.raised, stream.is_cut) == ([], False)
+
+
+def test_a_long_answer_is_raised_block_by_block_before_it_gets_there() -> None:
+    stream = Stream(room_nanos=10**12)
+    run(stream, extension_of(stream), 18_000)
+    assert stream.raised == [BLOCK_TOKENS * 2_000] * 2
+    assert stream.state == (False, False)
+
+
+def test_the_last_block_ends_at_the_models_maximum_and_then_nothing_is_cut() -> None:
+    stream = Stream(room_nanos=10**12)
+    run(stream, extension_of(stream, most_tokens=10_000), 12_000)
+    assert stream.raised == [(10_000 - HELD) * 2_000]
+    assert stream.state == (False, False)
+
+
+@pytest.mark.parametrize("bytes_per_token", [1, 2, 4, 30])
+def test_without_money_the_answer_is_cut_within_its_hold(bytes_per_token: int) -> None:
+    stream = Stream(room_nanos=0, bytes_per_token=bytes_per_token)
+    extension = extension_of(stream)
+    run(stream, extension, 100_000)
+    ((_, then),) = stream.asked  # at three quarters; the answer goes on meanwhile
+    assert stream.tokens <= HELD
+    assert stream.state == (False, True)
+    then(False)
+    assert stream.state[0]
+    assert HELD - 2 * SLACK_TOKENS <= stream.tokens <= HELD
+
+
+def test_a_refused_grant_lets_the_answer_go_on_to_the_end_of_its_hold() -> None:
+    stream = Stream(room_nanos=0)
+    extension = extension_of(stream)
+    run(stream, extension, HELD * 3 // 4 + SLACK_TOKENS)
+    ((_, then),) = stream.asked
+    then(False)
+    assert stream.state == (False, False)
+    run(stream, extension, 100_000)
+    assert stream.state[0]
+    assert HELD - 2 * SLACK_TOKENS <= stream.tokens <= HELD
+
+
+def test_a_grant_that_comes_lets_a_stream_that_waits_go_on() -> None:
+    stream = Stream(room_nanos=0)
+    extension = extension_of(stream)
+    run(stream, extension, 100_000)
+    assert stream.state == (False, True)
+    stream.asked[0][1](True)
+    assert stream.state == (False, False)
+    run(stream, extension, 12_000)
+    assert (stream.tokens, stream.is_cut) == (12_000, False)
+
+
+def test_a_stream_that_outruns_its_count_is_held_back_until_it_is_there() -> None:
+    stream = Stream(room_nanos=10**12, bytes_per_token=1, is_slow=True)
+    extension = extension_of(stream)
+    run(stream, extension, 100_000)
+    assert stream.state == (False, True)
+    assert stream.tokens <= HELD
+    stream.counts.pop()(0)
+    assert stream.state == (False, False)
+    assert stream.raised
