@@ -4,6 +4,7 @@ told.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from urllib.parse import parse_qsl, unquote
 
@@ -15,6 +16,7 @@ from waypost.wire.formats import FORMATS, ChatFormat
 MODELS = "/v1/models"
 GEMINI_MODELS = "/v1beta/models"
 COUNT_TOKENS = "countTokens"
+COUNT_MESSAGE_TOKENS = "/v1/messages/count_tokens"
 _GEMINI_CHAT = {"generateContent": False, "streamGenerateContent": True}
 _GEMINI_VERBS = (*_GEMINI_CHAT, COUNT_TOKENS)
 _OPENAI = (MODELS, "/v1/chat/", "/v1/responses", "/v1/images/")  # also where nothing is, as by the id of a response
@@ -32,6 +34,7 @@ class ChatEndpoint(msgspec.Struct, frozen=True, gc=False):
 _CHAT = {
     "/v1/chat/completions": ChatEndpoint(FORMATS["openai_chat"]),
     "/v1/responses": ChatEndpoint(FORMATS["openai_responses"]),
+    "/v1/messages": ChatEndpoint(FORMATS["anthropic_messages"]),
 }
 
 
@@ -68,11 +71,18 @@ def check_query(query: str) -> None:
         raise invalid("key", text)
 
 
-def dialect_of(path: str) -> str:
-    """Of the errors at this path."""
+def is_anthropic(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the caller speaks Anthropic's API at a path that others have too."""
+    return b"anthropic-version" in headers
+
+
+def dialect_of(path: str, headers: Mapping[bytes, bytes]) -> str:
+    """Of the errors at this path. Models are listed there for several formats, and a header tells which."""
     endpoint = chat_endpoint(path)
     if endpoint is not None:
         return endpoint.format.dialect
     if path.startswith(GEMINI_MODELS) or (path.startswith(MODELS) and gemini_call(path) is not None):
         return "gemini"
+    if path == COUNT_MESSAGE_TOKENS or (path.startswith(MODELS) and is_anthropic(headers)):
+        return "anthropic"
     return "openai" if path.startswith(_OPENAI) else "canonical"

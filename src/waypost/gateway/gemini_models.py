@@ -5,13 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from waypost.gateway.admission import chat_model
+from waypost.gateway.likely_input import likely_input_tokens
 from waypost.gateway.models import may_call, unknown_model
 from waypost.kit.errors import invalid
-from waypost.metering.estimate import likely_tokens
 from waypost.policy.catalogue import Model
 from waypost.policy.snapshot import View
 from waypost.tenancy.api_key import ApiKey
-from waypost.wire.conversation import Conversation, Media, Part, Result
 from waypost.wire.formats import conversation_of
 from waypost.wire.gemini_generate import read_request
 from waypost.wire.request import Around, check_model_name
@@ -69,27 +68,7 @@ def count_tokens(body: bytes, around: Around, view: View, api_key: ApiKey) -> by
     except msgspec.DecodeError:
         raise invalid(None, "The body is not a JSON object.") from None
     conversation = conversation_of(read_request(wrapped or body, around))
-    return _encode({"totalTokens": likely_input_tokens(conversation)})
-
-
-def likely_input_tokens(conversation: Conversation) -> int:
-    """A guess from the length of all text, and a fixed number for each medium."""
-    text_bytes = sum(len(part.text.encode()) for part in conversation.system)
-    media = 0
-    for turn in conversation.turns:
-        for part in turn.parts:
-            inner: list[Part] = list(part.parts) if isinstance(part, Result) else [part]
-            media += sum(isinstance(each, Media) for each in inner)
-            text_bytes += sum(_text_bytes(each) for each in inner)
-    for tool in conversation.tools:
-        text_bytes += len(f"{tool.name}{tool.description}{tool.parameters}".encode())
-    return likely_tokens(text_bytes) + media * MEDIUM_TOKENS
-
-
-def _text_bytes(part: Part) -> int:
-    """Of text, thinking, refusals; of a call its name and arguments."""
-    text = getattr(part, "text", "") or f"{getattr(part, 'name', '')}{getattr(part, 'arguments', '')}"
-    return len(text.encode())
+    return _encode({"totalTokens": likely_input_tokens(conversation, medium_tokens=MEDIUM_TOKENS)})
 
 
 def _entry(model: Model) -> GeminiModel:

@@ -18,8 +18,10 @@ from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.ports import Admission, Plan
 from waypost.gateway.admission import admit, chat_model, shown_names, shrink, too_dear
+from waypost.gateway.anthropic_models import count_message_tokens, list_anthropic_models, show_anthropic_model
 from waypost.gateway.callers import FailedKeys, InFlight
 from waypost.gateway.endpoints import (
+    COUNT_MESSAGE_TOKENS,
     GEMINI_MODELS,
     MODELS,
     ChatEndpoint,
@@ -27,6 +29,7 @@ from waypost.gateway.endpoints import (
     check_query,
     dialect_of,
     gemini_call,
+    is_anthropic,
 )
 from waypost.gateway.gemini_models import count_tokens, list_gemini_models, show_gemini_model
 from waypost.gateway.handoff import HandOff
@@ -146,6 +149,8 @@ class Gateway:
         if endpoint is not None:
             _expect_method(exchange, "POST")
             self._chat(exchange, endpoint, request_id)
+        elif path == COUNT_MESSAGE_TOKENS:
+            self._count_message_tokens(exchange, request_id)
         elif path.startswith((MODELS, GEMINI_MODELS)):
             self._models(exchange, request_id)
         elif path == "/healthz":
@@ -255,7 +260,7 @@ class Gateway:
             raise
 
     def _relay(self, arrival: Arrival, admission: Admission) -> PlainRelay | StreamRelay:
-        headers = _id_headers(arrival.id) + arrival.limit_headers
+        headers = _id_headers(arrival.id, arrival.format.dialect) + arrival.limit_headers
         if admission.dropped:
             headers += b"x-dropped-parameters: %b\r\n" % ", ".join(shown_names(admission.dropped)).encode()
         request, chat_format = admission.request, arrival.format
@@ -296,8 +301,22 @@ class Gateway:
         elif root == GEMINI_MODELS or b"x-goog-api-key" in exchange.headers:
             # The SDK's default version of the API is v1, where OpenAI's models stand too: its header tells.
             body = show_gemini_model(view, api_key, name) if name else list_gemini_models(view, api_key)
+        elif is_anthropic(exchange.headers):
+            body = (
+                show_anthropic_model(view, api_key, name)
+                if name
+                else list_anthropic_models(view, api_key, exchange.query)
+            )
         else:
             body = show_model(view, api_key, name) if name else list_models(view, api_key)
+        exchange.respond(200, JSON_TYPE + _request_header(request_id), body)
+
+    def _count_message_tokens(self, exchange: Exchange, request_id: bytes) -> None:
+        _expect_method(exchange, "POST")
+        api_key = self._authenticate(exchange, self._now_ms())
+        _expect_json(exchange)
+        around = Around(self._opener(api_key.org_id), headers=exchange.headers)
+        body = count_message_tokens(exchange.body.unwrap(), around, self._view(), api_key)
         exchange.respond(200, JSON_TYPE + _request_header(request_id), body)
 
     def _authenticate(self, exchange: Exchange, now_ms: int) -> ApiKey:
@@ -367,9 +386,9 @@ class Gateway:
 
     def refuse(self, exchange: Exchange, refusal: Refusal, request_id: bytes, headers: bytes = b"") -> None:
         """Answer with an error, in the format that belongs to the path."""
-        dialect = dialect_of(exchange.path)
+        dialect = dialect_of(exchange.path, exchange.headers)
         shown = ids.text("req", request_id)
-        lines = _request_header(request_id) + headers + error_headers(refusal)
+        lines = _request_header(request_id, dialect) + headers + error_headers(refusal)
         if refusal.code is ErrorCode.METHOD_NOT_ALLOWED:
             lines += b"allow: %b\r\n" % _methods_of(exchange.path)
         self._answers_counted.add("", "refused", refusal.code.name)
@@ -379,12 +398,17 @@ class Gateway:
         return self._clock.unix_ns() // 1_000_000
 
 
-def _request_header(request_id: bytes) -> bytes:
-    return b"x-request-id: %b\r\n" % ids.text("req", request_id).encode()
+def _request_header(request_id: bytes, dialect: str = "") -> bytes:
+    shown = ids.text("req", request_id).encode()
+    if dialect == "anthropic":  # whose SDKs look for it under this name
+        return b"x-request-id: %b\r\nrequest-id: %b\r\n" % (shown, shown)
+    return b"x-request-id: %b\r\n" % shown
 
 
-def _id_headers(execution_id: bytes) -> bytes:
+def _id_headers(execution_id: bytes, dialect: str) -> bytes:
     uuid = ids.text("", execution_id).encode()
+    if dialect == "anthropic":
+        return b"x-request-id: req%b\r\nrequest-id: req%b\r\nx-execution-id: exec%b\r\n" % (uuid, uuid, uuid)
     return b"x-request-id: req%b\r\nx-execution-id: exec%b\r\n" % (uuid, uuid)
 
 
@@ -394,7 +418,8 @@ def _expect_method(exchange: Exchange, *methods: str) -> None:
 
 
 def _methods_of(path: str) -> bytes:
-    return b"POST" if chat_endpoint(path) or gemini_call(path) else ", ".join(_READS).encode()
+    is_written_to = path == COUNT_MESSAGE_TOKENS or chat_endpoint(path) or gemini_call(path)
+    return b"POST" if is_written_to else ", ".join(_READS).encode()
 
 
 def _expect_json(exchange: Exchange) -> None:

@@ -20,6 +20,19 @@ _OPENAI_TYPES = {
 }
 
 
+# Anthropic's, told by people and logs like OpenAI's; any other 4xx is an invalid request, any other 5xx an API error.
+_ANTHROPIC_TYPES = {
+    ErrorCode.INSUFFICIENT_BALANCE: "billing_error",
+    ErrorCode.RATE_LIMITED: "rate_limit_error",
+    ErrorCode.MODEL_OVERLOADED: "overloaded_error",
+    ErrorCode.GENERATION_TIMEOUT: "timeout_error",
+    ErrorCode.UNAUTHENTICATED: "authentication_error",
+    ErrorCode.PERMISSION_DENIED: "permission_error",
+    ErrorCode.NOT_FOUND: "not_found_error",
+    ErrorCode.CONFLICT: "conflict_error",
+    ErrorCode.PAYLOAD_TOO_LARGE: "request_too_large",
+}
+
 RETRY_AFTER_S = 1  # when nothing better is known
 
 
@@ -29,6 +42,13 @@ class _OpenAIError(msgspec.Struct, gc=False):
     param: str | None
     code: str
     request_id: str
+    excluded_by: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
+
+
+class _AnthropicError(msgspec.Struct, gc=False):
+    type: str
+    message: str
+    code: str
     excluded_by: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -48,7 +68,7 @@ class _CanonicalError(msgspec.Struct, gc=False, omit_defaults=True):
 
 
 def render_error(dialect: str, refusal: Refusal, request_id: str) -> bytes:
-    """The error object of a dialect, as JSON: `"openai"`, `"gemini"` or `"canonical"`."""
+    """The error object of a dialect, as JSON: `"openai"`, `"anthropic"`, `"gemini"` or `"canonical"`."""
     code = refusal.code
     if dialect == "gemini":
         return render_status(refusal, request_id, wait_s(refusal))
@@ -57,6 +77,10 @@ def render_error(dialect: str, refusal: Refusal, request_id: str) -> bytes:
         kind = _OPENAI_TYPES.get(code) or ("server_error" if code.status >= 500 else "invalid_request_error")
         error = _OpenAIError(refusal.message, kind, refusal.param, code.name, request_id, excluded_by)
         return _encode({"error": error})
+    if dialect == "anthropic":
+        kind = _ANTHROPIC_TYPES.get(code) or ("api_error" if code.status >= 500 else "invalid_request_error")
+        said = _AnthropicError(kind, refusal.message, code.name, excluded_by)
+        return _encode({"type": "error", "error": said, "request_id": request_id})
     assert dialect == "canonical", "a dialect without an error envelope"
     details = None
     if code is ErrorCode.INPUT_VALIDATION_ERROR and refusal.param is not None:

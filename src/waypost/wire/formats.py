@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from waypost.kit.errors import Refusal
+from waypost.wire.anthropic_messages_format import AnthropicMessages
 from waypost.wire.canonical import Chunk, Completion, Usage
 from waypost.wire.conversation import Conversation
 from waypost.wire.gemini_generate_format import GeminiGenerate
@@ -56,7 +57,9 @@ class ChatFormat(Protocol):
     def stream(self, request: ChatRequest, identity: AnswerIdentity) -> StreamWriter: ...
 
 
-FORMATS: dict[str, ChatFormat] = {each.name: each for each in (OpenAIChat(), OpenAIResponses(), GeminiGenerate())}
+FORMATS: dict[str, ChatFormat] = {
+    each.name: each for each in (OpenAIChat(), OpenAIResponses(), AnthropicMessages(), GeminiGenerate())
+}
 
 
 def conversation_of(request: ChatRequest) -> Conversation:
