@@ -52,7 +52,7 @@ async def test_what_ends_is_booked_in_batches_and_leaves_the_journal(tmp_path: P
     assert desk.settler.is_booked(LEASE)
     assert desk.settler.backlog == 0
     assert desk.journal.unfinished == 0
-    desk.ledger.check()
+    desk.ledger.check_sums()
 
 
 async def test_a_row_that_the_database_refuses_does_not_hold_up_the_others(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from waypost.gateway.wallet import IDLE_S, Hold, NodeIdentity, Wallet
 from waypost.kit.ids import Ids
 from waypost.kit.money import NANOS_PER_USD
 from waypost.ledger.record import ClosedAttempt, Grant, InsufficientFunds, NodeSuperseded
+from waypost.tenancy.budget import Chain, Period
 
 CENT = NANOS_PER_USD // 100
 
@@ -39,7 +40,7 @@ class Desk:
     ) -> None:
         self.directory = directory / name.decode()
         self.ledger = ledger
-        ledger.epochs[name] = 1
+        ledger.epochs.setdefault(name, 1)
         self.connection = Connection(ledger, random.Random(1))
         self.clock = FakeClock()
         self.disk = Disk()
@@ -201,7 +202,7 @@ async def test_a_lost_reply_takes_the_money_once(tmp_path: Path) -> None:
 
     assert len(ledger.leases) == 1
     assert ledger.wallets[ORG] == NANOS_PER_USD - 5 * CENT
-    ledger.check()
+    ledger.check_sums()
 
 
 async def test_a_caller_who_leaves_does_not_take_the_grant_with_him(tmp_path: Path) -> None:
@@ -279,7 +280,7 @@ async def test_idle_money_goes_back_when_all_of_it_is_booked(tmp_path: Path) -> 
 
     assert desk.ledger.wallets[ORG] == 10 * NANOS_PER_USD - CENT
     assert desk.wallet.leases == 0
-    desk.ledger.check()
+    desk.ledger.check_sums()
     assert (await desk.wallet.hold_with_grant(ORG, CENT)).is_open
 
 
@@ -295,7 +296,7 @@ async def test_near_the_end_of_the_money_a_node_keeps_nothing_that_another_may_n
     await one.wallet.beat()
 
     assert (await other.wallet.hold_with_grant(ORG, 10 * CENT)).is_open
-    ledger.check()
+    ledger.check_sums()
 
 
 async def test_heartbeats_tell_what_is_held(tmp_path: Path) -> None:
@@ -321,7 +322,7 @@ async def test_at_the_end_every_lease_goes_back(tmp_path: Path) -> None:
     assert await desk.wallet.close_all() == 0
 
     assert desk.ledger.wallets[ORG] == 10 * NANOS_PER_USD - CENT
-    desk.ledger.check()
+    desk.ledger.check_sums()
 
 
 async def test_without_a_journal_there_is_no_grant(tmp_path: Path) -> None:
@@ -338,15 +339,13 @@ async def test_without_a_journal_there_is_no_grant(tmp_path: Path) -> None:
     assert (await desk.wallet.hold_with_grant(ORG, CENT)).is_open
 
 
-async def test_a_lease_that_the_books_do_not_know_is_let_go_and_the_next_caller_gets_another(tmp_path: Path) -> None:
+async def test_a_lease_that_the_books_do_not_know_is_let_go_and_the_caller_gets_another(tmp_path: Path) -> None:
     desk = Desk(tmp_path, funded(10 * NANOS_PER_USD))
     running = await desk.wallet.hold_with_grant(ORG, CENT)
     lost = running.lease_id
     desk.ledger.leases.clear()  # restored from a copy
     desk.ledger.wallets[ORG] = 10 * NANOS_PER_USD
 
-    with pytest.raises(LookupError):
-        await desk.wallet.hold_with_grant(ORG, NANOS_PER_USD)
     hold = await desk.wallet.hold_with_grant(ORG, NANOS_PER_USD)
 
     assert hold.lease_id != lost
@@ -355,17 +354,96 @@ async def test_a_lease_that_the_books_do_not_know_is_let_go_and_the_next_caller_
     assert desk.wallet.holds == 0
 
 
-async def test_a_hold_on_a_lost_lease_resolves_after_its_account_is_gone(tmp_path: Path) -> None:
+async def test_an_orphaned_lease_is_held_on_no_more_and_goes_back_when_its_holds_are_over(tmp_path: Path) -> None:
     desk = Desk(tmp_path, funded(10 * NANOS_PER_USD))
-    running = await desk.wallet.hold_with_grant(ORG, CENT)
-    desk.ledger.leases.clear()
-    with pytest.raises(LookupError):
-        await desk.wallet.hold_with_grant(ORG, NANOS_PER_USD)
+    running = await desk.wallet.hold_with_grant(ORG, NANOS_PER_USD)
+    desk.ledger.orphan(b"node-number-one!")  # it was paused for a minute
     await desk.wallet.beat()
 
-    desk.wallet.settle(running, CENT)
+    hold = await desk.wallet.hold_with_grant(ORG, CENT)
 
-    assert not running.is_open
+    assert hold.lease_id != running.lease_id
+    desk.finish(running, CENT)
+    desk.wallet.release(hold)
+    await desk.settler.book()
+    assert await desk.wallet.close_all() == 0
+    desk.ledger.check_sums()
+    assert desk.ledger.wallets[ORG] == 10 * NANOS_PER_USD - CENT
+
+
+async def test_two_nodes_share_a_balance_to_the_last_hold(tmp_path: Path) -> None:
+    ledger = funded(100 * CENT)
+    nodes = [Desk(tmp_path, ledger, nodes=2, name=name) for name in (b"node-number-one!", b"node-number-two!")]
+    keeping = [asyncio.ensure_future(node.wallet.run()) for node in nodes]
+    outcomes = await asyncio.gather(
+        *(nodes[number % 2].wallet.hold_with_grant(ORG, CENT) for number in range(110)), return_exceptions=True
+    )
+    for task in keeping:
+        task.cancel()
+    await asyncio.gather(*keeping, return_exceptions=True)
+    assert sum(isinstance(outcome, Hold) for outcome in outcomes) == 100
+    assert sum(isinstance(outcome, InsufficientFunds) for outcome in outcomes) == 10
+    ledger.check_sums()
+
+
+async def test_what_is_free_goes_to_the_node_that_needs_it(tmp_path: Path) -> None:
+    ledger = funded(10 * NANOS_PER_USD)
+    first, second = (Desk(tmp_path, ledger, nodes=2, name=name) for name in (b"node-number-one!", b"node-number-two!"))
+    running = await first.wallet.hold_with_grant(ORG, NANOS_PER_USD)
+    spare = await first.wallet.hold_with_grant(ORG, 8 * NANOS_PER_USD)
+    first.wallet.release(spare)
+    keeping = asyncio.ensure_future(first.wallet.run())
+
+    hold = await second.wallet.hold_with_grant(ORG, 9 * NANOS_PER_USD)
+
+    assert hold.is_open
+    assert running.is_open
+    with pytest.raises(InsufficientFunds):
+        await second.wallet.hold_with_grant(ORG, CENT)
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    ledger.check_sums()
+
+
+async def test_keys_with_a_budget_have_a_lease_of_their_own_and_are_told_which_budget_is_used_up(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path, funded(10 * NANOS_PER_USD))
+    key, project = b"key-number-one-.", b"project-number-1"
+    desk.ledger.budgets = {key: [3 * CENT, 0], project: [100 * CENT, 0]}
+    chain = Chain(key, (project, key), (Period.LIFETIME, Period.DAY))
+    plain = await desk.wallet.hold_with_grant(ORG, CENT)
+
+    holds = [await desk.wallet.hold_with_grant(ORG, CENT, chain) for _ in range(3)]
+    with pytest.raises(InsufficientFunds) as refusal:
+        await desk.wallet.hold_with_grant(ORG, CENT, chain)
+
+    assert refusal.value.budget is not None
+    assert len({hold.lease_id for hold in holds}) == 1
+    assert plain.lease_id != holds[0].lease_id
+    for hold in (plain, *holds):
+        desk.wallet.release(hold)
+    assert await desk.wallet.close_all() == 0
+    desk.ledger.check_sums()
+    assert desk.ledger.budgets == {key: [3 * CENT, 0], project: [100 * CENT, 0]}
+
+
+async def test_at_the_end_of_a_window_a_new_lease_is_cut_and_the_old_one_goes_back(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(10 * NANOS_PER_USD))
+    chain = Chain(b"key-number-one-.", (b"key-number-one-.",), (Period.DAY,))
+    before = await desk.wallet.hold_with_grant(ORG, CENT, chain)
+    desk.clock.now_s += 86_400
+    assert desk.wallet.hold(ORG, CENT, chain) is None
+
+    after = await desk.wallet.hold_with_grant(ORG, CENT, chain)
+    await desk.wallet.beat()
+
+    assert after.lease_id != before.lease_id
+    first_id, row = before.lease_id, desk.ledger.leases[before.lease_id]
+    assert (row.state, row.rest) == ("DRAINING", CENT)
+    desk.wallet.release(before)
+    await desk.wallet.beat()
+    assert desk.ledger.leases[first_id].is_closed
 
 
 async def test_a_node_whose_place_was_taken_says_so(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ async def test_an_extension_is_taken_once_however_often_and_closely_it_is_asked_
         with pytest.raises(InsufficientFunds) as refusal:
             await books.ledger.extend(lease_id=lease_id, from_nanos=300, to_nanos=1_001)
         assert refusal.value.available_nanos == 700
-        await books.ledger.close(lease_id=lease_id, released_nanos=300)
+        await books.ledger.release(lease_id=lease_id, released_nanos=300, is_last=True)
         for unknown in (lease_id, IDS.new()):
             with pytest.raises(LookupError):
                 await books.ledger.extend(lease_id=unknown, from_nanos=300, to_nanos=301)
@@ -94,9 +94,11 @@ async def test_a_closed_lease_returns_its_rest_once(database: str) -> None:
         org_id = await books.org(credit_nanos=1_000)
         lease_id = await books.grant(org_id, 400)
         await books.ledger.settle_batch([attempt(org_id, lease_id, 150)])
-        await asyncio.gather(*(books.ledger.close(lease_id=lease_id, released_nanos=250) for _ in range(8)))
-        assert await books.one("SELECT available, is_closed FROM wallet, lease") == (850, True)
-        await books.ledger.close(lease_id=IDS.new(), released_nanos=1)
+        await asyncio.gather(
+            *(books.ledger.release(lease_id=lease_id, released_nanos=250, is_last=True) for _ in range(8))
+        )
+        assert await books.one("SELECT available, state FROM wallet, lease") == (850, "CLOSED")
+        await books.ledger.release(lease_id=IDS.new(), released_nanos=1, is_last=True)
         assert (await books.totals()).charged_nanos == 150
 
 
@@ -105,13 +107,13 @@ async def test_a_lease_never_returns_more_than_is_left_and_keeps_what_is_not_ret
         org_id = await books.org(credit_nanos=1_000)
         greedy, modest = await books.grant(org_id, 400), await books.grant(org_id, 400)
         await books.ledger.settle_batch([attempt(org_id, greedy, 150), attempt(org_id, modest, 150)])
-        await books.ledger.close(lease_id=greedy, released_nanos=400)
+        await books.ledger.release(lease_id=greedy, released_nanos=400, is_last=True)
         for _ in range(2):
-            await books.ledger.close(lease_id=modest, released_nanos=200)
+            await books.ledger.release(lease_id=modest, released_nanos=200, is_last=True)
         assert await books.one("SELECT available FROM wallet") == (200 + 250 + 200,)
         await books.ledger.settle_batch([attempt(org_id, modest, 50)])
-        await books.ledger.close(lease_id=modest, released_nanos=200)
-        assert await books.one("SELECT count(*) FROM lease WHERE is_closed") == (2,)
+        await books.ledger.release(lease_id=modest, released_nanos=200, is_last=True)
+        assert await books.one("SELECT count(*) FROM lease WHERE state = 'CLOSED'") == (2,)
         assert (await books.totals()).house_nanos == 0
 
 
@@ -125,7 +127,7 @@ async def test_grants_extensions_settlements_and_closings_at_once_lose_nothing(d
             charges = [attempt(org_id, lease_id, 100 + number) for _ in range(5)]
             await asyncio.gather(books.ledger.settle_batch(charges), books.ledger.settle_batch(charges[::-1]))
             spent = 5 * (100 + number)
-            await books.ledger.close(lease_id=lease_id, released_nanos=2_000 - spent)
+            await books.ledger.release(lease_id=lease_id, released_nanos=2_000 - spent, is_last=True)
             return spent
 
         spent = sum(await asyncio.gather(*(live(number) for number in range(20))))
@@ -144,7 +146,7 @@ async def test_reported_holds_are_shown_as_held_and_end_with_the_lease(database:
         await books.ledger.settle_batch([attempt(org_id, lease_id, 300)])
         assert await books.ledger.snapshot(org_id) == Balance(600, 100, 0)  # never more than is left in the lease
         await books.ledger.report_holds({}, **report)  # type: ignore[arg-type]
-        await books.ledger.close(lease_id=lease_id, released_nanos=100)
+        await books.ledger.release(lease_id=lease_id, released_nanos=100, is_last=True)
         assert await books.ledger.snapshot(org_id) == Balance(700, 0, 0)
 
 

@@ -79,17 +79,21 @@ async def test_duplicated_shuffled_and_overlapping_batches_book_everything_once(
         assert (await books.totals()).charged_nanos == spent
 
 
-async def test_what_comes_after_the_lease_was_closed_is_borne_by_the_house(database: str) -> None:
+async def test_what_comes_after_the_lease_was_closed_is_paid_from_what_it_gave_back_and_the_rest_by_the_house(
+    database: str,
+) -> None:
     async with open_books(database) as books:
         org_id = await books.org(credit_nanos=1_000)
         lease_id = await books.grant(org_id, 500)
-        await books.ledger.close(lease_id=lease_id, released_nanos=500)
+        await books.ledger.release(lease_id=lease_id, released_nanos=500, is_last=True)
+        await books.grant(org_id, 940)
         late = [attempt(org_id, lease_id, 100), attempt(org_id, IDS.new(), 30)]
         for _ in range(2):
             await books.ledger.settle_batch(late)
         totals = await books.totals()
-        assert (totals.charged_nanos, totals.house_nanos, totals.available_nanos) == (0, 130, 1_000)
-        assert await books.one("SELECT sum(charge)::bigint FROM execution") == (0,)
+        assert (totals.charged_nanos, totals.house_nanos, totals.available_nanos) == (60, 70, 940)
+        assert await books.one("SELECT available FROM wallet") == (0,)
+        assert await books.one("SELECT sum(charge)::bigint FROM execution") == (60,)
 
 
 async def test_a_batch_that_together_exceeds_its_lease_is_booked_as_far_as_it_goes(database: str) -> None:

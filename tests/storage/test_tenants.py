@@ -17,7 +17,10 @@ from waypost.storage.roles import Role, RolesMissing
 from waypost.storage.tables import data_map
 from waypost.storage.usage import UsageRow, total_of, usage_of
 
-TENANT_TABLES = ("org", "api_key", "api_key_digest", "wallet", "lease", "topup", "refund", "settlement", "execution")
+TENANT_TABLES = (
+    *("org", "api_key", "api_key_digest", "wallet", "lease", "topup", "refund", "settlement", "execution"),
+    *("account", "transfer", "project", "budget", "budget_window", "budget_draw", "long_hold", "chargeback"),
+)
 
 
 async def test_an_organisation_sees_its_own_rows_only_and_nobody_sees_any_without_saying_who(database: str) -> None:

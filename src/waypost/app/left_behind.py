@@ -5,10 +5,12 @@ there are fewer workers now. Whoever sees it first books what is in it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
+from waypost.app.secrets import open_node_id
 from waypost.gateway.journal import Journal
-from waypost.gateway.ports import Ledger
+from waypost.gateway.ports import KeptLedger, LedgerUnavailable
 from waypost.gateway.recovery import Recovery, recover
 from waypost.gateway.segment import segment_paths
 from waypost.gateway.settler import Settler
@@ -24,7 +26,7 @@ _SEGMENT_BYTES = 1 << 20  # nothing but acknowledgements is written
 class LeftBehind:
     """Looks after the directories beside that of this process. The journal's lock says whether somebody has it."""
 
-    def __init__(self, own: Path, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, own: Path, ledger: KeptLedger, clock: Clock) -> None:
         self._own = own
         self._ledger = ledger
         self._clock = clock
@@ -51,16 +53,26 @@ class LeftBehind:
         try:
             now_ms = self._clock.unix_ns() // 1_000_000
             # In a thread: a full journal takes a second to read, and requests are being answered meanwhile.
-            book_recovered(await asyncio.to_thread(recover, journal, now_ms), settler, process=directory.name)
-            await settler.drain(BOOK_S)
+            recovery = await asyncio.to_thread(recover, journal, now_ms)
+            leases = book_recovered(recovery, settler, process=directory.name)
+            if await settler.drain(BOOK_S) and leases is not None and all(map(settler.is_booked, leases)):
+                await self._finish(directory)
         finally:
             booking.cancel()
             await asyncio.gather(booking, return_exceptions=True)
             journal.shut()
 
+    async def _finish(self, directory: Path) -> None:
+        """In the node's place, which the lock on its journal gives us: what is left of its leases comes back."""
+        node_id = open_node_id(directory)
+        with contextlib.suppress(LedgerUnavailable):  # then at the node's next start, or after a day
+            epoch = await self._ledger.register_node(node_id)
+            await self._ledger.finish_recovery(node_id=node_id, node_epoch=epoch)
 
-def book_recovered(recovery: Recovery, settler: Settler, *, process: str) -> None:
-    """Hand what a journal had to the settler, and tell of it."""
+
+def book_recovered(recovery: Recovery, settler: Settler, *, process: str) -> frozenset[bytes] | None:
+    """Hand what a journal had to the settler, and tell of it. The leases of that; None when a part of the journal
+    cannot be read."""
     for attempt in recovery.attempts:
         settler.add(attempt)
     for _ in recovery.damages:
@@ -68,6 +80,7 @@ def book_recovered(recovery: Recovery, settler: Settler, *, process: str) -> Non
     if recovery.attempts:
         crashed = sum(attempt.close.outcome is Outcome.CRASHED for attempt in recovery.attempts)
         emit(JournalRecovered(recovered=len(recovery.attempts), crashed=crashed))
+    return None if recovery.damages else frozenset(attempt.open.lease_id for attempt in recovery.attempts)
 
 
 def report_refused(attempt: ClosedAttempt, error: Exception) -> None:

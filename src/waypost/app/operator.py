@@ -23,6 +23,7 @@ from waypost.policy.catalogue_diff import Change, changes_between
 from waypost.policy.document import with_creation_times
 from waypost.storage import api_keys, catalogues, ledger_check, nodes, orgs, usage
 from waypost.storage.ledger import PostgresLedger
+from waypost.storage.orphans import ORPHANED_AFTER_S, NodeAlive
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
 from waypost.tenancy.api_key import Scope, assemble, digest, shown
@@ -168,6 +169,17 @@ class Operator:
 
     async def list_nodes(self) -> list[nodes.Node]:
         return await nodes.list_nodes(self._pool)
+
+    async def retire_node(self, node_id: bytes) -> None:
+        shown_id = ids.text("node", node_id)
+        try:
+            await self._ledger.retire_node(node_id)
+        except NodeAlive:
+            raise CommandRefused(
+                f"{shown_id} was heard of within the last {ORPHANED_AFTER_S} s: stop it, and try again after that time"
+            ) from None
+        except LookupError:
+            raise CommandRefused(f"there is no {shown_id}: see `waypost node list`") from None
 
     async def check_ledger(self) -> ledger_check.LedgerCheck:
         return await ledger_check.check_ledger(self._pool)

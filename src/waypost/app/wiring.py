@@ -31,6 +31,7 @@ from waypost.app.settings import Settings
 from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.status import status_of
+from waypost.gateway.bookkeeping import Bookkeeper
 from waypost.gateway.books import GatewayBooks
 from waypost.gateway.callers import InFlight
 from waypost.gateway.following import Following
@@ -79,6 +80,7 @@ _RETRY_S = 0.5  # between tries to reach the database at start
 _PARTITIONS_S = 6 * 3600.0  # between looks at the partitions of the months ahead
 _PARTITIONS_RETRY_S = 60.0
 _LOOK_S = 1.0  # between looks at what an operator should be told
+OVERDUE_MS = 3_600_000  # no execution of ours takes an hour
 SETTLE_LATE_S = 5.0  # age of the oldest attempt that is not booked
 _JOURNAL_FREE_S = 10.0  # five starts in a row outlast the longest drain by default
 _IDLE_LEAVE_S = 1.0  # for callers who keep a connection and are between two requests
@@ -180,7 +182,7 @@ class GatewayProcess:
         epoch = await self._insist(lambda: self._ledger.register_node(node_id))
         node = NodeIdentity(node_id, epoch, nodes=options.workers)
         settler = Settler(self._ledger, journal, self._clock, on_refused=report_refused)
-        self._recover(journal, settler)
+        recovered = self._recover(journal, settler)
         wallet = Wallet(self._ledger, journal, self._ids, self._clock, node, settler, on_superseded=self._fail)
         keyring = Keyring(self._secrets.pepper)
         fleet = self.fleet = make_fleet(self._page, CredentialReader(os.environ), random.random)
@@ -193,8 +195,17 @@ class GatewayProcess:
         self.gateway = gateway
         self._watch(journal, settler, wallet, fleet, following, dispatcher)
 
+        bookkeeper = Bookkeeper(
+            self._ledger,
+            settler,
+            self._clock,
+            node_id=node.node_id,
+            node_epoch=node.epoch,
+            recovered=recovered,
+            open_too_long=lambda: dispatcher.count_older(self._clock.unix_ns() // 1_000_000 - OVERDUE_MS),
+        )
         background = Background(self._fail)
-        for part in (journal, settler, wallet, following):
+        for part in (journal, settler, wallet, following, bookkeeper):
             background.start(part.run())
         background.start(self._keep_partitions())
         background.start(LeftBehind(self._journal_dir, self._ledger, self._clock).run())
@@ -350,8 +361,9 @@ class GatewayProcess:
         books.on_unused = gateway.unused
         return gateway, dispatcher
 
-    def _recover(self, journal: Journal, settler: Settler) -> None:
-        book_recovered(recover(journal, self._clock.unix_ns() // 1_000_000), settler, process=self._options.name)
+    def _recover(self, journal: Journal, settler: Settler) -> frozenset[bytes] | None:
+        recovery = recover(journal, self._clock.unix_ns() // 1_000_000)
+        return book_recovered(recovery, settler, process=self._options.name)
 
     def _watch(
         self,

@@ -50,7 +50,7 @@ _GROUPS: dict[tuple[str, str], dict[str, Callable[..., None]]] = {
         "diff": operation.catalog_diff,
         "rollback": operation.catalog_rollback,
     },
-    ("node", "Gateway nodes."): {"list": operation.node_list},
+    ("node", "Gateway nodes."): {"list": operation.node_list, "retire": operation.node_retire},
     ("ledger", "The books."): {"check": operation.ledger_check},
 }
 for _command in _ALONE:

@@ -16,6 +16,7 @@ from waypost.cli.words import (
     DatabaseUrl,
     DataDir,
     operate,
+    parse_id,
     print_json,
     print_table,
     settings_of,
@@ -93,18 +94,35 @@ def node_list(
     as_json: AsJson = False, config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None
 ) -> None:
     """Show gateway nodes: when each was last heard of, and the money that its leases hold."""
-    rows = [
+    rows: list[dict[str, object]] = [
         {
             "id": show_id("node", each.id),
             "alive": each.is_alive,
             "epoch": each.epoch,
             "heartbeat_at": show_time(each.heartbeat_at),
+            "retired_at": None if each.retired_at is None else show_time(each.retired_at),
+            "leases": each.leases,
             "leased_nanos": str(each.leased_nanos),
             "left_behind_nanos": str(each.left_behind_nanos),
+            "suspended_nanos": str(each.suspended_nanos),
         }
         for each in operate(settings_of(data_dir, database_url, config), lambda operator: operator.list_nodes())
     ]
     print_json({"nodes": rows}) if as_json else print_table(rows)
+
+
+def node_retire(
+    node_id: Annotated[str, typer.Argument(metavar="NODE_ID", help="The node's id, node_…: see `node list`.")],
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Declare that a node and its journal are lost: what is left of its leases comes back at once.
+
+    What it had under way is then paid by you, not by your customers."""
+    settings, raw_id = settings_of(data_dir, database_url, config), parse_id("node", node_id, "NODE_ID")
+    operate(settings, lambda operator: operator.retire_node(raw_id))
+    typer.echo(f"{node_id} is retired")
 
 
 def ledger_check(

@@ -46,6 +46,10 @@ class Dispatcher:
     def running(self) -> int:
         return len(self._running)
 
+    def count_older(self, accepted_before_ms: int) -> int:
+        """How many running executions were accepted before that moment (Unix ms)."""
+        return sum(execution.plan.accepted_at_ms < accepted_before_ms for execution in self._running)
+
     def begin(self, plan: Plan, caller: Caller) -> None:
         """Start an execution. Raises Refusal when its OPEN cannot be written: then its hold is still to be released."""
         Execution(self, plan, caller).begin()

@@ -45,8 +45,9 @@ class GatewayBooks:
         self._journal.progress(record)
 
     def extend(self, attempt_id: bytes, plan: Plan, extra_nanos: Nanos) -> bool:
-        more = self._wallet.hold(plan.org_id, extra_nanos)
-        return more is not None and self._add(attempt_id, cast(Hold, plan.hold), more)
+        hold = cast(Hold, plan.hold)
+        more = self._wallet.hold(plan.org_id, extra_nanos, hold.chain)
+        return more is not None and self._add(attempt_id, hold, more)
 
     def ask_to_extend(self, attempt_id: bytes, plan: Plan, extra_nanos: Nanos, then: Callable[[bool], None]) -> None:
         asking = asyncio.get_running_loop().create_task(self._extend_with_grant(attempt_id, plan, extra_nanos, then))
@@ -58,8 +59,9 @@ class GatewayBooks:
     ) -> None:
         is_raised = False
         try:
-            more = await self._wallet.hold_with_grant(plan.org_id, extra_nanos)
-            is_raised = self._add(attempt_id, cast(Hold, plan.hold), more)
+            hold = cast(Hold, plan.hold)
+            more = await self._wallet.hold_with_grant(plan.org_id, extra_nanos, hold.chain)
+            is_raised = self._add(attempt_id, hold, more)
         except (InsufficientFunds, LedgerUnavailable, LookupError, JournalFull, JournalFailed):
             pass  # NodeSuperseded is a LookupError
         except Exception as bug:  # noqa: BLE001  the edge of a task: the stream must hear, or it would wait for ever

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from waypost.kit.money import Nanos
-from waypost.ledger.record import Balance, ClosedAttempt, LedgerUnavailable
+from waypost.ledger.record import Balance, ClosedAttempt, Heartbeat, LedgerUnavailable
 from waypost.policy.catalogue import Catalogue
 from waypost.tenancy.api_key import ApiKey
 
-__all__ = ["Directory", "Ledger", "LedgerUnavailable"]
+__all__ = ["Directory", "KeptLedger", "Ledger", "LedgerUnavailable", "Upkeep"]
 
 
 class Ledger(Protocol):
@@ -20,27 +20,42 @@ class Ledger(Protocol):
         """The next epoch of this node, from 1; older epochs of it may settle but are granted nothing more."""
 
     async def grant(
-        self, *, lease_id: bytes, org_id: bytes, node_id: bytes, node_epoch: int, amount_nanos: Nanos
+        self,
+        *,
+        lease_id: bytes,
+        org_id: bytes,
+        node_id: bytes,
+        node_epoch: int,
+        amount_nanos: Nanos,
+        owners: Sequence[bytes] = (),
     ) -> Nanos:
-        """Move `amount_nanos` from the wallet into a new lease; the amount granted.
+        """Move `amount_nanos` from the wallet into a new lease; the amount granted. `owners` are those whose budgets
+        it counts against: the windows of now, all of them or none.
 
-        Raises InsufficientFunds when the wallet holds less, NodeSuperseded for an older epoch, LookupError when there
-        is no such wallet."""
+        Raises InsufficientFunds when the wallet or a budget holds less, and then asks the organisation's other leases
+        for what is free of them; NodeSuperseded for an older epoch, LookupError when there is no such wallet."""
 
     async def extend(self, *, lease_id: bytes, from_nanos: Nanos, to_nanos: Nanos) -> Nanos:
         """Raise a lease's grant from one total to a higher one; the total in force.
 
-        Raises InsufficientFunds, NodeSuperseded, LookupError when the lease is unknown or closed."""
+        Raises as `grant` does, and LookupError when the lease is unknown, is no longer active, or was cut for a budget
+        window that has ended."""
 
     async def settle_batch(self, batch: Sequence[ClosedAttempt]) -> None:
         """Book the attempts and write the metadata rows of those that end an execution, in one transaction.
         Attempts already booked change nothing. An error other than LedgerUnavailable is a row's own fault."""
 
-    async def report_holds(self, held_nanos: dict[bytes, Nanos], *, node_id: bytes, node_epoch: int) -> None:
-        """The node lives, and these are the sums of open holds per lease (≤ once a second)."""
+    async def report_holds(self, held_nanos: dict[bytes, Nanos], *, node_id: bytes, node_epoch: int) -> Heartbeat:
+        """The node lives, and these are the sums of open holds per lease (≤ once a second, and after a recall).
 
-    async def close(self, *, lease_id: bytes, released_nanos: Nanos) -> None:
-        """Return the unspent rest of a lease, whose attempts have all been settled, to the wallet."""
+        Raises NodeSuperseded for an older epoch."""
+
+    async def wait_for_recall(self, timeout_s: float) -> None:
+        """Return when somebody asked for what others have free, or after the time. Announcements may be lost."""
+
+    async def release(self, *, lease_id: bytes, released_nanos: Nanos, is_last: bool) -> None:
+        """Return of a lease so much in total to the wallet. With `is_last` nothing more is spent from it than what is
+        under way or on its way to be settled; without, it goes on."""
 
     async def topup(self, *, org_id: bytes, amount_nanos: Nanos, reference: str) -> bool:
         """Credit a payment; False when that reference was credited before. Raises LookupError for an unknown
@@ -51,6 +66,26 @@ class Ledger(Protocol):
 
     async def snapshot(self, org_id: bytes) -> Balance:
         """The organisation's balance. Raises LookupError for an unknown organisation."""
+
+
+class Upkeep(Protocol):
+    """What keeps the books in order; any number of processes may do it at once. Each may raise LedgerUnavailable."""
+
+    async def sweep(self) -> int:
+        """Move the leases of silent nodes to suspense, and what waited there for long enough back; how many."""
+
+    async def finish_recovery(self, *, node_id: bytes, node_epoch: int) -> None:
+        """All that earlier epochs of the node wrote down is booked: what is left of their leases comes back."""
+
+    async def seal(self) -> int:
+        """Chain the general ledger's new transfers and sum them up; how many."""
+
+    async def check(self) -> tuple[str, ...]:
+        """Lines of what breaks a rule of the books, of the rules that cost little to look at."""
+
+
+class KeptLedger(Ledger, Upkeep, Protocol):
+    """Both."""
 
 
 class Directory(Protocol):

@@ -133,7 +133,7 @@ def read_segment(data: bytes, damaged_at: list[int]) -> Iterator[tuple[int, Reco
     """
     at = len(MAGIC)
     if data[:at] != MAGIC:
-        if data.strip(b"\0"):
+        if not MAGIC.startswith(data.rstrip(b"\0")):  # else its maker died before it was used
             damaged_at.append(0)
         return
     while at < len(data):

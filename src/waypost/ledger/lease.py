@@ -10,9 +10,9 @@ LEASE_S = 10  # seconds of spending that a lease should last
 
 
 class Lease:
-    """`spent + held ≤ granted` after every step, so local spending never exceeds what the wallet gave up."""
+    """`spent + held + returned ≤ granted` after every step, so local spending never exceeds what the wallet gave up."""
 
-    __slots__ = ("granted_nanos", "held_nanos", "holds", "lease_id", "org_id", "spent_nanos")
+    __slots__ = ("granted_nanos", "held_nanos", "holds", "lease_id", "org_id", "returned_nanos", "spent_nanos")
 
     def __init__(self, *, lease_id: bytes, org_id: bytes) -> None:
         self.lease_id = lease_id
@@ -21,15 +21,21 @@ class Lease:
         self.spent_nanos = 0
         self.held_nanos = 0
         self.holds = 0
+        self.returned_nanos = 0  # given back, or on its way: not to be spent here any more
 
     @property
     def free_nanos(self) -> Nanos:
-        return self.granted_nanos - self.spent_nanos - self.held_nanos
+        return self.granted_nanos - self.returned_nanos - self.spent_nanos - self.held_nanos
+
+    def give_back(self) -> Nanos:
+        """Let go of what is free; the total that the ledger is to be told."""
+        self.returned_nanos += self.free_nanos
+        return self.returned_nanos
 
     def take(self, amount_nanos: Nanos) -> bool:
         """Hold an amount; False when there is no room for it."""
         assert amount_nanos >= 0
-        if self.granted_nanos - self.spent_nanos - self.held_nanos < amount_nanos:
+        if self.granted_nanos - self.returned_nanos - self.spent_nanos - self.held_nanos < amount_nanos:
             return False
         self.held_nanos += amount_nanos
         self.holds += 1

@@ -113,20 +113,39 @@ class Balance(msgspec.Struct, frozen=True):
     """An organisation's money at this moment, nano-USD."""
 
     available_nanos: int  # wallet + unspent parts of live leases − reported holds
-    held_nanos: int
-    suspense_nanos: int  # locked in leases whose node is lost
+    held_nanos: int  # by requests under way and by asynchronous executions
+    suspense_nanos: int  # rests of leases whose node is lost
 
     @property
     def total_nanos(self) -> int:
         return self.available_nanos + self.held_nanos + self.suspense_nanos
 
 
-class InsufficientFunds(Exception):
-    """A wallet does not hold what was asked for. `available_nanos` tells what it holds."""
+class BudgetUsedUp(msgspec.Struct, frozen=True):
+    """The budget that refused a grant while the wallet had the money."""
 
-    def __init__(self, available_nanos: int) -> None:
+    owner_kind: str  # organisation, project or key
+    period: str  # day, week, month or lifetime
+    renews_at_ms: int | None  # Unix ms; never, for a lifetime's
+
+
+class Heartbeat(msgspec.Struct, frozen=True):
+    """What the ledger answers a node that reports."""
+
+    nodes: int  # processes that live, this one included
+    recalled: frozenset[bytes]  # leases of this node whose free part somebody else needs
+    lost: frozenset[bytes]  # reported leases that the ledger holds for orphaned or closed, or does not know
+
+
+class InsufficientFunds(Exception):
+    """A wallet, or a budget, does not hold what was asked for. `available_nanos` tells what both hold;
+    `recallable_nanos` what other leases may still give back, which they have been asked to."""
+
+    def __init__(self, available_nanos: int, *, budget: BudgetUsedUp | None = None, recallable_nanos: int = 0) -> None:
         super().__init__("insufficient funds")
         self.available_nanos = available_nanos
+        self.budget = budget
+        self.recallable_nanos = recallable_nanos
 
 
 class LedgerUnavailable(Exception):

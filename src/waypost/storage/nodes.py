@@ -7,14 +7,19 @@ from datetime import datetime
 import msgspec
 
 from waypost.kit.money import Nanos
-from waypost.storage.ledger import ORPHANED_AFTER_S
+from waypost.storage.orphans import ORPHANED_AFTER_S
 from waypost.storage.pool import Pool
 
 LIST = """
-SELECT node.id, node.epoch, heartbeat_at, heartbeat_at > now() - make_interval(secs => %(orphaned_after_s)s),
-       coalesce(sum(granted - settled - released) FILTER (WHERE node_epoch = node.epoch), 0)::bigint,
-       coalesce(sum(granted - settled - released) FILTER (WHERE node_epoch < node.epoch), 0)::bigint
-  FROM node LEFT JOIN lease ON lease.node_id = node.id AND NOT is_closed
+SELECT node.id, node.epoch, heartbeat_at,
+       retired_at IS NULL AND heartbeat_at > now() - make_interval(secs => %(orphaned_after_s)s), retired_at,
+       count(lease.id) FILTER (WHERE node_epoch = node.epoch AND state IN ('ACTIVE', 'DRAINING')),
+       coalesce(sum(room) FILTER (WHERE node_epoch = node.epoch), 0)::bigint,
+       coalesce(sum(room) FILTER (WHERE node_epoch < node.epoch), 0)::bigint,
+       coalesce(sum(suspended), 0)::bigint
+  FROM node
+  LEFT JOIN (SELECT *, granted - settled - released - suspended AS room FROM lease WHERE state <> 'CLOSED') AS lease
+       ON lease.node_id = node.id
  GROUP BY node.id
  ORDER BY node.id
 """
@@ -25,8 +30,11 @@ class Node(msgspec.Struct, frozen=True):
     epoch: int
     heartbeat_at: datetime
     is_alive: bool
+    retired_at: datetime | None
+    leases: int  # open ones of this epoch
     leased_nanos: Nanos  # unspent, in leases of this epoch
-    left_behind_nanos: Nanos  # unspent, in leases of earlier epochs
+    left_behind_nanos: Nanos  # unspent, in leases of earlier epochs that are not in suspense yet
+    suspended_nanos: Nanos  # of all epochs
 
 
 async def list_nodes(pool: Pool) -> list[Node]:

@@ -38,7 +38,8 @@ async def create_org(
         await connection.execute(CREATE, parameters)
         await connection.execute(CREATE_WALLET, parameters)
     if is_unlimited:
-        await ledger.topup(org_id=org_id, amount_nanos=HOUSE_CREDIT_NANOS, reference=text("house", org_id))
+        reference = text("house", org_id)
+        await ledger.topup(org_id=org_id, amount_nanos=HOUSE_CREDIT_NANOS, reference=reference, is_promo=True)
 
 
 async def list_orgs(pool: Pool) -> list[Org]:

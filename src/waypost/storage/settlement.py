@@ -1,19 +1,26 @@
 """One statement that books a batch of attempts: the hot path's only write to the database.
 
-It inserts what is not booked yet, takes the sums of exactly that from the leases, and writes the metadata rows of the
-executions that ended. The lease rows are locked first, so each attempt is priced against what its lease really has
-left; what no lease covers any more, because it came late, the house bears. That is exact for one attempt of a lease;
-several that only together exceed it break the lease's CHECK, and are then booked one by one.
+It inserts what is not booked yet, takes the sums of exactly that from the leases, posts them to the general ledger, one
+transfer for each lease and one for each kind of cost, and writes the metadata rows of the executions that ended.
+
+It fits what comes in time. A batch with a row that its lease does not cover any more breaks a CHECK, and is booked row
+by row: a late row draws on what is left in the lease, then on its rest in suspense, then on what the lease gave back as
+far as the wallet still has it; what then is left the house bears.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from uuid import UUID
 
 import psycopg
 from psycopg import AsyncConnection
 
-from waypost.ledger.record import ClosedAttempt
+from waypost.kit.ids import Ids
+from waypost.ledger.account import AccountKind, TransferCode
+from waypost.ledger.record import ClosedAttempt, Outcome
+from waypost.storage.general_ledger import posting
+from waypost.storage.leases import DRAWN_WINDOWS, LOCK_WALLET, take_from_windows
 from waypost.storage.packed import Int8Array, UuidArray, int8_row
 
 _IDS = ("attempt_id", "execution_id", "org_id", "lease_id", "api_key_id")
@@ -64,22 +71,19 @@ def _element(name: str) -> str:
 _MOMENT = "to_timestamp({} / 1000::double precision)"
 
 
-def _settle(on_conflict: str) -> str:
+# Where the cost of an attempt is debited: nobody, somebody late, or the customer paid for it.
+_COST_KIND = f"""
+CASE WHEN outcome = {Outcome.CRASHED.value} THEN {AccountKind.HOUSE_CRASH.value}
+     WHEN worth > charge THEN {AccountKind.HOUSE_LATE.value}
+     WHEN outcome IN ({Outcome.FAILED.value}, {Outcome.REJECTED.value}) THEN {AccountKind.COGS_FAILED_ATTEMPT.value}
+     ELSE {AccountKind.COGS_PROVIDER.value} END
+"""
+_COST_KINDS = range(AccountKind.COGS_PROVIDER, AccountKind.HOUSE_LATE + 1)
+
+
+def _insert(on_conflict: str) -> str:
+    """The CTEs that write what `attempt` holds and post its cost. `fresh` is what was not booked before."""
     return f"""
-WITH open_lease AS MATERIALIZED (
-    SELECT id, org_id, granted - settled - released AS room
-      FROM lease
-     WHERE id = ANY (%(lease_ids)s)
-     ORDER BY id
-       FOR NO KEY UPDATE
-),
-attempt AS MATERIALIZED (
-    SELECT {", ".join(f"{_element(name)} AS {name}" for name in (*_IDS, *_NUMBERS) if name != "charge")},
-           {_element("charge")} AS worth,
-           least({_element("charge")}, coalesce(open_lease.room, 0)) AS charge
-      FROM generate_series(0, %(count)s - 1) AS i
-      LEFT JOIN open_lease ON open_lease.id = {_element("lease_id")} AND open_lease.org_id = {_element("org_id")}
-),
 fresh AS (
     INSERT INTO settlement (attempt_id, execution_id, org_id, lease_id, charge, house, cogs, price_version,
                             {_UNITS}, outcome, is_estimated, model, provider, deployment)
@@ -87,7 +91,7 @@ fresh AS (
            {_UNIT_VALUES}, outcome::smallint, flags & {_ESTIMATED} <> 0, model, provider, deployment
       FROM attempt
         {on_conflict}
-    RETURNING lease_id, charge
+    RETURNING lease_id, org_id, charge, charge + house AS worth, cogs, outcome
 ),
 ended AS (
     INSERT INTO execution (id, org_id, api_key_id, accepted_at, closed_at, charge, price_version, {_UNITS},
@@ -99,12 +103,104 @@ ended AS (
       FROM attempt
      WHERE flags & {_FINAL} <> 0
         {on_conflict}
-)
+),
+cost AS (SELECT {_COST_KIND} AS kind, sum(cogs)::bigint AS cogs FROM fresh GROUP BY kind HAVING sum(cogs) > 0),
+cost_posted AS (
+    INSERT INTO transfer (id, code, debit, credit, amount)
+    SELECT (%(cost_ids)s)[kind - {_COST_KINDS.start} + 1], {TransferCode.COST.value}, kind,
+           {AccountKind.PAYABLE.value}, cogs
+      FROM cost
+)"""  # noqa: S608 - put together from the names above
+
+
+_COLUMNS = ", ".join(f"{_element(name)} AS {name}" for name in (*_IDS, *_NUMBERS) if name != "charge")
+
+
+def _settle(on_conflict: str) -> str:
+    """For what comes in time. A lease that is not the organisation's gives a charge of -1, which no row may have."""
+    return f"""
+WITH open_lease AS MATERIALIZED (
+    SELECT id, org_id FROM lease WHERE id = ANY (%(lease_ids)s) ORDER BY id FOR NO KEY UPDATE
+),
+attempt AS MATERIALIZED (
+    SELECT {_COLUMNS}, {_element("charge")} AS worth,
+           CASE WHEN open_lease.id IS NULL THEN -1 ELSE {_element("charge")} END AS charge
+      FROM generate_series(0, %(count)s - 1) AS i
+      LEFT JOIN open_lease ON open_lease.id = {_element("lease_id")} AND open_lease.org_id = {_element("org_id")}
+),
+{_insert(on_conflict)},
+spent AS (
+    SELECT lease_id, org_id, sum(charge)::bigint AS charge
+      FROM fresh GROUP BY lease_id, org_id HAVING sum(charge) > 0
+),
+posted AS ({
+        posting(
+            TransferCode.SETTLE,
+            AccountKind.LEASE,
+            AccountKind.REVENUE,
+            transfer_id="(%(transfer_ids)s)[array_position(%(lease_ids)s, lease_id)]",
+            ref="lease_id",
+            amount="charge",
+            source="spent",
+        )
+    })
+UPDATE lease SET settled = settled + spent.charge FROM spent WHERE lease.id = spent.lease_id
+"""  # noqa: S608
+
+
+def _posted_late(name: str, code: TransferCode, debit: AccountKind, place: int) -> str:
+    text = posting(
+        code,
+        debit,
+        AccountKind.REVENUE,
+        transfer_id=f"(%(transfer_ids)s)[{place}]",
+        org_id="attempt.org_id",
+        ref="attempt.lease_id",
+        amount=name,
+        source="attempt, fresh",
+    )
+    return f"{name}_posted AS ({text})"
+
+
+# One attempt, from wherever its lease still has something.
+SETTLE_LATE = f"""
+WITH locked AS MATERIALIZED ({LOCK_WALLET.format("%(org_id)s")}),
+chain AS MATERIALIZED ({DRAWN_WINDOWS}),
+open_lease AS MATERIALIZED (
+    SELECT lease.id, granted - settled - released - suspended AS room, suspended, least(released, available) AS back
+      FROM lease JOIN locked USING (org_id)
+     WHERE id = %(draw_id)s
+       FOR NO KEY UPDATE OF lease
+),
+asked AS MATERIALIZED (
+    SELECT {_COLUMNS}, {_element("charge")} AS worth, coalesce(room, 0) AS room, coalesce(suspended, 0) AS suspended,
+           coalesce(back, 0) AS back
+      FROM generate_series(0, 0) AS i LEFT JOIN open_lease ON true
+),
+attempt AS MATERIALIZED (
+    SELECT *, least(worth, room + suspended + back) AS charge, least(worth, room) AS from_lease,
+           least(greatest(0, worth - room), suspended) AS from_suspense,
+           least(greatest(0, worth - room - suspended), back) AS from_wallet
+      FROM asked
+),
+{_insert("ON CONFLICT DO NOTHING")},
+{_posted_late("from_lease", TransferCode.SETTLE, AccountKind.LEASE, 1)},
+{_posted_late("from_suspense", TransferCode.LATE, AccountKind.SUSPENSE, 2)},
+{_posted_late("from_wallet", TransferCode.LATE, AccountKind.WALLET, 3)},
+paid AS (
+    UPDATE wallet
+       SET available = available - from_wallet, suspense = suspense - from_suspense
+      FROM attempt, fresh
+     WHERE wallet.org_id = attempt.org_id AND from_wallet + from_suspense > 0
+),
+taken AS ({take_from_windows("from_wallet", "attempt, fresh")})
 UPDATE lease
-   SET settled = settled + spent.charge
-  FROM (SELECT lease_id, sum(charge)::bigint AS charge FROM fresh GROUP BY lease_id HAVING sum(charge) > 0) AS spent
- WHERE lease.id = spent.lease_id
-"""  # noqa: S608 - put together from the names above
+   SET settled = settled + attempt.charge,
+       suspended = lease.suspended - from_suspense,
+       released = released - from_wallet
+  FROM attempt, fresh
+ WHERE lease.id = attempt.lease_id AND attempt.charge > 0
+"""  # noqa: S608
 
 
 # Looking for a conflict before each insert costs a third of the whole, and there is one only when a batch is resent.
@@ -112,13 +208,14 @@ SETTLE_FRESH = _settle("")
 SETTLE_AGAIN = _settle("ON CONFLICT DO NOTHING")
 
 _ROW = int8_row(len(_NUMBERS))
+_IDS_OF_LATE = 3
 
 
-async def settle(connection: AsyncConnection, batch: Sequence[ClosedAttempt]) -> None:
+async def settle(connection: AsyncConnection, batch: Sequence[ClosedAttempt], ids_source: Ids) -> None:
     """Book a batch in one round trip, or where rows of it are booked already or come late, in a few.
 
     Raises psycopg.Error for a row that can never be booked, when all before it are."""
-    parameters = settle_parameters(batch)
+    parameters = settle_parameters(batch, ids_source)
     for statement in (SETTLE_FRESH, SETTLE_AGAIN):
         try:
             await connection.execute(statement, parameters, prepare=True)
@@ -126,11 +223,16 @@ async def settle(connection: AsyncConnection, batch: Sequence[ClosedAttempt]) ->
             continue
         return
     for attempt in batch:
-        await connection.execute(SETTLE_AGAIN, settle_parameters([attempt]), prepare=True)
+        parameters = settle_parameters([attempt], ids_source, transfers=_IDS_OF_LATE)
+        parameters |= {"draw_id": UUID(bytes=attempt.open.lease_id), "org_id": UUID(bytes=attempt.open.org_id)}
+        await connection.execute(SETTLE_LATE, parameters, prepare=True)
 
 
-def settle_parameters(batch: Sequence[ClosedAttempt]) -> dict[str, object]:
-    """What the statements take. Attempts are ordered by id, so that two batches never wait for each other in a ring."""
+def settle_parameters(
+    batch: Sequence[ClosedAttempt], ids_source: Ids, *, transfers: int | None = None
+) -> dict[str, object]:
+    """What the statements take; `transfers` ids are made for the general ledger, by default one for each lease.
+    Attempts are ordered by id, so that two batches never wait for each other in a ring."""
     ids: list[bytes] = []
     rows: list[bytes] = []
     places: dict[str, int] = {}
@@ -168,12 +270,15 @@ def settle_parameters(batch: Sequence[ClosedAttempt]) -> dict[str, object]:
             8, places.setdefault(closed.error_code, len(places) + 1),
         ))
         # fmt: on
+    lease_ids = sorted(set(ids[_IDS.index("lease_id") :: len(_IDS)]))
     return {
         "count": len(rows),
         "ids": UuidArray(ids),
         "numbers": Int8Array(rows, len(rows) * len(_NUMBERS)),
         "texts": list(places),
-        "lease_ids": UuidArray(sorted(set(ids[_IDS.index("lease_id") :: len(_IDS)]))),
+        "lease_ids": UuidArray(lease_ids),
+        "transfer_ids": UuidArray([ids_source.new() for _ in range(transfers or len(lease_ids))]),
+        "cost_ids": UuidArray([ids_source.new() for _ in _COST_KINDS]),
     }
 
 

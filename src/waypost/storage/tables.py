@@ -92,6 +92,48 @@ api_key = sa.Table(
     _column("created_at", _TIME, _KEY, server_default=sa.func.now()),
     _column("valid_until", _TIME, _KEY, nullable=True),
     _column("version", BigInteger, _KEY),  # of the newest change; see storage.api_keys
+    _column("project_id", _ID, _KEY, nullable=True),
+)
+
+project = sa.Table(
+    "project",
+    METADATA,
+    _column("id", _ID, _ORGANISATION, primary_key=True),
+    _column("org_id", _ID, _ORGANISATION),
+    _column("name", Text, _ORGANISATION),
+    _column("created_at", _TIME, _ORGANISATION, server_default=sa.func.now()),
+)
+
+# What an organisation, a project or a key may spend in each day, week or month of UTC, or ever.
+budget = sa.Table(
+    "budget",
+    METADATA,
+    _column("owner_id", _ID, _BALANCE, primary_key=True),
+    _column("period", Text, _BALANCE, primary_key=True),
+    _column("org_id", _ID, _BALANCE),
+    _column("owner_kind", Text, _BALANCE),
+    _column("amount", BigInteger, _BALANCE),
+)
+
+budget_window = sa.Table(
+    "budget_window",
+    METADATA,
+    _column("owner_id", _ID, _BALANCE, primary_key=True),
+    _column("period", Text, _BALANCE, primary_key=True),
+    _column("starts_at", _TIME, _BALANCE, primary_key=True),
+    _column("org_id", _ID, _BALANCE),
+    _column("taken", BigInteger, _BALANCE, server_default="0"),  # granted to leases and holds, less what came back
+)
+
+# The windows that a lease or a long hold was cut for: what comes back goes to the same ones.
+budget_draw = sa.Table(
+    "budget_draw",
+    METADATA,
+    _column("draw_id", _ID, _LEASE, primary_key=True),
+    _column("owner_id", _ID, _LEASE, primary_key=True),
+    _column("period", Text, _LEASE, primary_key=True),
+    _column("starts_at", _TIME, _LEASE),
+    _column("org_id", _ID, _LEASE),
 )
 
 # A key has one digest, and for an hour after a rotation the ones before it too.
@@ -125,6 +167,8 @@ node = sa.Table(
     _column("epoch", Integer, _OPERATION),
     _column("registered_at", _TIME, _OPERATION, server_default=sa.func.now()),
     _column("heartbeat_at", _TIME, _OPERATION, server_default=sa.func.now()),
+    _column("recovered_before", Integer, _OPERATION, server_default="0"),  # epochs whose journal is booked, or lost
+    _column("retired_at", _TIME, _OPERATION, nullable=True),
 )
 
 wallet = sa.Table(
@@ -132,6 +176,9 @@ wallet = sa.Table(
     METADATA,
     _column("org_id", _ID, _BALANCE, primary_key=True),
     _column("available", BigInteger, _BALANCE, server_default="0"),
+    _column("suspense", BigInteger, _BALANCE, server_default="0"),  # rests of leases whose node is lost
+    _column("receivable", BigInteger, _BALANCE, server_default="0"),  # charged back when it was spent already
+    _column("is_suspended", Boolean, _BALANCE, server_default="false"),
 )
 
 lease = sa.Table(
@@ -145,8 +192,56 @@ lease = sa.Table(
     _column("settled", BigInteger, _LEASE, server_default="0"),
     _column("released", BigInteger, _LEASE, server_default="0"),
     _column("held_reported", BigInteger, _LEASE, server_default="0"),
-    _column("is_closed", Boolean, _LEASE, server_default="false"),
     _column("granted_at", _TIME, _LEASE, server_default=sa.func.now()),
+    _column("suspended", BigInteger, _LEASE, server_default="0"),  # of an orphaned one: its rest, in suspense
+    _column("state", Text, _LEASE, server_default="ACTIVE"),
+    _column("is_recalled", Boolean, _LEASE, server_default="false"),  # somebody else needs what is free of it
+    _column("orphaned_at", _TIME, _OPERATION, nullable=True),
+)
+
+long_hold = sa.Table(
+    "long_hold",
+    METADATA,
+    _column("id", _ID, _LEASE, primary_key=True),
+    _column("org_id", _ID, _LEASE),
+    _column("amount", BigInteger, _LEASE),
+    _column("charge", BigInteger, _LEASE, server_default="0"),
+    _column("state", Text, _LEASE, server_default="HELD"),
+    _column("created_at", _TIME, _LEASE, server_default=sa.func.now()),
+    _column("ended_at", _TIME, _LEASE, nullable=True),
+)
+
+# The general ledger. It names no model, no provider and no person. The house's accounts have the nil UUID.
+account = sa.Table(
+    "account",
+    METADATA,
+    _column("kind", SmallInteger, _BOOKS, primary_key=True, autoincrement=False),
+    _column("org_id", _ID, _BOOKS, primary_key=True),
+    _column("debits", BigInteger, _BOOKS, server_default="0"),  # of what is sealed
+    _column("credits", BigInteger, _BOOKS, server_default="0"),
+)
+
+transfer = sa.Table(
+    "transfer",
+    METADATA,
+    _column("id", _ID, _BOOKS, primary_key=True),
+    _column("code", SmallInteger, _BOOKS),
+    _column("debit", SmallInteger, _BOOKS),  # ledger.account.AccountKind
+    _column("credit", SmallInteger, _BOOKS),
+    _column("org_id", _ID, _BOOKS, nullable=True),  # of both accounts, as far as they belong to one
+    _column("ref", _ID, _BOOKS, nullable=True),  # the lease, hold or attempt
+    _column("amount", BigInteger, _BOOKS),
+    _column("created_at", _TIME, _BOOKS, server_default=sa.func.now()),
+    _column("batch", BigInteger, _OPERATION, nullable=True),  # the seal that covers it
+)
+
+seal = sa.Table(
+    "seal",
+    METADATA,
+    _column("batch", BigInteger, _OPERATION, primary_key=True, autoincrement=False),
+    _column("transfers", BigInteger, _OPERATION),
+    _column("digest", LargeBinary, _OPERATION),  # SHA-256 over the digest before it and its transfers
+    _column("sealed_at", _TIME, _OPERATION, server_default=sa.func.now()),
 )
 
 topup = sa.Table(
@@ -155,6 +250,19 @@ topup = sa.Table(
     _column("reference", Text, _BOOKS, primary_key=True),
     _column("org_id", _ID, _BOOKS),
     _column("amount", BigInteger, _BOOKS),
+    _column("created_at", _TIME, _BOOKS, server_default=sa.func.now()),
+    _column("is_promo", Boolean, _BOOKS, server_default="false"),  # credit that nobody paid for
+    _column("reversed", BigInteger, _BOOKS, server_default="0"),  # charged back
+)
+
+chargeback = sa.Table(
+    "chargeback",
+    METADATA,
+    _column("reference", Text, _BOOKS, primary_key=True),
+    _column("topup_reference", Text, _BOOKS),
+    _column("org_id", _ID, _BOOKS),
+    _column("amount", BigInteger, _BOOKS),
+    _column("from_wallet", BigInteger, _BOOKS),  # the rest is owed
     _column("created_at", _TIME, _BOOKS, server_default=sa.func.now()),
 )
 

@@ -39,6 +39,9 @@ FIELDS = {
     "exit_code": "exit status of a process of ours",
     "workers": "count",
     "setting": "name of a setting",
+    "leases": "count",
+    "violations": "count",
+    "overdue": "count",
 }
 
 
@@ -171,6 +174,22 @@ class SettlementRefused(Event, frozen=True):
     level = "error"
     execution_id: str
     error_type: str
+
+
+class LeasesMoved(Event, frozen=True):
+    """Leases of nodes that fell silent went to suspense, or came back from it."""
+
+    level = "warning"
+    leases: int
+
+
+class BooksBroken(Event, frozen=True):
+    """A rule of the books does not hold, or attempts are open that should have been closed long ago. `waypost ledger
+    check` tells which."""
+
+    level = "error"
+    violations: int
+    overdue: int
 
 
 class DatabaseLost(Event, frozen=True):
