@@ -25,10 +25,15 @@ from waypost.simulator.style_alpha import Alpha
 from waypost.simulator.style_beta import Beta
 from waypost.simulator.style_delta import Delta
 from waypost.simulator.style_epsilon import Epsilon
+from waypost.simulator.style_eta import Eta
 from waypost.simulator.style_gamma import Gamma
 from waypost.simulator.style_responses import AlphaResponses, GammaResponses
+from waypost.simulator.style_zeta import Zeta
 
-STYLES: tuple[Style, ...] = (Beta(), Gamma(), Delta(), Epsilon(), Alpha(), GammaResponses(), AlphaResponses())
+STYLES: tuple[Style, ...] = (
+    *(Beta(), Gamma(), Delta(), Epsilon(), Zeta(), Eta(), Alpha()),
+    *(GammaResponses(), AlphaResponses()),
+)
 _MODELS = ("sim-large", "sim-small")  # listed beside those that have a price; any name is answered
 
 
