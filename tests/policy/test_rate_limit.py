@@ -1,16 +1,23 @@
-"""The limiter against an exact log of what it let through."""
+"""The limiter against an exact log of what it let through, and against a reference model.
+
+`TRACES=100000 ./run test tests/policy/test_rate_limit.py` tries more random traces.
+"""
 
 from __future__ import annotations
 
+import os
+import random
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.policy.limiter_model import Model
 from waypost.policy.rate_limit import BUCKET_S, Window
 
 MINUTE_S = 60.0
+TRACES = int(os.environ.get("TRACES", "10000"))
 # Steps between calls: bursts, bucket edges to either side, whole windows, long idle times.
 STEPS = st.sampled_from([0.0, 0.001, 0.5, 5.999, 6.0, 6.001, 30.0, 53.999, 59.9, 60.0, 66.0, 66.001, 1000.0])
 STARTS = st.floats(0, 1e7)
@@ -158,3 +165,54 @@ def test_buckets_that_the_clock_jumped_over_are_forgotten(gap_s: float) -> None:
     assert all(later - earlier >= 60 for earlier, later in pairwise(allowed))
     # The first call at least 66 s after the last is let through.
     assert all(later - earlier < 66 + gap_s for earlier, later in pairwise(allowed))
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_random_traces_go_as_the_reference_model_goes(part: int) -> None:
+    dice = random.Random(part)
+    steps_s = (0.0, 0.0, 0.001, 0.5, 5.999, 6.0, 6.001, 30.0, 53.999, 59.9, 60.0, 66.0, 66.001, 400.0)
+    refused = corrected = 0
+    for _ in range(TRACES // 4):
+        limit = dice.choice((1, 3, 10, 60))
+        window, model, now_s = Window(limit), Model(limit), dice.random() * 1e5
+        open_calls: list[tuple[float, int]] = []
+        for _ in range(dice.randrange(5, 30)):
+            now_s += dice.choice(steps_s)
+            if open_calls and dice.random() < 0.3:
+                taken_at_s, reserved = open_calls.pop(dice.randrange(len(open_calls)))
+                delta = dice.randrange(2 * limit) - reserved
+                window.correct(now_s, delta, taken_at_s=taken_at_s)
+                model.correct(now_s, delta, taken_at_s)
+                corrected += 1
+                continue
+            amount = dice.randrange(1, limit + 2)
+            decision, is_expected = window.take(now_s, amount), model.take(now_s, amount)
+            assert decision.is_allowed == is_expected
+            assert decision.remaining == model.remaining(now_s)
+            refused += not is_expected
+            if is_expected:
+                open_calls.append((now_s, amount))
+    assert refused > TRACES / 2
+    assert corrected > TRACES / 2
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_an_adversary_at_the_edges_never_gets_a_minute_above_the_limit(part: int) -> None:
+    """He knows the clock of the buckets, and takes as much as he can just before and after every edge that could
+    matter: of a bucket, of the window, and a minute after what he took."""
+    dice, hair_s = random.Random(part), 1e-6
+    for _ in range(TRACES // 40):
+        limit = dice.choice((2, 10, 100))
+        window, now_s = Window(limit), dice.random() * 1e5
+        log: list[tuple[float, int]] = []
+        for _ in range(60):
+            bucket = int(now_s / BUCKET_S)
+            edges = [(bucket + ahead) * BUCKET_S for ahead in (1, 2, 10, 11)]
+            if log:
+                edges.append(log[-1][0] + MINUTE_S)
+            now_s = max(now_s, dice.choice(edges) + dice.choice((-hair_s, 0.0, hair_s)))
+            amount = max(1, window.take(now_s, 0).remaining if dice.random() < 0.7 else dice.randrange(1, limit + 1))
+            if window.take(now_s, amount).is_allowed:
+                log.append((now_s, amount))
+        assert log
+        assert largest_minute(log) <= limit
