@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from tests.e2e.inside import InsideStack
-from tests.e2e.stack import ask, eventually
+from tests.e2e.stack import ask, document, eventually
 from waypost.policy.address import TrustedProxies
 from waypost.storage.api_keys import Limits
 from waypost.tenancy.api_key import Scope
@@ -20,6 +20,7 @@ async def test_callers_are_bounded_and_the_process_sheds(database: str, tmp_path
         await check_failed_keys_are_bounded_by_address(stack)
         await check_some_are_refused_while_the_loop_is_late(stack)
         await check_all_are_refused_while_memory_is_short(stack)
+        await check_the_request_of_a_caller_who_left_counts_as_long_as_it_is_kept(stack)
         await stack.at_rest()
         assert len(stack.gateway.gateway.in_flight) == 0
 
@@ -72,6 +73,20 @@ async def check_failed_keys_are_bounded_by_address(stack: InsideStack) -> None:
     stack.gateway.gateway.trusted_proxies = TrustedProxies(["127.0.7.0/24"])
     assert await statuses(31, BAD_KEY, **forwarded) == [401] * 30 + [429]
     assert await statuses(1, BAD_KEY, **{"x-forwarded-for": "198.51.100.1, 203.0.113.5"}) == [401]
+
+
+async def check_the_request_of_a_caller_who_left_counts_as_long_as_it_is_kept(stack: InsideStack) -> None:
+    await stack.adopt(document(stack.sim, cancel_stops_billing="no"))
+    size = 1 << 20
+    body = ask("sim: words=60 delay_ms=10", stream=True, user="u" * size)
+    reader, writer = await stack.connect("POST", "/v1/chat/completions", body)
+    await reader.readuntil(b"data: ")
+    assert (await stack.metrics())["waypost_request_bytes"] > size
+    writer.transport.abort()
+    await asyncio.sleep(0.05)
+    assert (await stack.metrics())["waypost_request_bytes"] > size, "its provider is still answering"
+    seen = await stack.at_rest()
+    assert seen["waypost_request_bytes"] == 0
 
 
 async def check_some_are_refused_while_the_loop_is_late(stack: InsideStack) -> None:

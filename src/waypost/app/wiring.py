@@ -213,6 +213,8 @@ class GatewayProcess:
         internal = Http1Server(self._answer_internal, self._refuse_framing)
         front = Front(gateway, self._refuse_framing, on_bug=report_bug, control_socket=options.control_socket)
         public = front.server
+        dispatcher.on_kept = public.keep
+        self._page.gauge("waypost_request_bytes", "Request bodies in memory.", lambda: public.buffered_bytes)
         reloading = self._follow_file(front, fleet, gateway)
         background.start(reloading.run())
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.look)

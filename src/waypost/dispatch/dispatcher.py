@@ -37,6 +37,8 @@ class Dispatcher:
         self.fields_dropped = fields_dropped
         self.counting = Counting()
         self.streams = Streams(books)
+        self.on_kept: Callable[[int], None] = _ignore
+        """Called with the bytes of a request that is kept after its caller left; negative when it is let go."""
         self._running: set[Execution] = set()
         self._draining: dict[str, set[Execution]] = {}
         self._sweep: asyncio.TimerHandle | None = None
@@ -62,6 +64,7 @@ class Dispatcher:
         if self._is_idle is not None and not self._running:
             self._is_idle.set()
         if execution.drains_since_s is not None:
+            self.on_kept(-execution.plan.body_bytes)
             for executions in self._draining.values():
                 executions.discard(execution)
 
@@ -71,6 +74,7 @@ class Dispatcher:
         if len(executions) >= DRAINS_MAX:
             return False
         executions.add(execution)
+        self.on_kept(execution.plan.body_bytes)
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._cut_off_the_longest)
         return True
@@ -98,3 +102,7 @@ class Dispatcher:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
+
+
+def _ignore(_: int) -> None:
+    pass

@@ -66,6 +66,7 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     accepted_at_ms: int
     admission: Admission
     hold: Hold
+    body_bytes: int = 0  # of the request, in memory until the end
 
 
 class Books(Protocol):

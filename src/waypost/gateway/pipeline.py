@@ -251,6 +251,7 @@ class Gateway:
             accepted_at_ms=arrival.at_ms,
             admission=admission,
             hold=hold,
+            body_bytes=len(arrival.exchange.body),
         )
         relay = self._relay(arrival, admission)
         try:

@@ -57,6 +57,11 @@ class Http1Server:
         """Request bodies held at the moment."""
         return self._rules.state.buffered_bytes
 
+    def keep(self, request_bytes: int) -> None:
+        """Count request bodies that somebody else holds on to after their exchange has ended; a negative number lets
+        them go."""
+        self._rules.state.buffered_bytes += request_bytes
+
     @property
     def bugs(self) -> int:
         """Exceptions out of handlers since the start."""
