@@ -192,7 +192,6 @@ class GatewayProcess:
         await self._insist(following.catch_up)
         await self._insist(self._make_partitions)
         gateway, dispatcher = self._assemble(journal, settler, wallet, keyring, fleet, following)
-        self.gateway = gateway
         self._watch(journal, settler, wallet, fleet, following, dispatcher)
 
         bookkeeper = Bookkeeper(
@@ -213,8 +212,7 @@ class GatewayProcess:
         internal = Http1Server(self._answer_internal, self._refuse_framing)
         front = Front(gateway, self._refuse_framing, on_bug=report_bug, control_socket=options.control_socket)
         public = front.server
-        dispatcher.on_kept = public.keep
-        self._page.gauge("waypost_request_bytes", "Request bodies in memory.", lambda: public.buffered_bytes)
+        self._watch_bodies(public, dispatcher)
         reloading = self._follow_file(front, fleet, gateway)
         background.start(reloading.run())
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.look)
@@ -342,7 +340,7 @@ class GatewayProcess:
             ),
         )
         pressure = make_pressure(page, random.random)
-        gateway = Gateway(
+        gateway = self.gateway = Gateway(
             keyring=keyring,
             view=lambda: following.view,
             fleet=fleet,
@@ -427,6 +425,10 @@ class GatewayProcess:
             exchange.respond(200 if self._state.is_ready else 503, JSON_TYPE, b"{}")
         else:
             exchange.respond(404, JSON_TYPE, b"{}")
+
+    def _watch_bodies(self, public: Http1Server, dispatcher: Dispatcher) -> None:
+        dispatcher.on_kept = public.keep
+        self._page.gauge("waypost_request_bytes", "Request bodies in memory.", lambda: public.buffered_bytes)
 
     def _fail(self) -> None:
         """The disk does not take the journal, a task has died, or another process has the node's place: admit nothing

@@ -113,6 +113,8 @@ class LiveRoute:
     def credential(self, now_s: float) -> Credential:
         """The next credential in turn that is ready; else one of last resort; else the one that will be ready first."""
         count = len(self._credentials)
+        if count == 1:
+            return self._credentials[0]
         for step in range(count):
             index = (self._next + step) % count
             if self._credentials[index].health.is_ready(now_s):

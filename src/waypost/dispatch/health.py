@@ -69,6 +69,8 @@ class Health:
     def end(self, permit: int, verdict: Verdict, now_s: float) -> None:
         """The call has ended."""
         phase = self.circuit.end(permit, verdict, now_s, self._dice)
+        if phase is None:
+            return
         if phase is Phase.OPEN:
             self._opened.add(self._provider, self._deployment)
             open_s = round(self.circuit.blocked_until_s - now_s, 1)

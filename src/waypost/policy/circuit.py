@@ -44,11 +44,14 @@ class Verdict(Enum):
     NOTHING = "nothing"
 
 
+_CLOSED, _SUCCESS = Phase.CLOSED, Verdict.SUCCESS  # an enum's attributes are looked up slowly
+
+
 def verdict_of(outcome: Outcome, failure: Failure | None, status: int) -> Verdict:
     """5xx, timeouts, broken connections and unreadable answers are failures. Not: what we or the caller did wrong, a
     caller who left, and 4xx; a 429 rests the credential instead. `status` is HTTP's, 0 when there was none."""
     if failure is None:
-        return Verdict.SUCCESS
+        return _SUCCESS
     if outcome in (Outcome.DISCONNECTED, Outcome.CUT_OFF, Outcome.REJECTED):
         return Verdict.NOTHING
     if failure.is_ours or failure.is_rate_limit or failure.code is ErrorCode.INTERNAL_ERROR:
@@ -100,7 +103,7 @@ class Circuit:
 
     def begin(self, now_s: float) -> int:
         """The permit of a call. Whoever calls while it is blocked, because there is nobody else, gets an untied one."""
-        if self.phase is Phase.CLOSED:
+        if self.phase is _CLOSED:
             return self._epoch
         if now_s < self.blocked_until_s:
             return UNTIED
@@ -115,6 +118,11 @@ class Circuit:
 
     def end(self, permit: int, verdict: Verdict, now_s: float, dice: Callable[[], float]) -> Phase | None:
         """The call has ended, once. The phase that this led to, None when it stays."""
+        if verdict is _SUCCESS and self.phase is _CLOSED:  # nearly always
+            self._tally.count(now_s)
+            if permit == self._epoch:
+                self._in_a_row = 0
+            return None
         is_tied = permit == self._epoch
         if self.phase is Phase.HALF_OPEN and is_tied:
             self._probes -= 1
@@ -130,9 +138,7 @@ class Circuit:
         return self._failed(now_s, dice) if is_tied else None
 
     def _succeeded(self) -> Phase | None:
-        if self.phase is Phase.CLOSED:
-            self._in_a_row = 0
-        elif self.phase is Phase.HALF_OPEN:
+        if self.phase is Phase.HALF_OPEN:
             self._successes += 1
             if self._successes >= CLOSING_SUCCESSES:
                 self._tally = Tally(self.settings.window_s)
