@@ -1,4 +1,4 @@
-"""What becomes of every feature of a request at every kind of provider: tried on the product's own code, and written down.
+"""What becomes of every feature of a request at every kind of provider: tried on the product's code, and written down.
 
 ./run python -m tests.compatibility          prints the page
 ./run python -m tests.compatibility --write  writes docs/reference/compatibility.md
@@ -120,9 +120,7 @@ SEEN: Mapping[str, Seen | Mapping[str, Seen]] = {
         "gemini": has(2048),
     },
     "prompt cache marks": has("ephemeral"),
-    "citations of documents": {
-        kind: has("citations") for kind in ("openai", "openai-responses", "anthropic", "gemini")
-    },
+    "citations of documents": has("citations"),
     "verbosity": {
         "openai": _is("low", "verbosity"),
         "openai-responses": _is("low", "text", "verbosity"),
@@ -190,11 +188,13 @@ def page() -> str:
     lines = [
         "# What each format can ask of each kind of provider",
         "",
-        "Made from the tests: `./run python -m tests.compatibility --write`. Every cell was tried on the code that serves requests.",
+        "Made from the tests (`./run python -m tests.compatibility --write`): every cell was tried on the code that",
+        "serves requests.",
         "",
-        "A request goes to a provider of its own format as it came. To another kind it is translated: **exact**, **approximated** (how is",
-        "said below), or **refused** with 400, naming the field, unless a route of another kind can take it. Nothing is dropped in",
-        "silence; `provider.require_parameters: false` [lets it be dropped](../how-to/choose-who-may-answer.md), and the header",
+        "A request goes to a provider of its own format as it came. To another kind it is translated: **exact**,",
+        "**approximated** (how is said below each table), or **refused** with 400 `INPUT_VALIDATION_ERROR`, naming",
+        "what cannot be carried, unless a route of another kind can take it. Nothing is dropped in silence;",
+        "`provider.require_parameters: false` [lets it be dropped](../how-to/choose-who-may-answer.md), and the header",
         "`x-dropped-parameters` names what was. – : the format has no words for it.",
         "",
     ]
@@ -213,7 +213,8 @@ def _table(kind_name: str, tried: dict[tuple[str, str, str], Cell]) -> list[str]
         for name in formats:
             cell = tried.get((feature, name, kind_name))
             shown.append("–" if cell is None else cell.verdict)
-            if cell is not None and cell.note and cell.verdict != REFUSED:
-                notes[f"- **{feature}**: {cell.note}"] = None
+            if cell is not None and cell.note:
+                note = f"the refusal names `{cell.note}`" if cell.verdict == REFUSED else cell.note
+                notes[f"- **{feature}**: {note}"] = None
         lines.append(f"| {feature} | {' | '.join(shown)} |")
     return [*lines, "", *notes, *([""] if notes else [])]

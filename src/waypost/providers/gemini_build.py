@@ -83,7 +83,7 @@ def losses(conversation: Conversation) -> tuple[str, ...]:
             lost.append("the name of a participant")
         for part in turn.parts:
             if isinstance(part, Media):
-                lost += [name for name, has in (("context", part.context), ("citations", part.wants_citations)) if has]
+                lost += part.wishes
     return tuple(dict.fromkeys(lost))
 
 

@@ -41,8 +41,8 @@ def losses(conversation: Conversation) -> tuple[str, ...]:
         lost.append("top_k")
     for turn in conversation.turns:
         for part in turn.parts:
-            if isinstance(part, Media) and not _can_carry(part):
-                lost.append(part.kind)
+            if isinstance(part, Media):
+                lost += part.wishes if _can_carry(part) else (part.kind,)
             elif isinstance(part, Result) and any(isinstance(each, Media) for each in part.parts):
                 lost.append("media in a tool's result")
     return tuple(dict.fromkeys(lost))

@@ -55,8 +55,8 @@ def losses(conversation: Conversation) -> tuple[str, ...]:
             lost.append("name")
         for part in turn.parts:
             for media in part.parts if isinstance(part, Result) else (part,):
-                if isinstance(media, Media) and media.kind not in ("image", "document"):
-                    lost.append(media.kind)
+                if isinstance(media, Media):
+                    lost += media.wishes if media.kind in ("image", "document") else (media.kind,)
     return tuple(dict.fromkeys(lost))
 
 

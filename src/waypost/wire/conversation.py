@@ -42,6 +42,11 @@ class Media(msgspec.Struct, gc=False):
     wants_citations: bool = False
     cache: CacheMark | None = None
 
+    @property
+    def wishes(self) -> tuple[str, ...]:
+        """What is asked about a document beside reading it, by name: most formats have no words for it."""
+        return tuple(name for name, has in (("context", self.context), ("citations", self.wants_citations)) if has)
+
 
 class Thinking(msgspec.Struct, gc=False):
     """An assistant's earlier reasoning, with the signature that we sealed. Without one it came from elsewhere."""
