@@ -79,10 +79,30 @@ def test_a_key_gets_the_limits_it_was_given(waypost: Waypost, org: str, database
         "requests_per_minute": 60,
         "tokens_per_minute": 2000,
         "models": ["large", "swift-1"],
+        "project": None,
+        "budget_usd": None,
+        "window": None,
     }
     found = keys_of_gateways(database)[digest_of(made["key"], tmp_path / "data")]
     assert (found.requests_per_minute, found.tokens_per_minute, found.scope) == (60, 2000, Scope.EXECUTION)
     assert found.models == frozenset({"large", "swift-1"})
+
+
+def test_a_project_and_its_keys_have_budgets(waypost: Waypost, org: str) -> None:
+    words = ("--org", org, "--budget-usd", "200", "--window", "month")
+    project = waypost("project", "create", "search", *words).line
+    (listed,) = waypost("project", "list", "--org", org, "--json").json["projects"]
+    assert (listed["id"], listed["name"], listed["budget_usd"], listed["window"]) == (
+        project, "search", "200.00", "month"
+    )  # fmt: skip
+
+    waypost("key", "create", "--org", org, "--project", project, "--budget-usd", "0.5", "--window", "day")
+    (key,) = waypost("key", "list", "--org", org, "--json").json["keys"]
+    assert (key["project"], key["budget_usd"], key["window"]) == (project, "0.50", "day")
+
+    unknown = "proj_00000000-0000-7000-8000-000000000000"
+    done = waypost("key", "create", "--org", org, "--project", unknown)
+    assert done.err == f"waypost: the organisation has no project {unknown}: see `waypost project list`\n"
 
 
 def test_a_listed_key_cannot_be_used(waypost: Waypost, org: str) -> None:
@@ -170,14 +190,17 @@ def test_a_key_that_does_not_exist_is_told_so(waypost: Waypost) -> None:
         (("key", "create", "--org", NOBODY, "--scope", "all"), "full or execution"),
         (("key", "create", "--org", NOBODY, "--models", ","), "slugs with commas between them"),
         (("key", "create", "--org", NOBODY, "--requests-per-minute", "0"), "should be greater than or equal to 1"),
-        (("key", "create", "--org", NOBODY, "--budget-usd", "1"), "No such option: --budget-usd"),
+        (("key", "create", "--org", NOBODY, "--budget-usd", "-1"), "an amount in USD is digits"),
+        (("key", "create", "--org", NOBODY, "--budget-usd", "1", "--window", "year"), "day, week, month or lifetime"),
+        (("project", "create", "p", "--org", NOBODY, "--window", "day"), "Give --budget-usd too"),
         (("credit", "add", "--org", NOBODY, "--usd", "1e3"), "an amount in USD is digits"),
         (("credit", "add", "--org", NOBODY, "--usd", "-1"), "an amount in USD is digits"),
         (("credit", "add", "--org", NOBODY, "--usd", "1", "--reference", ""), "1 to 255 characters"),
         (("usage", "--org", NOBODY, "--since", "monday"), "a date such as 2026-11-01"),
         (("catalog", "rollback", "x"), "should be a valid integer"),
         (("up", "--workers", "0"), "should be greater than or equal to 1"),
-        (("project", "create", "p"), "No such command 'project'"),
+        (("credit", "add", "--org", NOBODY, "--usd", "0.0000000001"), "at most nine decimals"),
+        (("credit", "add", "--org", NOBODY, "--usd", "99999999999"), "an amount in USD is digits"),
     ],
 )
 def test_wrong_usage_is_told_before_anything_is_started(

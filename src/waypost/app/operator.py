@@ -21,12 +21,13 @@ from waypost.ledger.record import Balance
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.catalogue_diff import Change, changes_between
 from waypost.policy.document import with_creation_times
-from waypost.storage import api_keys, catalogues, ledger_check, nodes, orgs, usage
+from waypost.storage import api_keys, catalogues, ledger_check, nodes, orgs, projects, usage
 from waypost.storage.ledger import PostgresLedger
 from waypost.storage.orphans import ORPHANED_AFTER_S, NodeAlive
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
 from waypost.tenancy.api_key import Scope, assemble, digest, shown
+from waypost.tenancy.budget import Budget
 
 _Result = TypeVar("_Result")
 NAME_CHARACTERS_MAX = 200
@@ -64,7 +65,29 @@ class Operator:
         await orgs.create_org(self._pool, self._ledger, org_id=org_id, name=name, is_unlimited=is_unlimited)
         return org_id
 
-    async def create_key(self, org_id: bytes, *, name: str, scope: Scope, limits: api_keys.Limits) -> NewKey:
+    async def create_project(self, org_id: bytes, *, name: str, budget: Budget | None) -> bytes:
+        project_id = self._ids.new()
+        _check_name(name)
+        try:
+            await projects.create_project(self._pool, project_id=project_id, org_id=org_id, name=name, budget=budget)
+        except LookupError:
+            raise _no_org(org_id) from None
+        return project_id
+
+    async def list_projects(self, org_id: bytes) -> list[projects.ListedProject]:
+        await self._check_org(org_id)
+        return await projects.list_projects(self._pool, org_id)
+
+    async def create_key(
+        self,
+        org_id: bytes,
+        *,
+        name: str,
+        scope: Scope,
+        limits: api_keys.Limits,
+        project_id: bytes | None = None,
+        budget: Budget | None = None,
+    ) -> NewKey:
         _check_name(name)
         key = NewKey(self._ids.new(), assemble(os.urandom(32)))
         try:
@@ -76,9 +99,15 @@ class Operator:
                 name=name,
                 scope=scope,
                 limits=limits,
+                project_id=project_id,
+                budget=budget,
             )
         except LookupError:
-            raise _no_org(org_id) from None
+            await self._check_org(org_id)
+            assert project_id is not None
+            raise CommandRefused(
+                f"the organisation has no project {ids.text('proj', project_id)}: see `waypost project list`"
+            ) from None
         return key
 
     async def list_keys(self, org_id: bytes) -> list[api_keys.ListedKey]:

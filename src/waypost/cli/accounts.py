@@ -10,18 +10,22 @@ import typer
 
 from waypost.cli.words import (
     AsJson,
+    BudgetUsd,
     Config,
     DatabaseUrl,
     DataDir,
     KeyId,
     OrgId,
     PerMinute,
+    Window,
     operate,
+    parse_budget,
     parse_id,
     parse_moment,
     print_json,
     print_table,
     settings_of,
+    show_budget,
     show_id,
     show_time,
 )
@@ -30,6 +34,7 @@ from waypost.tenancy.api_key import Scope
 
 if TYPE_CHECKING:
     from waypost.storage.api_keys import Limits
+    from waypost.tenancy.budget import Budget
 
 
 def org_create(
@@ -48,6 +53,44 @@ def org_create(
     print_json({"id": org_id, "name": name, "unlimited": unlimited}) if as_json else typer.echo(org_id)
 
 
+def project_create(
+    name: Annotated[str, typer.Argument(help="For people to recognise it by; need not be unique.")],
+    org_id: OrgId,
+    budget_usd: BudgetUsd = None,
+    window: Window = "lifetime",
+    as_json: AsJson = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Make a project and print its id: its keys share its budget."""
+    budget = parse_budget(budget_usd, window)
+    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    made = operate(settings, lambda operator: operator.create_project(owner, name=name, budget=budget))
+    project_id = show_id("proj", made)
+    if as_json:
+        print_json({"id": project_id, "name": name, "org": org_id} | _show_budget(budget))
+    else:
+        typer.echo(project_id)
+
+
+def project_list(
+    org_id: OrgId,
+    as_json: AsJson = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Show the projects of an organisation."""
+    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    rows = [
+        {"id": show_id("proj", each.id), "name": each.name, "created_at": show_time(each.created_at)}
+        | show_budget(each.budget_nanos, each.period)
+        for each in operate(settings, lambda operator: operator.list_projects(owner))
+    ]
+    print_json({"projects": rows}) if as_json else print_table(rows)
+
+
 def key_create(
     org_id: OrgId,
     name: Annotated[str, typer.Option(help="For people to recognise it by.")] = "key",
@@ -55,6 +98,9 @@ def key_create(
     requests_per_minute: PerMinute = None,
     tokens_per_minute: PerMinute = None,
     models: Annotated[str | None, typer.Option(metavar="A,B", help="Model slugs it may call. Default: all.")] = None,
+    project: Annotated[str | None, typer.Option(metavar="PROJECT", help="The project's id, proj_….")] = None,
+    budget_usd: BudgetUsd = None,
+    window: Window = "lifetime",
     as_json: AsJson = False,
     config: Config = None,
     data_dir: DataDir = None,
@@ -69,11 +115,19 @@ def key_create(
     if slugs is not None and not slugs:
         raise typer.BadParameter("slugs with commas between them", param_hint="--models")
     limits = Limits(requests_per_minute, tokens_per_minute, slugs)
+    budget = parse_budget(budget_usd, window)
     settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
-    made = operate(settings, lambda operator: operator.create_key(owner, name=name, scope=Scope(scope), limits=limits))
+    project_id = None if project is None else parse_id("proj", project, "--project")
+    made = operate(
+        settings,
+        lambda operator: operator.create_key(
+            owner, name=name, scope=Scope(scope), limits=limits, project_id=project_id, budget=budget
+        ),
+    )
     key_id = show_id("key", made.id)
     if as_json:
-        print_json({"id": key_id, "key": made.text, "org": org_id, "name": name, "scope": scope} | _show_limits(limits))
+        shown = {"id": key_id, "key": made.text, "org": org_id, "name": name, "scope": scope, "project": project}
+        print_json(shown | _show_limits(limits) | _show_budget(budget))
     else:
         typer.echo(f"waypost: {key_id}; the key is shown this once", err=True)
         typer.echo(made.text)
@@ -96,8 +150,10 @@ def key_list(
             "key": f"{each.prefix}…{each.last_four}",
             "created_at": show_time(each.created_at),
             "revoked_at": None if each.valid_until is None else show_time(each.valid_until),
+            "project": None if each.project_id is None else show_id("proj", each.project_id),
         }
         | _show_limits(each.limits)
+        | show_budget(each.budget_nanos, each.period)
         for each in operate(settings, lambda operator: operator.list_keys(owner))
     ]
     print_json({"keys": rows}) if as_json else print_table(rows)
@@ -212,6 +268,10 @@ def usage(
     else:
         print_table(rows)
         typer.echo(f"total: {total.requests} requests, {format_usd(total.charge_nanos)} USD")
+
+
+def _show_budget(budget: Budget | None) -> dict[str, object]:
+    return show_budget(None, None) if budget is None else show_budget(budget.amount_nanos, budget.period.value)
 
 
 def _show_limits(limits: Limits) -> dict[str, object]:

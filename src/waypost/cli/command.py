@@ -36,6 +36,10 @@ _ALONE: tuple[Callable[..., None], ...] = (
 )
 _GROUPS: dict[tuple[str, str], dict[str, Callable[..., None]]] = {
     ("org", "Organisations: each has one balance and any number of keys."): {"create": accounts.org_create},
+    ("project", "Projects: their keys share a budget."): {
+        "create": accounts.project_create,
+        "list": accounts.project_list,
+    },
     ("key", "API keys."): {
         "create": accounts.key_create,
         "list": accounts.key_list,

@@ -15,6 +15,8 @@ import typer
 
 from waypost.app.settings import Settings, read_settings
 from waypost.kit import ids
+from waypost.kit.money import format_usd, parse_usd
+from waypost.tenancy.budget import Budget, Period
 
 if TYPE_CHECKING:
     from waypost.app.operator import Operator
@@ -38,6 +40,10 @@ KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id, key_
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Host = Annotated[str, typer.Option(help="Address to listen at.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")]
+BudgetUsd = Annotated[str | None, typer.Option(metavar="USD", help="The most that may be spent. Default: no limit.")]
+Window = Annotated[
+    str, typer.Option(metavar="day|week|month|lifetime", help="How often the budget renews, in UTC. Default: never.")
+]
 PerMinute = Annotated[int | None, typer.Option(min=1, max=10**12, help="Per minute. Default: no limit.")]
 
 
@@ -69,6 +75,26 @@ def parse_moment(value: str, hint: str) -> datetime:
     except ValueError:
         raise typer.BadParameter("a date such as 2026-11-01", param_hint=hint) from None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def parse_budget(usd: str | None, window: str) -> Budget | None:
+    """What `--budget-usd` and `--window` say."""
+    try:
+        period = Period(window)
+    except ValueError:
+        raise typer.BadParameter("day, week, month or lifetime", param_hint="--window") from None
+    if usd is None:
+        if period is not Period.LIFETIME:
+            raise typer.BadParameter("of what? Give --budget-usd too", param_hint="--window")
+        return None
+    try:
+        return Budget(parse_usd(usd), period)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--budget-usd") from None
+
+
+def show_budget(nanos: int | None, period: str | None) -> dict[str, object]:
+    return {"budget_usd": None if nanos is None else format_usd(nanos), "window": period}
 
 
 def show_time(moment: datetime) -> str:

@@ -62,6 +62,8 @@ class _Actions:
         """201 with the text, which nobody can show again."""
         services = self._services
         minter = services.administrator(request)
+        if minter.has_own_budget:
+            raise Refusal(ErrorCode.PERMISSION_DENIED, "A key with a budget of its own makes no others: they had none.")
         wanted = await read_body(request, _decode_new)
         limits = _limits(wanted, minter)
         api_key_id, text = services.ids.new(), assemble(os.urandom(32))
@@ -75,6 +77,7 @@ class _Actions:
                 scope=wanted.scope,
                 limits=limits,
                 keys_max=services.api_keys_max,
+                project_id=minter.project_id,
             )
         except TooManyKeys:
             most = services.api_keys_max

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -13,6 +14,7 @@ from waypost.dispatch.ports import Admission, Candidate, Offer
 from waypost.gateway.models import may_call, unknown_model
 from waypost.kit.errors import ErrorCode, Refusal, invalid
 from waypost.kit.money import Nanos
+from waypost.ledger.record import BudgetUsedUp, InsufficientFunds
 from waypost.metering.estimate import Ceiling, affordable_output_tokens, likely_tokens, upper_bound
 from waypost.metering.estimate import ceiling as ceiling_of
 from waypost.metering.price import PriceRow
@@ -109,15 +111,15 @@ def shown_names(names: Sequence[str]) -> list[str]:
     return [name if _FIELD_NAME.fullmatch(name) else "a field" for name in names[:NAMES_MAX]]
 
 
-def shrink(admission: Admission, available_nanos: Nanos) -> Admission:
+def shrink(admission: Admission, short: InsufficientFunds) -> Admission:
     """The same request with the longest answer that the balance affords, by the models that can give one. Raises
     Refusal 402 when none can, or when the caller asked for a longer one."""
     if admission.request.output_tokens_max is not None:
-        raise too_dear(admission, available_nanos)
-    shrunk = [_shrunk(offer, admission.request, available_nanos) for offer in admission.offers]
+        raise too_dear(admission, short)
+    shrunk = [_shrunk(offer, admission.request, short.available_nanos) for offer in admission.offers]
     left = tuple(offer for offer in shrunk if offer is not None)
     if not left:
-        raise too_dear(admission, available_nanos)
+        raise too_dear(admission, short)
     first = shrunk[[offer is admission.first.offer for offer in admission.offers].index(True)]
     first_candidate = admission.ranked(left)[0] if first is None else Candidate(admission.first.live, first)
     return msgspec.structs.replace(
@@ -128,11 +130,25 @@ def shrink(admission: Admission, available_nanos: Nanos) -> Admission:
     )
 
 
-def too_dear(admission: Admission, available_nanos: Nanos) -> Refusal:
-    """402, telling how long an answer would fit."""
-    tokens = _affordable(admission.first.offer, admission.request, available_nanos)
+def too_dear(admission: Admission, short: InsufficientFunds) -> Refusal:
+    """402, telling how long an answer would fit, and which budget is used up."""
+    tokens = _affordable(admission.first.offer, admission.request, short.available_nanos)
     fits = f"It affords at most {tokens} output tokens." if tokens > 0 else "It does not even cover the input."
-    return Refusal(ErrorCode.INSUFFICIENT_BALANCE, f"{ErrorCode.INSUFFICIENT_BALANCE.message} {fits} Add credit.")
+    if short.budget is None:
+        return Refusal(ErrorCode.INSUFFICIENT_BALANCE, f"{ErrorCode.INSUFFICIENT_BALANCE.message} {fits} Add credit.")
+    return Refusal(ErrorCode.INSUFFICIENT_BALANCE, f"{_used_up(short.budget)} {fits}")
+
+
+_OWNERS = {"key": "this API key", "project": "this API key's project", "organisation": "the organisation"}
+_BUDGETS = {"day": "The daily budget", "week": "The weekly budget", "month": "The monthly budget"}
+
+
+def _used_up(budget: BudgetUsedUp) -> str:
+    name = f"{_BUDGETS.get(budget.period, 'The budget')} of {_OWNERS[budget.owner_kind]}"
+    if budget.renews_at_ms is None:
+        return f"{name} does not cover the most this request may cost, and does not renew."
+    renews_at = datetime.fromtimestamp(budget.renews_at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"{name} does not cover the most this request may cost. It renews at {renews_at}."
 
 
 def chat_model(name: str, api_key: ApiKey, view: View) -> ModelView:

@@ -182,7 +182,7 @@ class Gateway:
         admission = self._admit(request, api_key, now_s, now_ms)
         self._reserve(arrival, admission, now_s)
         # hold
-        hold = self._wallet.hold(arrival.api_key.org_id, admission.hold_nanos)
+        hold = self._wallet.hold(api_key.org_id, admission.hold_nanos, api_key.chain)
         if hold is not None:
             try:
                 self._attempt(arrival, admission, hold)
@@ -227,15 +227,15 @@ class Gateway:
 
     async def _hold_with_grant(self, api_key: ApiKey, admission: Admission) -> tuple[Hold, Admission]:
         """The hold, after a grant; for a shorter answer when the balance affords only that and no length was asked."""
-        org_id = api_key.org_id
+        org_id, chain = api_key.org_id, api_key.chain
         try:
             try:
-                return await self._wallet.hold_with_grant(org_id, admission.hold_nanos), admission
+                return await self._wallet.hold_with_grant(org_id, admission.hold_nanos, chain), admission
             except InsufficientFunds as short:
-                admission = shrink(admission, short.available_nanos)
-                return await self._wallet.hold_with_grant(org_id, admission.hold_nanos), admission
+                admission = shrink(admission, short)
+                return await self._wallet.hold_with_grant(org_id, admission.hold_nanos, chain), admission
         except InsufficientFunds as short:
-            raise too_dear(admission, short.available_nanos) from None
+            raise too_dear(admission, short) from None
         except (LedgerUnavailable, NodeSuperseded, JournalFull, JournalFailed):
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
         except LookupError as unknown:

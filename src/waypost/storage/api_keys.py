@@ -11,14 +11,16 @@ import msgspec
 from waypost.kit.ids import text
 from waypost.storage.changes import Followed, take_version
 from waypost.storage.pool import Pool
+from waypost.storage.projects import add_budget
 from waypost.tenancy.api_key import ApiKey, Scope
+from waypost.tenancy.budget import Budget, Chain, Period
 
 ROTATION_GRACE_S = 3600  # how long a rotated key's old text stays valid
 
 CREATE = """
-INSERT INTO api_key (id, org_id, name, scope, requests_per_minute, tokens_per_minute, models, version)
+INSERT INTO api_key (id, org_id, name, scope, requests_per_minute, tokens_per_minute, models, version, project_id)
 VALUES (%(id)s, %(org_id)s, %(name)s, %(scope)s, %(requests_per_minute)s, %(tokens_per_minute)s, %(models)s,
-        %(version)s)
+        %(version)s, %(project_id)s)
 """
 
 ADD_DIGEST = """
@@ -51,21 +53,30 @@ SELECT count(*) FROM api_key WHERE org_id = %s AND (valid_until IS NULL OR valid
 
 LIST = """
 SELECT api_key.id, name, scope, requests_per_minute, tokens_per_minute, models, api_key.created_at,
-       api_key.valid_until, prefix, last_four
+       api_key.valid_until, prefix, last_four, project_id, budget.amount, budget.period
   FROM api_key
+  LEFT JOIN budget ON owner_id = api_key.id
   JOIN LATERAL (SELECT prefix, last_four FROM api_key_digest
                  WHERE api_key_id = api_key.id ORDER BY created_at DESC LIMIT 1) AS newest ON true
- WHERE org_id = %(org_id)s
+ WHERE api_key.org_id = %(org_id)s
  ORDER BY api_key.id
 """
 
+# The chain begins with the innermost owner of a budget.
 # A text that is over is told as over since 1970: the follower's clock may be behind this one.
 SINCE = """
 SELECT id, org_id, digest, scope, requests_per_minute, tokens_per_minute, models,
-       CASE WHEN ends <= now() THEN 0 ELSE floor(extract(epoch FROM ends) * 1000)::bigint END
+       CASE WHEN ends <= now() THEN 0 ELSE floor(extract(epoch FROM ends) * 1000)::bigint END, project_id,
+       owners, periods
   FROM (SELECT api_key.*, digest, least(api_key.valid_until, api_key_digest.valid_until) AS ends
           FROM api_key JOIN api_key_digest ON api_key_id = api_key.id
          WHERE version > %(version)s) AS told
+  LEFT JOIN LATERAL (
+       SELECT array_agg(owner_id ORDER BY owner_kind = 'key' DESC, owner_kind = 'project' DESC, period) AS owners,
+              array_agg(period) AS periods
+         FROM budget
+        WHERE budget.org_id = told.org_id AND owner_id IN (told.id, told.project_id, told.org_id)
+       ) AS chain ON true
  WHERE %(version)s > 0 OR ends IS NULL OR ends > now()
 """
 
@@ -104,6 +115,9 @@ class ListedKey(msgspec.Struct, frozen=True):
     valid_until: datetime | None
     prefix: str
     last_four: str
+    project_id: bytes | None
+    budget_nanos: int | None
+    period: str | None
 
 
 async def create_api_key(
@@ -116,13 +130,19 @@ async def create_api_key(
     scope: Scope,
     limits: Limits,
     keys_max: int | None = None,
+    project_id: bytes | None = None,
+    budget: Budget | None = None,
 ) -> None:
     """Make a key, unless the organisation has `keys_max` valid ones. Raises TooManyKeys, LookupError for an unknown
-    organisation. `pool` is the app's, here and below."""
+    organisation, or project of it. `pool` is the app's, here and below."""
     async with pool.system() as connection:
         version = await take_version(connection, Followed.API_KEYS)
         if (await connection.execute("SELECT FROM org WHERE id = %s", (UUID(bytes=org_id),))).rowcount == 0:
             raise LookupError("no such organisation")
+        owners = {"id": None if project_id is None else UUID(bytes=project_id), "org_id": UUID(bytes=org_id)}
+        found = await connection.execute("SELECT FROM project WHERE id = %(id)s AND org_id = %(org_id)s", owners)
+        if project_id is not None and not found.rowcount:
+            raise LookupError("no such project")
         if keys_max is not None:
             # Exact, since the version is taken under a lock that makers of keys hold one after the other.
             counted = await (await connection.execute(COUNT_VALID, (UUID(bytes=org_id),))).fetchone()
@@ -139,8 +159,11 @@ async def create_api_key(
                 "tokens_per_minute": limits.tokens_per_minute,
                 "models": None if limits.models is None else sorted(limits.models),
                 "version": version,
+                "project_id": owners["id"],
             },
         )
+        if budget is not None:
+            await add_budget(connection, budget, owner_id=api_key_id, org_id=org_id, owner_kind="key")
         await connection.execute(ADD_DIGEST, _digest_parameters(api_key_id, secret))
 
 
@@ -149,7 +172,19 @@ async def list_api_keys(pool: Pool, org_id: bytes) -> list[ListedKey]:
     async with pool.tenant(org_id) as connection:
         rows = await (await connection.execute(LIST, {"org_id": UUID(bytes=org_id)})).fetchall()
     return [
-        ListedKey(row[0].bytes, row[1], Scope(row[2]), Limits(row[3], row[4], _models(row[5])), *row[6:])
+        ListedKey(
+            row[0].bytes,
+            row[1],
+            Scope(row[2]),
+            Limits(row[3], row[4], _models(row[5])),
+            created_at=row[6],
+            valid_until=row[7],
+            prefix=row[8],
+            last_four=row[9],
+            project_id=None if row[10] is None else row[10].bytes,
+            budget_nanos=row[11],
+            period=row[12],
+        )
         for row in rows
     ]
 
@@ -195,10 +230,28 @@ async def api_keys_since(pool: Pool, version: int) -> tuple[Sequence[ApiKey], in
         newest = await (await connection.execute(NEWEST)).fetchone()
     assert newest is not None
     keys = [
-        ApiKey(row[0].bytes, row[1].bytes, row[2], Scope(row[3]), row[4], row[5], _models(row[6]), row[7])
+        ApiKey(
+            row[0].bytes,
+            row[1].bytes,
+            row[2],
+            Scope(row[3]),
+            row[4],
+            row[5],
+            _models(row[6]),
+            row[7],
+            None if row[8] is None else row[8].bytes,
+            _chain(row[9], row[10]),
+        )
         for row in rows
     ]
     return keys, max(version, newest[0])
+
+
+def _chain(owners: list[UUID] | None, periods: list[str]) -> Chain | None:
+    if owners is None:
+        return None
+    ids = tuple(dict.fromkeys(owner.bytes for owner in owners))
+    return Chain(ids[0], ids, tuple(Period(period) for period in periods))
 
 
 def _models(names: list[str] | None) -> frozenset[str] | None:

@@ -12,6 +12,7 @@ from enum import Enum
 import msgspec
 
 from waypost.kit.crypto import hmac_sha256
+from waypost.tenancy.budget import Chain
 
 _HEX_DIGITS = b"0123456789abcdef"
 
@@ -32,6 +33,12 @@ class ApiKey(msgspec.Struct, frozen=True):
     tokens_per_minute: int | None = None
     models: frozenset[str] | None = None
     valid_until_ms: int | None = None  # Unix ms; set on revocation and, one hour ahead, on rotation
+    project_id: bytes | None = None
+    chain: Chain | None = None  # the budgets that it spends from, if there are any
+
+    @property
+    def has_own_budget(self) -> bool:
+        return self.chain is not None and self.id in self.chain.owners
 
 
 def assemble(random_bytes: bytes) -> str:

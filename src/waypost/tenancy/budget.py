@@ -11,6 +11,8 @@ from enum import Enum
 
 import msgspec
 
+from waypost.kit.money import Nanos
+
 
 class Period(Enum):
     DAY = "day"
@@ -25,6 +27,13 @@ class Chain(msgspec.Struct, frozen=True):
     id: bytes  # of the innermost owner
     owners: tuple[bytes, ...]
     periods: tuple[Period, ...]
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """So much in each such period."""
+
+    amount_nanos: Nanos
+    period: Period
 
 
 def ends_at(period: Period, now_ms: int) -> int | None:
