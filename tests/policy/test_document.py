@@ -15,7 +15,7 @@ from waypost.kit.errors import ErrorCode
 from waypost.metering.price import price_row
 from waypost.policy.catalogue import Breaker, Bulkhead, CancelBilling, Catalogue, ErrorRule, Timeouts
 from waypost.policy.document import CatalogueError, catalogue_document, read_catalogue, with_creation_times
-from waypost.providers import KINDS
+from waypost.providers import KINDS, MODALITIES
 
 GONE = object()
 NAME_HINT = "a name of at most 128 letters, digits and . _ : @ / -, beginning with a letter or digit, without '..'"
@@ -81,7 +81,7 @@ MISTAKES = [
     ("models/0/slug", "a/../b", f": expected {NAME_HINT}"),
     ("models/0/slug", "a" * 129, f": expected {NAME_HINT}"),
     ("models/0/slug", "swift\n", f": expected {NAME_HINT}"),
-    ("models/0/modality", "image", ": expected one of chat"),
+    ("models/0/modality", "smell", f": expected one of {', '.join(MODALITIES)}"),
     ("models/0/context_window", "128000", ": expected an integer, got a string"),
     ("models/0/context_window", 1.5, ": expected an integer, got a float"),
     ("models/0/context_window", True, ": expected an integer, got a boolean"),

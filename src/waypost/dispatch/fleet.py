@@ -12,7 +12,7 @@ from waypost.dispatch.health import Health
 from waypost.dispatch.pace import Pace
 from waypost.policy.catalogue import CancelBilling, Provider
 from waypost.policy.snapshot import Route, View
-from waypost.providers import KINDS
+from waypost.providers import MODALITIES
 from waypost.providers.kind import ProviderKind, Target
 from waypost.telemetry.events import CredentialUnusable, emit, report_bug
 from waypost.telemetry.metrics import Counter
@@ -167,7 +167,7 @@ class Fleet:
         unusable: set[str] = set()
         for model_view in view.models:
             for route in model_view.routes:
-                live = self._make(route, healths, unusable)
+                live = self._make(model_view.model.modality, route, healths, unusable)
                 if live is not None:
                     routes[model_view.model.slug, route.deployment.id] = live
         self._routes = routes
@@ -193,8 +193,11 @@ class Fleet:
         return self._gates
 
     def _make(
-        self, route: Route, healths: dict[tuple[str, str, str, str], Health], unusable: set[str]
+        self, modality: str, route: Route, healths: dict[tuple[str, str, str, str], Health], unusable: set[str]
     ) -> LiveRoute | None:
+        kind = MODALITIES.get(modality, {}).get(route.provider.kind)
+        if kind is None:
+            return None
         secrets = []
         for reference in route.provider.api_keys:
             try:
@@ -207,7 +210,6 @@ class Fleet:
         pool = self._pools.get(origin)
         if pool is None:
             pool = self._pools[origin] = Pool(origin, on_bug=report_bug)
-        kind = KINDS[route.provider.kind]
         parts = urlsplit(route.provider.base_url)
         credentials = tuple(
             Credential(

@@ -29,6 +29,7 @@ OUTPUT_TOKENS_DEFAULT = 8_192  # held, and asked of the provider, for a caller w
 IMAGE_TOKENS_MAX = 4_096  # of input per image; more than the usual tilings come to
 NAMES_MAX = 16  # told of the fields that could not be carried
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_.\[\] '-]{1,64}")
+_ASKED = {"chat": "chat completions", "image": "image generations", "embedding": "embeddings"}
 SHRUNK_TOKENS_MIN = 16  # a shorter answer than this is of no use to anybody
 
 
@@ -42,7 +43,7 @@ def admit(
     at_ms: int,
 ) -> Admission:
     """Find the model, its routes in order, and the dearest that the request can come to. Raises Refusal."""
-    found = chat_model(request.model, api_key, view)
+    found = model_for(request.model, request.modality, api_key, view)
     offer = make_offer(request, found.model, at_ms)
     first = fleet.live(found.model.slug, draw(found, dice))
     if first is None or not first.is_ready(now_s) or first.kind.format != request.format:
@@ -151,13 +152,14 @@ def _used_up(budget: BudgetUsedUp) -> str:
     return f"{name} does not cover the most this request may cost. It renews at {renews_at}."
 
 
-def chat_model(name: str, api_key: ApiKey, view: View) -> ModelView:
-    """The model of that name. Raises Refusal when there is none, when it is not for this key, or not for chats."""
+def model_for(name: str, modality: str, api_key: ApiKey, view: View) -> ModelView:
+    """The model of that name. Raises Refusal when there is none, or it is not for this key, or of another modality."""
     found = view.find(name)
     if found is None or not may_call(api_key, found.model):
         raise unknown_model()
-    if found.model.modality != "chat":
-        raise Refusal(ErrorCode.INPUT_VALIDATION_ERROR, "This model does not take chat completions.", param="model")
+    if found.model.modality != modality:
+        text = f"This model takes no {_ASKED[modality]}: it is one of modality '{found.model.modality}'."
+        raise Refusal(ErrorCode.INPUT_VALIDATION_ERROR, text, param="model")
     return found
 
 
@@ -189,7 +191,7 @@ def _affordable(offer: Offer, request: ChatRequest, available_nanos: Nanos) -> i
 
 def _ceiling(request: ChatRequest, model: Model, prices: PriceRow, output_tokens_max: int) -> Ceiling:
     is_audio_dear = prices.audio_input > prices.input or prices.audio_output > prices.output
-    return ceiling_of(
+    ceiling = ceiling_of(
         text_bytes=request.text_bytes,
         image_count=request.image_count,
         image_tokens_max=IMAGE_TOKENS_MAX,
@@ -198,6 +200,7 @@ def _ceiling(request: ChatRequest, model: Model, prices: PriceRow, output_tokens
         context_window=model.context_window,
         has_audio=(is_audio_dear or bool(prices.tiers)) and _may_hold_audio(request),
     )
+    return ceiling if request.modality != "image" else msgspec.structs.replace(ceiling, images_max=request.n)
 
 
 def _may_hold_audio(request: ChatRequest) -> bool:

@@ -33,6 +33,7 @@ class ChatEndpoint(msgspec.Struct, frozen=True, gc=False):
 
 _CHAT = {
     "/v1/chat/completions": ChatEndpoint(FORMATS["openai_chat"]),
+    "/v1/images/generations": ChatEndpoint(FORMATS["openai_images"]),
     "/v1/responses": ChatEndpoint(FORMATS["openai_responses"]),
     "/v1/messages": ChatEndpoint(FORMATS["anthropic_messages"]),
 }

@@ -17,7 +17,7 @@ import msgspec
 from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.ports import Admission, Plan
-from waypost.gateway.admission import admit, chat_model, shown_names, shrink, too_dear
+from waypost.gateway.admission import admit, model_for, shown_names, shrink, too_dear
 from waypost.gateway.anthropic_models import count_message_tokens, list_anthropic_models, show_anthropic_model
 from waypost.gateway.callers import FailedKeys, InFlight
 from waypost.gateway.endpoints import (
@@ -199,7 +199,9 @@ class Gateway:
         if request.preferences is None:
             return admit(request, api_key, view, fleet, dice, now_s, at_ms)
         names = (request.model, *request.preferences.models)
-        models = {found.model.slug: found for found in (chat_model(name, api_key, view) for name in names)}
+        models = {
+            found.model.slug: found for found in (model_for(name, request.modality, api_key, view) for name in names)
+        }
         return admit_preferred(
             request, list(models.values()), version=view.version, fleet=fleet, dice=dice, now_s=now_s, at_ms=at_ms
         )

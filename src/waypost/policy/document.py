@@ -17,8 +17,8 @@ from waypost.policy.catalogue import Catalogue, Deployment, Model, RequestChange
 from waypost.policy.price_document import TOKENS_MAX, prices_document, read_prices
 from waypost.policy.provider_document import provider_document, read_provider
 from waypost.policy.table import Table, did_you_mean
+from waypost.providers import MODALITIES
 
-MODALITIES = ("chat",)
 WEIGHT_MAX = 1_000_000
 CREATED_S_MAX = 4_102_444_800  # the year 2100
 OWN_TABLES = ("server", "egress")  # of the same file, read by app.settings
@@ -54,7 +54,8 @@ def read_catalogue(document: dict[str, object]) -> Catalogue:
         root.has(name)
     providers = tuple(read_provider(each) for each in root.tables("providers"))
     known = [provider.id for provider in providers]
-    models = tuple(_read_model(each, known) for each in root.tables("models"))
+    kinds = {provider.id: provider.kind for provider in providers}
+    models = tuple(_read_model(each, kinds) for each in root.tables("models"))
     root.close()
     _note_repeated(mistakes, "providers", "id", known)
     _note_repeated_names(mistakes, models)
@@ -84,15 +85,15 @@ def with_creation_times(catalogue: Catalogue, previous: Catalogue, now_s: int) -
     return msgspec.structs.replace(catalogue, models=models)
 
 
-def _read_model(table: Table, provider_ids: list[str]) -> Model:
-    modality = table.one_of("modality", MODALITIES)
+def _read_model(table: Table, kinds: dict[str, str]) -> Model:
+    modality = table.one_of("modality", list(MODALITIES))
     model = Model(
         slug=table.text("slug", form=_NAME, hint=_NAME_HINT),
         modality=modality,
         context_window=table.integer("context_window", least=1, most=TOKENS_MAX),
         max_output=table.integer("max_output", least=1, most=TOKENS_MAX),
         price=read_prices(table, "price", modality),
-        deployments=_read_deployments(table, provider_ids, modality),
+        deployments=_read_deployments(table, kinds, modality),
         aliases=table.texts("aliases", form=_ALIAS, hint="a name, or a prefix and '*'"),
         features=table.texts("features", form=_FEATURE, hint="a word of lower-case letters, digits and _"),
         created_s=table.integer("created", 0, least=0, most=CREATED_S_MAX),
@@ -101,13 +102,18 @@ def _read_model(table: Table, provider_ids: list[str]) -> Model:
     return model
 
 
-def _read_deployments(model: Table, provider_ids: list[str], modality: str) -> tuple[Deployment, ...]:
+def _read_deployments(model: Table, kinds: dict[str, str], modality: str) -> tuple[Deployment, ...]:
+    """`kinds` are those of the providers by id."""
+    able = MODALITIES[modality]
     pairs: Counter[str] = Counter()
     deployments = []
     for table in model.tables("deployments"):
         provider = table.text("provider", hint="the id of a provider")
-        if provider and provider not in provider_ids:
-            table.note("provider", f"there is no provider with this id{did_you_mean(provider, provider_ids)}")
+        if provider and provider not in kinds:
+            table.note("provider", f"there is no provider with this id{did_you_mean(provider, list(kinds))}")
+        elif provider and kinds[provider] not in able:
+            has = f"kind '{kinds[provider]}' has no models of modality '{modality}'"
+            table.note("provider", f"{has}; {', '.join(able)} have")
         upstream_model = table.text("upstream_model", form=_UPSTREAM_MODEL, hint="the provider's name of the model")
         pair = f"{provider}/{upstream_model}"
         pairs[pair] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from waypost.providers.gemini import Gemini
 from waypost.providers.kind import ProviderKind
 from waypost.providers.openai import OpenAIChat
+from waypost.providers.openai_images import OpenAIImages
 from waypost.providers.openai_responses import OpenAIResponses
 
 KINDS: dict[str, ProviderKind] = {
@@ -12,3 +13,9 @@ KINDS: dict[str, ProviderKind] = {
     "openai-responses": OpenAIResponses(),
     "gemini": Gemini(),
 }
+_IMAGES = OpenAIImages()
+MODALITIES: dict[str, dict[str, ProviderKind]] = {
+    "chat": KINDS,
+    "image": {"openai": _IMAGES, "openai-responses": _IMAGES},
+}
+"""By modality of a model, the kinds whose providers have an endpoint for it."""

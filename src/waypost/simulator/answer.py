@@ -27,6 +27,7 @@ from waypost.simulator.words import default_count, refusal_words, text_words
 
 _JSON_FRAGMENT_CHARS = 6
 _TOOL_CALLS_DEFAULT = 2
+_TOKENS_OF_A_PICTURE = 272
 _REASONING_TOKENS = {"minimal": 8, "low": 16, "medium": 32, "high": 64, "xhigh": 96}
 
 
@@ -79,6 +80,7 @@ class Tokens(msgspec.Struct, frozen=True):
     output: int
     reasoning: int
     image: int
+    images: int = 0  # generated
     cache_written_1h: int = 0  # beside `cache_written`, not a part of it
 
 
@@ -129,6 +131,8 @@ class Answer(msgspec.Struct, frozen=True):
 
 def answer_to(request: ChatRequest, directives: Directives) -> Answer:
     """Raises InvalidRequest when `tool_choice` names a tool that is not there."""
+    if request.images:
+        return _pictures(request)
     seed = conversation_seed(request)
     choices = tuple(
         _choice(at, request, directives, hashlib.sha256(seed + bytes([at])).digest() if at else seed)
@@ -153,6 +157,20 @@ def answer_to(request: ChatRequest, directives: Directives) -> Answer:
         is_redacted=directives.redacted,
         is_cited=directives.cite,
     )
+
+
+def _pictures(request: ChatRequest) -> Answer:
+    """Images have no words; what they look like is the style's to draw."""
+    tokens = Tokens(
+        prompt=prompt_tokens(request),
+        cached=0,
+        cache_written=0,
+        output=request.images * _TOKENS_OF_A_PICTURE,
+        reasoning=0,
+        image=sum(image_tokens(message) for message in request.messages),
+        images=request.images,
+    )
+    return Answer((), tokens, None)
 
 
 def _choice(index: int, request: ChatRequest, directives: Directives, seed: bytes) -> Choice:

@@ -26,6 +26,7 @@ _PARENTS = {
     "cache_write_5m": "input",
     "cache_write_1h": "cache_write_5m",
     "image_input": "input",
+    "image": "",
     "request": "",
 }
 _STEP = re.compile(r"([a-z_0-9]+)_above_([0-9]{1,9})")  # the price of a class for prompts longer than so many tokens
@@ -44,6 +45,7 @@ class Line(msgspec.Struct):
     cache_write_tokens: int
     cache_write_1h_tokens: int = 0
     image_tokens: int = 0  # of the prompt
+    images: int = 0  # generated
     output_tokens: int = 0
     is_open: bool = True
 
@@ -62,6 +64,7 @@ class Line(msgspec.Struct):
             + price["cache_write_5m"] * self.cache_write_tokens
             + price["cache_write_1h"] * self.cache_write_1h_tokens
             + price["output"] * self.output_tokens
+            + price["image"] * self.images
             + price["request"]
         )
         return math.ceil(micro_usd * _NANOS_PER_MICRO_USD)
@@ -74,6 +77,7 @@ class _Sum(msgspec.Struct):
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0
     image_tokens: int = 0
+    images: int = 0
     output_tokens: int = 0
     nanos: int = 0
 
@@ -84,6 +88,7 @@ class _Sum(msgspec.Struct):
         self.cache_write_tokens += line.cache_write_tokens
         self.cache_write_1h_tokens += line.cache_write_1h_tokens
         self.image_tokens += line.image_tokens
+        self.images += line.images
         self.output_tokens += line.output_tokens
         self.nanos += line.nanos
 
@@ -146,6 +151,7 @@ class Bill:
             cache_write_tokens=tokens.cache_written,
             cache_write_1h_tokens=tokens.cache_written_1h,
             image_tokens=images,
+            images=tokens.images,
         )
         self._open[id(line)] = line
         return line

@@ -27,12 +27,14 @@ from waypost.simulator.style_delta import Delta
 from waypost.simulator.style_epsilon import Epsilon
 from waypost.simulator.style_eta import Eta
 from waypost.simulator.style_gamma import Gamma
+from waypost.simulator.style_images import AlphaImages, BetaImages
 from waypost.simulator.style_responses import AlphaResponses, GammaResponses
 from waypost.simulator.style_zeta import Zeta
 
 STYLES: tuple[Style, ...] = (
     *(Beta(), Gamma(), Delta(), Epsilon(), Zeta(), Eta(), Alpha()),
     *(GammaResponses(), AlphaResponses()),
+    *(BetaImages(), AlphaImages()),
 )
 _MODELS = ("sim-large", "sim-small")  # listed beside those that have a price; any name is answered
 

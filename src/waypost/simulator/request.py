@@ -102,6 +102,7 @@ class ChatRequest(msgspec.Struct):
     reasoning_effort: str | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    images: int = 0  # to be generated, instead of words
 
     @property
     def is_stream(self) -> bool:

@@ -128,6 +128,16 @@ class Reasoning(msgspec.Struct, frozen=True, gc=False):
     shows: bool = True
 
 
+class ImageOutput(msgspec.Struct, frozen=True, gc=False):
+    """How the images that are asked for shall be; "" where the caller said nothing."""
+
+    size: str = ""  # "1024x1024", in pixels
+    aspect: str = ""  # "16:9"
+    resolution: str = ""  # "1K" | "2K" | "4K"
+    quality: str = ""
+    media_type: str = ""  # "image/png"
+
+
 class Conversation(msgspec.Struct, gc=False):
     """A request in nobody's format. None and empty mean that the caller said nothing about it."""
 
@@ -152,4 +162,5 @@ class Conversation(msgspec.Struct, gc=False):
     user: str = ""  # the caller's word for its own user
     service_tier: str = ""
     verbosity: str = ""
+    image: ImageOutput | None = None  # the answer is to be images
     unknown: Sequence[str] = ()  # fields of the caller's format that have no place here, by their names there

@@ -1,4 +1,4 @@
-"""The callers' chat formats, by name. Each reads requests, converses with providers of other formats, and writes
+"""The callers' formats, by name. Each reads requests, converses with providers of other formats, and writes
 answers, whole and streamed.
 """
 
@@ -14,6 +14,7 @@ from waypost.wire.conversation import Conversation
 from waypost.wire.gemini_generate_format import GeminiGenerate
 from waypost.wire.identity import AnswerIdentity
 from waypost.wire.openai_chat_format import OpenAIChat
+from waypost.wire.openai_images_format import OpenAIImages
 from waypost.wire.openai_responses_format import OpenAIResponses
 from waypost.wire.request import Around, ChatRequest
 
@@ -58,7 +59,7 @@ class ChatFormat(Protocol):
 
 
 FORMATS: dict[str, ChatFormat] = {
-    each.name: each for each in (OpenAIChat(), OpenAIResponses(), AnthropicMessages(), GeminiGenerate())
+    each.name: each for each in (OpenAIChat(), OpenAIResponses(), OpenAIImages(), AnthropicMessages(), GeminiGenerate())
 }
 
 

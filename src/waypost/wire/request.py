@@ -65,6 +65,7 @@ class ChatRequest(msgspec.Struct, gc=False):
     preferences: Preferences | None = None  # about who may answer
     conversation: Conversation | None = None  # made when first needed: see wire.formats.conversation_of
     shows_reasoning: bool = True  # False: the caller did not ask to read what the model thought
+    modality: str = "chat"  # of the models that can answer it
     is_array: bool = False  # a stream is written as the elements of one JSON array
 
 
