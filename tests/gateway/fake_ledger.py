@@ -87,6 +87,7 @@ class FakeLedger:
         return amount_nanos
 
     async def extend(self, *, lease_id: bytes, from_nanos: Nanos, to_nanos: Nanos) -> Nanos:
+        assert from_nanos < to_nanos
         self.calls.append("extend")
         lease = self.leases[lease_id]
         if lease.state != "ACTIVE":

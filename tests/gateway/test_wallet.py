@@ -469,3 +469,20 @@ async def test_a_node_whose_place_was_taken_says_so(tmp_path: Path) -> None:
 
 async def _unavailable(**_: object) -> int:
     raise LedgerUnavailable
+
+
+async def test_a_hold_that_ends_while_others_are_asked_makes_room_and_nothing_more_is_taken(tmp_path: Path) -> None:
+    ledger = funded(10 * CENT)
+    asking, other = Desk(tmp_path, ledger), Desk(tmp_path, ledger, name=b"node-number-two!")
+    first = await asking.wallet.hold_with_grant(ORG, 5 * CENT)
+    await other.wallet.hold_with_grant(ORG, 5 * CENT)
+
+    async def pause() -> None:
+        if first.is_open:
+            asking.wallet.release(first)
+
+    asking.wallet._pause = pause
+    second = await asking.wallet.hold_with_grant(ORG, 3 * CENT)
+
+    assert second.amount_nanos == 3 * CENT
+    assert asking.wallet.granted_nanos == 5 * CENT

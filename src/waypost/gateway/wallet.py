@@ -281,6 +281,8 @@ class Wallet:
                 # Two who wait for each other's part must both let go of it: then one of them gets all.
                 await self._return_free(account)
                 lacking = self._lacking(account, needed_nanos)
+                if not lacking:
+                    return  # a hold of ours has ended meanwhile
             try:
                 await self._raise_by(account, lacking)
             except InsufficientFunds as again:
