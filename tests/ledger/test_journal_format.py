@@ -64,6 +64,7 @@ records = st.one_of(
         images=st.sampled_from([0, 3]),
         duration_ms=st.sampled_from([0, 10**9]),
         audio_output_tokens=st.sampled_from([0, 7]),
+        answer=st.one_of(st.just(b""), ids),
     ),
     st.builds(Progress, attempt_id=ids, input_tokens=amounts, output_tokens=amounts, charge_nanos=amounts),
     st.builds(Extend, attempt_id=ids, hold_nanos=amounts),

@@ -12,6 +12,7 @@ from waypost.kit.errors import ErrorCode
 from waypost.policy.catalogue import RequestChanges
 from waypost.providers import KINDS
 from waypost.providers.kind import BadAnswer, Target, UpstreamError
+from waypost.providers.openai_stream import OpenAIStream
 from waypost.wire.canonical import Completion, Usage
 from waypost.wire.request import ChatRequest
 
@@ -327,3 +328,21 @@ def test_absurd_counts_are_handed_on_for_metering_to_judge() -> None:
     reported = completed(body % (b"9" * 5_000))[1]
     assert reported is not None
     assert reported.input_tokens < 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "known"),
+    [
+        ({"id": 'a\u00e9"b'}, 'aé"b'),
+        ({"id": 7}, ""),
+        ({"id": None}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_name_of_an_answer_is_known_to_the_books(sent: dict[str, Any], known: str) -> None:
+    document = answer({"content": "x"}, **sent)
+    assert completed(document)[0].answer_id == known
+    reader = KINDS["openai"].stream()
+    reader.feed(b"data: %b\n\n" % json.dumps({"choices": [], **sent}).encode())
+    assert isinstance(reader, OpenAIStream)
+    assert reader.answer_id == known

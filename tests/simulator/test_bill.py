@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 import pytest
 
 from tests.simulator.raw_client import ask, asking, control, said
@@ -142,3 +144,14 @@ async def test_a_long_prompt_is_billed_whole_at_the_price_of_its_step() -> None:
         at_the_step, above_it = sim.bill.lines
     assert at_the_step.nanos == 1000 * 1000 + 4000
     assert above_it.nanos == 1001 * 2000 + 6000
+
+
+async def test_the_lines_of_one_style_are_a_bill_that_can_be_read() -> None:
+    async with Simulator() as sim:
+        sim.set_prices(PRICES)
+        for style in ("alpha", "beta"):
+            await ask(sim, "sim: words=3", style=style)
+        (shown,) = (await control(sim, "GET", "/_sim/bill?lines=1&style=beta")).json["lines"]
+        (line,) = [each for each in sim.bill.lines if each.style == "beta"]
+    assert (shown["id"], shown["nanos"]) == (line.id, str(line.nanos))
+    assert datetime.fromisoformat(shown["at"]).utcoffset() == timedelta(0)

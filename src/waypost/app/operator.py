@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 import msgspec
@@ -17,11 +17,12 @@ from waypost.kit import ids
 from waypost.kit.clock import Clock, SystemClock
 from waypost.kit.ids import Ids
 from waypost.kit.money import Nanos
+from waypost.ledger.bill_file import BadBill, read_bill
 from waypost.ledger.record import Balance
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.catalogue_diff import Change, changes_between
 from waypost.policy.document import with_creation_times
-from waypost.storage import api_keys, catalogues, ledger_check, nodes, orgs, projects, usage
+from waypost.storage import api_keys, catalogues, ledger_check, nodes, orgs, projects, provider_bills, usage
 from waypost.storage.ledger import PostgresLedger
 from waypost.storage.orphans import ORPHANED_AFTER_S, NodeAlive
 from waypost.storage.pool import Pool
@@ -53,10 +54,12 @@ class Operator:
         self._clock = clock
         self._ids = Ids()
         self._pool = Pool(conninfo, Role.APP, size=1)
+        self._settling = Pool(conninfo, Role.SETTLE, size=1)
         self._ledger = PostgresLedger(conninfo)
 
     async def close(self) -> None:
         await self._pool.close()
+        await self._settling.close()
         await self._ledger.close_connections()
 
     async def create_org(self, name: str, *, is_unlimited: bool) -> bytes:
@@ -212,6 +215,21 @@ class Operator:
 
     async def check_ledger(self) -> ledger_check.LedgerCheck:
         return await ledger_check.check_ledger(self._pool)
+
+    async def reconcile(self, provider: str, data: bytes) -> provider_bills.Imported:
+        """Import a file of a provider's usage lines, and make the cost of goods what it bills."""
+        today = datetime.fromtimestamp(self._now_s(), UTC).date()
+        oldest = today - timedelta(days=provider_bills.KEPT_DAYS)
+        try:
+            lines = read_bill(data, oldest=oldest, newest=today + timedelta(days=1))
+        except BadBill as error:
+            raise CommandRefused(str(error)) from None
+        if not await provider_bills.is_provider_known(self._settling, provider):
+            found = await catalogues.newest_catalogue(self._pool)
+            known = sorted(each.id for each in found[0].providers) if found is not None else []
+            if provider not in known:
+                raise CommandRefused(f"there is no provider {provider}; there are: {', '.join(known) or 'none'}")
+        return await provider_bills.import_bill(self._settling, self._ids, provider=provider, lines=lines, today=today)
 
     def _now_s(self) -> int:
         return self._clock.unix_ns() // 1_000_000_000

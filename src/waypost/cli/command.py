@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import typer
 
-from waypost.cli import accounts, operation, running
+from waypost.cli import accounts, operation, reconciliation, running
 
 cli = typer.Typer(
     name="waypost",
@@ -55,7 +55,7 @@ _GROUPS: dict[tuple[str, str], dict[str, Callable[..., None]]] = {
         "rollback": operation.catalog_rollback,
     },
     ("node", "Gateway nodes."): {"list": operation.node_list, "retire": operation.node_retire},
-    ("ledger", "The books."): {"check": operation.ledger_check},
+    ("ledger", "The books."): {"check": operation.ledger_check, "reconcile": reconciliation.ledger_reconcile},
 }
 for _command in _ALONE:
     cli.command()(_command)

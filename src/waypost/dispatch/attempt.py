@@ -23,7 +23,7 @@ from waypost.dispatch.ports import Candidate, Plan
 from waypost.dispatch.streams import Streams
 from waypost.kit.errors import ErrorCode
 from waypost.kit.money import Nanos
-from waypost.ledger.record import Open, Outcome, Progress
+from waypost.ledger.record import Open, Outcome, Progress, answer_digest
 from waypost.metering.charge import FREE, Bill
 from waypost.metering.estimate import upper_bound
 from waypost.policy.circuit import UNTIED, Phase, Verdict, verdict_of
@@ -89,6 +89,7 @@ class Attempt:
     """A transport Receiver. Every path out of it goes through `_end`."""
 
     __slots__ = (
+        "_answer_id",
         "_body",
         "_body_bytes",
         "_call",
@@ -119,6 +120,7 @@ class Attempt:
         self._call: Call | None = None
         self._status = 0
         self._headers: dict[bytes, bytes] = {}
+        self._answer_id = ""  # of a plain answer; a stream's reader knows it
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._reader: StreamReader | None = None
@@ -302,6 +304,7 @@ class Attempt:
                 self._broke(_BROKEN)  # a whole answer where events were asked for
             else:
                 self._owner.dropped_fields(completion.unknown_fields)
+                self._answer_id = completion.answer_id
                 self._completed(completion, usage, completion.output_bytes)
 
     def _completed(self, completion: Completion | None, reported: Usage | None, output_bytes: int) -> None:
@@ -384,6 +387,12 @@ class Attempt:
 
     def ask_to_raise_hold(self, extra_nanos: Nanos, then: Callable[[bool], None]) -> None:
         self._owner.ask_to_raise_hold(self, extra_nanos, lambda is_raised: None if self._is_over else then(is_raised))
+
+    @property
+    def answer(self) -> bytes:
+        """Digest of the name that the provider gave its answer, by which its bill may be compared; b"" for none."""
+        answer_id: str = self._answer_id or getattr(self._reader, "answer_id", "")  # not every kind tells it
+        return answer_digest(answer_id) if answer_id else b""
 
     @property
     def _is_sent(self) -> bool:

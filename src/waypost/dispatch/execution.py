@@ -392,6 +392,7 @@ class Execution:
             images=usage.images,
             duration_ms=usage.duration_ms,
             characters=usage.characters,
+            answer=attempt.answer,
         )
         self._last = ClosedAttempt(attempt.record, close)
         self._services.books.closed(self._last, self.plan.hold)

@@ -35,6 +35,7 @@ class AccountKind(IntEnum):
     PROMO = 14
     RECEIVABLE = 15
     PAYMENT_FEE = 16
+    HOUSE_UNMATCHED = 17  # billed by a provider, for nothing that the books know
 
     @property
     def is_debit_normal(self) -> bool:

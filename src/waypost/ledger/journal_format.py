@@ -39,7 +39,8 @@ _BODY = Struct("<QB")
 _GRANT = Struct("<16s16sq")
 _OPEN = Struct("<QB16s16s16s16s16sqqqBqq?HHH")  # this and CLOSE with LSN and type before the payload
 _CLOSE = Struct("<QB16sB??qqqqiqqqqqqH")
-_OTHER_UNITS = Struct("<6q")  # behind a CLOSE's text, when any of them is not zero
+_OTHER_UNITS = Struct("<6q")  # behind a CLOSE's text, when any of them is not zero; then the answer's digest, if any
+_NO_OTHERS = (0,) * 6
 _PROGRESS = Struct("<16sqqq")
 _EXTEND = Struct("<16sq")
 _FRAME_BYTES = _FRAME.size
@@ -106,8 +107,8 @@ def encode_close(lsn: int, record: Close) -> bytes:
         record.characters,
     )
     if any(others):
-        return _framed(fixed + error_code + _OTHER_UNITS.pack(*others))
-    return _framed(fixed + error_code)
+        return _framed(fixed + error_code + _OTHER_UNITS.pack(*others) + record.answer)
+    return _framed(fixed + error_code + record.answer)
 
 
 def encode_progress(lsn: int, record: Progress) -> bytes:
@@ -219,8 +220,9 @@ def _decode_close(body: bytes) -> Close:
         _CLOSE.unpack_from(body)[2:]
     )
     end = _CLOSE.size + length
-    others = _OTHER_UNITS.unpack(body[end:]) if len(body) > end else ()
-    return Close(
+    others = _OTHER_UNITS.unpack_from(body, end) if len(body) - end >= _OTHER_UNITS.size else _NO_OTHERS
+    end_of_units = end + _OTHER_UNITS.size if others is not _NO_OTHERS else end
+    close = Close(
         attempt_id,
         Outcome(outcome),
         is_final,
@@ -234,3 +236,5 @@ def _decode_close(body: bytes) -> Close:
         *tokens,
         *others,
     )
+    answer = body[end_of_units:]
+    return msgspec.structs.replace(close, answer=answer) if answer else close

@@ -12,6 +12,7 @@ Ids are 16 raw bytes (`kit.ids`), amounts nano-USD, times Unix milliseconds. Ids
 from __future__ import annotations
 
 from enum import IntEnum
+from hashlib import blake2b
 
 import msgspec
 
@@ -88,6 +89,7 @@ class Close(msgspec.Struct, frozen=True, gc=False):
     images: int = 0  # generated
     duration_ms: int = 0
     characters: int = 0
+    answer: bytes = b""  # digest of the provider's name for its answer (`answer_digest`), 16 bytes
 
     @property
     def all_input_tokens(self) -> int:
@@ -107,6 +109,11 @@ class ClosedAttempt(msgspec.Struct, frozen=True, gc=False):
 
     open: Open
     close: Close
+
+
+def answer_digest(answer_id: str) -> bytes:
+    """How the books remember the name that a provider gave an answer: 16 bytes that lead nowhere else."""
+    return blake2b(answer_id.encode(), digest_size=16).digest()
 
 
 class Balance(msgspec.Struct, frozen=True):

@@ -41,6 +41,7 @@ _RECORDS = {
         **dict.fromkeys(("cache_write_5m_tokens", "cache_write_1h_tokens"), _EXECUTION),
         **dict.fromkeys(("audio_input_tokens", "image_input_tokens", "audio_output_tokens"), _EXECUTION),
         **dict.fromkeys(("images", "duration_ms", "characters"), _EXECUTION),
+        "answer": _RECIPIENT,
     },
     "Ack": {"attempt_ids": _EXECUTION},
     "Progress": dict.fromkeys(("attempt_id", "input_tokens", "output_tokens", "charge_nanos"), _EXECUTION),

@@ -29,6 +29,7 @@ from waypost.providers.openai_fields import (
     is_error,
     is_null,
     logprobs_of,
+    text_of,
     unknown_and_exposed,
     usage_of,
 )
@@ -55,6 +56,7 @@ class _Answer(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
     usage: msgspec.Raw = ABSENT
     error: msgspec.Raw = ABSENT
+    id: msgspec.Raw = ABSENT
 
 
 _encode = msgspec.json.Encoder().encode
@@ -120,7 +122,7 @@ class OpenAIChat:
         except (ValueError, RecursionError):
             # From the decoder: not JSON, cut off, not UTF-8, of wrong types, out of range or too deep.
             raise BadAnswer from None
-        completion = Completion(choices)
+        completion = Completion(choices, answer_id=text_of(answer.id))
         if closer is not None:
             completion.unknown_fields, completion.exposed, exposed = closer
             for choice, fields in zip(choices, exposed, strict=True):

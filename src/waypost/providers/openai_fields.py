@@ -13,10 +13,19 @@ import msgspec
 from waypost.wire.canonical import Audio, Logprobs, Usage
 
 ABSENT = msgspec.Raw(b"")
+_decode_text = msgspec.json.Decoder(str).decode
 _NO_FIELDS: dict[str, msgspec.Raw] = {}
 _NULL = msgspec.Raw(b"null")
 UNREADABLE = -1
 """Stands for a count that is no whole number; metering refuses it as it does any negative one."""
+
+
+def text_of(sent: msgspec.Raw) -> str:
+    """A text; "" for whatever else was sent in its place."""
+    try:
+        return _decode_text(sent)
+    except ValueError:  # not JSON's text, or not UTF-8
+        return ""
 
 
 class Function(msgspec.Struct, gc=False):

@@ -25,6 +25,7 @@ from waypost.providers.openai_fields import (
     is_error,
     is_null,
     logprobs_of,
+    text_of,
     unknown_and_exposed,
     usage_of,
 )
@@ -48,7 +49,12 @@ class _Event(msgspec.Struct, gc=False):
     error: msgspec.Raw = ABSENT
 
 
+class _Name(msgspec.Struct, gc=False):
+    id: msgspec.Raw = ABSENT
+
+
 _EMPTY = Said()
+_decode_name = msgspec.json.Decoder(_Name).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_any = msgspec.json.Decoder().decode
 
@@ -67,6 +73,7 @@ class OpenAIStream:
         "_parser",
         "_rules",
         "_usage",
+        "answer_id",
         "is_done",
         "output_bytes",
         "unknown_fields",
@@ -82,6 +89,7 @@ class OpenAIStream:
         self._finished: set[int] = set()
         self._is_first = self._looks_closer = True
         self._broken_by: UpstreamError | BadAnswer | None = None
+        self.answer_id = ""
         self.unknown_fields = 0
         self.output_bytes = 0
         self.is_done = False
@@ -158,6 +166,7 @@ class OpenAIStream:
             self._is_first = False
             self._looks_closer = bool(self._expose)
             self.unknown_fields = unknown
+            self.answer_id = text_of(_decode_name(data).id)
         if exposed_top:
             chunks.append(Chunk(0, exposed_top=exposed_top))
         for choice, fields in zip(choices, exposed, strict=True):

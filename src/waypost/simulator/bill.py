@@ -48,6 +48,7 @@ class Line(msgspec.Struct):
     images: int = 0  # generated
     output_tokens: int = 0
     is_open: bool = True
+    at: str = ""  # when it was asked for, ISO 8601 in UTC
 
     @property
     def nanos(self) -> int:
@@ -136,7 +137,7 @@ class Bill:
         """The prices in force, as exact fractions of USD per million."""
         return {model: {name: str(price) for name, price in row.items()} for model, row in self._prices.items()}
 
-    def open(self, *, answer_id: str, style: str, model: str, tokens: Tokens) -> Line:
+    def open(self, *, answer_id: str, style: str, model: str, tokens: Tokens, at: str = "") -> Line:
         """Begins to charge for an answer. The caller adds to `output_tokens` and closes the line."""
         fresh = tokens.prompt - tokens.cached - tokens.cache_written - tokens.cache_written_1h
         images = min(tokens.image, fresh)
@@ -152,6 +153,7 @@ class Bill:
             cache_write_1h_tokens=tokens.cache_written_1h,
             image_tokens=images,
             images=tokens.images,
+            at=at,
         )
         self._open[id(line)] = line
         return line
@@ -172,8 +174,9 @@ class Bill:
         """Everything charged so far, answers still being generated included."""
         return sum(row.nanos for row in self._sums().values())
 
-    def report(self, *, has_lines: bool = False) -> dict[str, object]:
-        """Totals over all and per model, open lines included; amounts are text, as JSON numbers are not exact."""
+    def report(self, *, has_lines: bool = False, style: str = "") -> dict[str, object]:
+        """Totals over all and per model, open lines included; amounts are text, as JSON numbers are not exact. The
+        lines are those of one style, if it is named."""
         sums = self._sums()
         total = _Sum()
         for row in sums.values():
@@ -185,7 +188,7 @@ class Bill:
             "unpriced": sorted(set(sums) - set(self._prices)),
         }
         if has_lines:
-            report["lines"] = [_shown_line(line) for line in self.lines]
+            report["lines"] = [_shown_line(line) for line in self.lines if style in ("", line.style)]
         return report
 
     def _sums(self) -> dict[str, _Sum]:

@@ -2,7 +2,7 @@
 
 POST   /_sim/prices    {"model": {"input": "2.00", "cache_read": "0.20", "output": "8.00"}}   USD per million
 GET    /_sim/prices
-GET    /_sim/bill      totals, per model, in nano-USD; `?lines=1` lists every request
+GET    /_sim/bill      totals, per model, in nano-USD; `?lines=1` lists every request, `&style=alpha` those of one
 POST   /_sim/faults    one fault, see `fault.KINDS`;   GET: what is armed and what there is;   DELETE: clear
 POST   /_sim/options   {"accepted_keys": ["…"], "cancel_stops_billing": false}
 GET    /_sim/requests  the last requests without their bodies; `?last=N`
@@ -61,7 +61,7 @@ class Control:
         query = parse_qs(request.query)
         match request.method, request.path.removeprefix(PREFIX):
             case "GET", "bill":
-                return 200, self._bill.report(has_lines=query.get("lines") == ["1"])
+                return 200, self._bill.report(has_lines=query.get("lines") == ["1"], style=query.get("style", [""])[0])
             case "GET", "prices":
                 return 200, self._bill.prices()
             case "POST", "prices":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -100,7 +101,9 @@ class Providers:
         record.fault = fault.kind if fault is not None else ""
         record.answer_id = style.answer_id(turn.identity)
         if reply.is_billable:
-            exchange.charge(turn.answer, style.name, cancel_stops_billing=self.options.cancel_stops_billing)
+            cancel_stops_billing = self.options.cancel_stops_billing
+            now_ns = self._clock.unix_ns()
+            exchange.charge(turn.answer, style.name, cancel_stops_billing=cancel_stops_billing, now_ns=now_ns)
         _play(connection, request, reply, fault, exchange)
 
     def _unauthorized(self, credential: str) -> Complaint | None:
@@ -125,9 +128,11 @@ class Exchange:
         self._style = ""
         self._cancel_stops_billing = True
         self._line: Line | None = None
+        self._asked_at = ""
 
-    def charge(self, answer: Answer, style: str, *, cancel_stops_billing: bool) -> None:
+    def charge(self, answer: Answer, style: str, *, cancel_stops_billing: bool, now_ns: int) -> None:
         """The answer costs something from its first output on."""
+        self._asked_at = datetime.fromtimestamp(now_ns // 1_000_000_000, UTC).isoformat()
         self._answer = answer
         self._style = style
         self._cancel_stops_billing = cancel_stops_billing
@@ -143,6 +148,7 @@ class Exchange:
                     style=self._style,
                     model=self.record.model,
                     tokens=self._answer.tokens,
+                    at=self._asked_at,
                 )
             self._line.output_tokens += write.output_tokens
 

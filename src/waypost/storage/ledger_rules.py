@@ -144,6 +144,18 @@ SELECT 'cost of goods', posted, booked
  WHERE posted <> booked
 """  # noqa: S608
 
+# Of what is still kept: the transfers stay when settlements and their corrections are gone.
+_CORRECTIONS = """
+SELECT 'correction of ' || subject, raised - lowered, coalesce(posted, 0), coalesce(cogs, raised)
+  FROM cost_correction
+  LEFT JOIN (SELECT ref, kind, sum(amount)::bigint AS posted
+               FROM (SELECT ref, debit AS kind, amount FROM transfer WHERE code = 14
+                      UNION ALL SELECT ref, credit, -amount FROM transfer WHERE code = 14) AS side
+              GROUP BY ref, kind) AS general ON ref = subject AND general.kind = cost_correction.kind
+  LEFT JOIN settlement ON attempt_id = subject
+ WHERE raised - lowered <> coalesce(posted, 0) OR lowered > coalesce(cogs, lowered)
+"""
+
 _ACCOUNTS = f"""
 SELECT 'account ' || kind, sealed, posted
   FROM (SELECT kind, sum(amount) AS sealed FROM ({_SEALED}) AS account (kind, org_id, amount) GROUP BY kind) AS account
@@ -213,6 +225,7 @@ THOROUGH = (
     Rule("lease", "has {}, but its transfers come to {}", _POSTED_LEASES),
     Rule("", "{}: transfers come to {}, the books to {}", _HOUSE),
     Rule("", "{}: transfers come to {}, settlements to {}", _COST),
+    Rule("", "{}: {}, but its transfers come to {}, and its attempt cost {}", _CORRECTIONS),
     Rule("", "{}: sealed {}, but its sealed transfers come to {}", _ACCOUNTS),
     Rule("", "{}: its transfers are not what was sealed", _SEALS),
     Rule("attempt", "refunded {}, but its refunds are {}", _REFUNDS),

@@ -23,7 +23,7 @@ from waypost.storage.general_ledger import posting
 from waypost.storage.leases import DRAWN_WINDOWS, LOCK_WALLET, take_from_windows
 from waypost.storage.packed import Int8Array, UuidArray, int8_row
 
-_IDS = ("attempt_id", "execution_id", "org_id", "lease_id", "api_key_id")
+_IDS = ("attempt_id", "execution_id", "org_id", "lease_id", "api_key_id", "answer")
 _NUMBERS = (
     "charge",
     "cogs",
@@ -52,6 +52,7 @@ _NUMBERS = (
     "deployment",
     "error_code",
 )
+_NO_ANSWER = UUID(int=0)  # its provider gave the answer no name
 _TEXTS = ("model", "provider", "deployment", "error_code")
 _ESTIMATED, _FINAL, _STREAM = 1, 2, 4
 _RARE_UNITS = ("audio_input_tokens", "image_input_tokens", "audio_output_tokens", "images", "duration_ms", "characters")
@@ -72,7 +73,7 @@ _MOMENT = "to_timestamp({} / 1000::double precision)"
 
 
 # Where the cost of an attempt is debited: nobody, somebody late, or the customer paid for it.
-_COST_KIND = f"""
+COST_KIND = f"""
 CASE WHEN outcome = {Outcome.CRASHED.value} THEN {AccountKind.HOUSE_CRASH.value}
      WHEN worth > charge THEN {AccountKind.HOUSE_LATE.value}
      WHEN outcome IN ({Outcome.FAILED.value}, {Outcome.REJECTED.value}) THEN {AccountKind.COGS_FAILED_ATTEMPT.value}
@@ -86,9 +87,10 @@ def _insert(on_conflict: str) -> str:
     return f"""
 fresh AS (
     INSERT INTO settlement (attempt_id, execution_id, org_id, lease_id, charge, house, cogs, price_version,
-                            {_UNITS}, outcome, is_estimated, model, provider, deployment)
+                            {_UNITS}, outcome, is_estimated, model, provider, deployment, answer)
     SELECT attempt_id, execution_id, org_id, lease_id, charge, worth - charge, cogs, price_version,
-           {_UNIT_VALUES}, outcome::smallint, flags & {_ESTIMATED} <> 0, model, provider, deployment
+           {_UNIT_VALUES}, outcome::smallint, flags & {_ESTIMATED} <> 0, model, provider, deployment,
+           nullif(answer, '{_NO_ANSWER}'::uuid)
       FROM attempt
         {on_conflict}
     RETURNING lease_id, org_id, charge, charge + house AS worth, cogs, outcome
@@ -104,7 +106,7 @@ ended AS (
      WHERE flags & {_FINAL} <> 0
         {on_conflict}
 ),
-cost AS (SELECT {_COST_KIND} AS kind, sum(cogs)::bigint AS cogs FROM fresh GROUP BY kind HAVING sum(cogs) > 0),
+cost AS (SELECT {COST_KIND} AS kind, sum(cogs)::bigint AS cogs FROM fresh GROUP BY kind HAVING sum(cogs) > 0),
 cost_posted AS (
     INSERT INTO transfer (id, code, debit, credit, amount)
     SELECT (%(cost_ids)s)[kind - {_COST_KINDS.start} + 1], {TransferCode.COST.value}, kind,
@@ -239,6 +241,7 @@ def settle_parameters(
     for attempt in sorted(batch, key=_attempt_id):
         opened, closed = attempt.open, attempt.close
         ids += (opened.attempt_id, opened.execution_id, opened.org_id, opened.lease_id, opened.api_key_id)
+        ids.append(closed.answer or _NO_ANSWER.bytes)
         flags = _ESTIMATED * closed.is_estimated + _FINAL * closed.is_final + _STREAM * opened.is_stream
         # fmt: off
         rows.append(_ROW.pack(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import BigInteger, Boolean, DateTime, Integer, LargeBinary, SmallInteger, Text
+from sqlalchemy import BigInteger, Boolean, Date, DateTime, Integer, LargeBinary, SmallInteger, Text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
 from waypost.privacy.data_map import (
@@ -295,7 +295,35 @@ settlement = sa.Table(
     _column("model", Text, _EXECUTION),
     _column("provider", Text, _RECIPIENT),
     _column("deployment", Text, _RECIPIENT),
+    _column("answer", _ID, _RECIPIENT, nullable=True),  # digest of the provider's name for its answer
     postgresql_partition_by="RANGE (attempt_id)",
+)
+
+# What a provider bills, as its file said: one request, or the sum of a model's day.
+provider_bill_line = sa.Table(
+    "provider_bill_line",
+    METADATA,
+    _column("provider", Text, _RECIPIENT, primary_key=True),
+    _column("key", _ID, _RECIPIENT, primary_key=True),
+    _column("day", Date, _RECIPIENT),
+    _column("model", Text, _RECIPIENT),
+    _column("amount", BigInteger, _RECIPIENT),
+    _column("answer", _ID, _RECIPIENT, nullable=True),
+    _column("imported_at", _TIME, _RECIPIENT, server_default=sa.func.now()),
+)
+
+# What an attempt, or a model's day, costs more or less than was booked.
+cost_correction = sa.Table(
+    "cost_correction",
+    METADATA,
+    _column("subject", _ID, _RECIPIENT, primary_key=True),  # the attempt, or a digest of provider, day and model
+    _column("kind", SmallInteger, _RECIPIENT, primary_key=True, autoincrement=False),  # ledger.account.AccountKind
+    _column("provider", Text, _RECIPIENT),
+    _column("day", Date, _RECIPIENT),
+    _column("model", Text, _RECIPIENT),
+    _column("raised", BigInteger, _RECIPIENT),
+    _column("lowered", BigInteger, _RECIPIENT),
+    _column("corrected_at", _TIME, _RECIPIENT, server_default=sa.func.now()),
 )
 
 # One row per accepted request. It never names a provider: what stands here, its owner sees.

@@ -208,6 +208,7 @@ class Completion(msgspec.Struct, gc=False):
     choices: list[Choice]
     exposed: dict[str, bytes] | None = None
     unknown_fields: int = 0
+    answer_id: str = ""  # the provider's name for it, which its bill may have; callers get one of ours
 
     @property
     def output_bytes(self) -> int:
