@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 from urllib.parse import quote
 
 import msgspec
@@ -99,7 +99,7 @@ class Stack:
         self._reading: asyncio.Task[None] | None = None
         self._operator: Operator | None = None
 
-    async def __aenter__(self) -> Stack:
+    async def __aenter__(self) -> Self:
         await self.sim.__aenter__()
         try:
             await self._set_up()

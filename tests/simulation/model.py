@@ -45,6 +45,7 @@ MUTANTS = (
     "failed attempts cost nothing",
     "bill imported twice",
     "correction charges the customer",
+    "late rows take what is not there",
 )
 
 

@@ -38,6 +38,7 @@ class Budget:
 
     limit: int
     used: int = 0  # granted to leases and held, less what came back
+    late: int = 0  # of it, by rows that came after their lease had given it back
 
 
 @dataclass(slots=True)
@@ -50,6 +51,8 @@ class Lease:
     released: int = 0
     suspended: int = 0
     is_orphaned: bool = False
+    is_draining: bool = False  # its node said that it spends no more of it
+    is_written_off: bool = False  # no more rows were expected of it
     orphaned_at: int = 0
     is_recalled: bool = False
 
@@ -135,9 +138,9 @@ class ModelBooks:
     def grant(
         self, lease_id: str, wallet: str, budgets: tuple[str, ...], node: int, *, from_total: int, to_total: int
     ) -> int:
-        """Raise a lease from one total to another (a new one from 0): the total in force, or −1 for an orphan."""
+        """Raise a lease from one total to another (a new one from 0): the total in force, or −1 for one that ended."""
         lease = self.leases.get(lease_id)
-        if lease is not None and lease.is_orphaned:
+        if lease is not None and (lease.is_orphaned or lease.is_draining):
             return -1
         if lease is not None and lease.granted != from_total:
             return lease.granted
@@ -152,16 +155,13 @@ class ModelBooks:
         self._transfer(f"wallet {wallet}", f"lease {lease_id}", to_total - from_total)
         return to_total
 
-    def release(self, lease_id: str, total: int) -> None:
+    def release(self, lease_id: str, total: int, *, is_last: bool = False) -> None:
         """A node gives back what it can no longer spend; `total` counts all that it gave back so far."""
         lease = self.leases[lease_id]
-        if not lease.is_orphaned:
-            amount = max(0, min(total - lease.released, lease.rest))
-            lease.released += amount
-            self._give_back(lease, amount)
-            self._transfer(f"lease {lease_id}", f"wallet {lease.wallet}", amount)
-            if lease.rest == 0:
-                self.open_leases.pop(lease_id, None)
+        lease.is_draining = lease.is_draining or (is_last and not lease.is_orphaned)
+        lease.is_recalled = False
+        amount = max(0, min(total - lease.released, lease.granted - lease.settled - lease.released))
+        self._return(lease_id, lease, amount)
 
     def heartbeat(self, node: int, now: int) -> None:
         self.heartbeats[node] = now
@@ -170,21 +170,26 @@ class ModelBooks:
         """Orphan the leases of nodes that are not heard of; give the rest back when the window is over."""
         for lease_id, lease in list(self.open_leases.items()):
             if not lease.is_orphaned and now > self.heartbeats[lease.node] + TTL:
-                lease.is_orphaned, lease.orphaned_at = True, now
-                if self.mutant == "orphan to available":
-                    self._return_orphan(lease_id, lease, lease.rest)
-                else:
-                    rest = lease.suspended = lease.rest
-                    self.wallets[lease.wallet].suspense += rest
-                    self._transfer(f"lease {lease_id}", f"suspense {lease.wallet}", rest)
+                self.orphan(lease_id, now)
             elif lease.is_orphaned and now > lease.orphaned_at + WINDOW:
-                self._return_suspended(lease_id, lease)
+                self.return_rest(lease_id)
 
-    def retire(self, node: int) -> None:
-        """The operator's word, or recovery's, that nothing more comes from this node: suspense returns at once."""
-        for lease_id, lease in list(self.open_leases.items()):
-            if lease.node == node and lease.is_orphaned:
-                self._return_suspended(lease_id, lease)
+    def orphan(self, lease_id: str, now: int) -> None:
+        """Nobody hears of its node any more: its rest waits for late rows."""
+        lease = self.leases[lease_id]
+        lease.is_orphaned, lease.is_draining, lease.orphaned_at = True, False, now
+        if self.mutant == "orphan to available":
+            self._return(lease_id, lease, lease.rest)
+            return
+        rest = lease.suspended = lease.rest
+        self.wallets[lease.wallet].suspense += rest
+        self._transfer(f"lease {lease_id}", f"suspense {lease.wallet}", rest)
+
+    def return_rest(self, lease_id: str) -> None:
+        """No more rows are expected: the window is over, the journal was booked, or its operator gave it up."""
+        lease = self.leases[lease_id]
+        lease.is_draining, lease.is_written_off = lease.is_draining or not lease.is_orphaned, True
+        self._return(lease_id, lease, lease.granted - lease.settled - lease.released)
 
     # Settlement.
 
@@ -198,29 +203,29 @@ class ModelBooks:
 
     def _pay(self, lease_id: str, lease: Lease, charge: int) -> int:
         """How much of a charge the customer's money covers."""
-        if not lease.is_orphaned:
-            need(lease.rest >= charge, "a lease is overdrawn")
-            lease.settled += charge
-            self._transfer(f"lease {lease_id}", "revenue", charge)
-            if lease.rest == 0:
-                self.open_leases.pop(lease_id, None)
-            return charge
-        # A late row: suspense first, then what is free, then the house.
-        locked = min(charge, lease.suspended)
+        need(lease.is_orphaned or lease.is_draining or lease.rest >= charge, "a lease is overdrawn")
+        in_time = min(charge, lease.rest)
+        lease.settled += in_time
+        self._transfer(f"lease {lease_id}", "revenue", in_time)
+        # A late row: suspense first, then what the lease gave back as far as it is still free, then the house.
+        locked = min(charge - in_time, lease.suspended)
         lease.suspended -= locked
         lease.settled += locked
         self.wallets[lease.wallet].suspense -= locked
         self._transfer(f"suspense {lease.wallet}", "revenue", locked)
-        more = charge - locked
-        if self.mutant == "orphan to available":
-            self.wallets[lease.wallet].available -= more
-            self._lower(lease.budgets, -more)
-        elif not self._take(lease.wallet, lease.budgets, more):
-            more = 0
-        lease.granted += more
+        more = charge - in_time - locked
+        if self.mutant != "late rows take what is not there":
+            more = min(more, lease.released, self.wallets[lease.wallet].available)
+        need(in_time + locked + more == charge or lease.is_written_off, "the house pays for a row that came in time")
+        self.wallets[lease.wallet].available -= more
+        for name in lease.budgets:
+            self.budgets[name].used += more
+            self.budgets[name].late += more
+        lease.released -= more
         lease.settled += more
         self._transfer(f"wallet {lease.wallet}", "revenue", more)
-        return locked + more
+        self._close_if_empty(lease_id, lease)
+        return in_time + locked + more
 
     def _book(self, attempt: str, wallet: str, row: Row, paid: int) -> None:
         self.settlements[attempt] = Settlement(wallet, paid, row.charge - paid, row.cogs, row.is_estimated)
@@ -299,7 +304,7 @@ class ModelBooks:
         need(paid_in == free + suspended + rest + held + self.charged, "conservation")
         need(self.ledger["revenue"] == self.charged - sum(self.refunds.values()), "charges are not revenue")
         for budget in self.budgets.values():
-            need(0 <= budget.used <= budget.limit, "a budget is exceeded")
+            need(0 <= budget.used - budget.late <= budget.limit, "a budget is exceeded")
 
     def check_at_rest(self) -> None:
         """What holds besides when nothing runs and everything came back."""
@@ -338,21 +343,22 @@ class ModelBooks:
             for budget in budgets:
                 self.budgets[budget].used -= amount
 
-    def _give_back(self, lease: Lease, amount: int) -> None:
-        self.wallets[lease.wallet].available += amount
-        self._lower(lease.budgets, amount)
-
-    def _return_suspended(self, lease_id: str, lease: Lease) -> None:
-        rest, lease.suspended = lease.suspended, 0
-        self.wallets[lease.wallet].suspense -= rest
-        self._transfer(f"suspense {lease.wallet}", f"lease {lease_id}", rest)
-        self._return_orphan(lease_id, lease, rest)
-
-    def _return_orphan(self, lease_id: str, lease: Lease, amount: int) -> None:
+    def _return(self, lease_id: str, lease: Lease, amount: int) -> None:
+        """From a lease to its wallet and budgets: what is in it first, then what is in suspense."""
+        from_lease = min(amount, lease.rest)
         lease.released += amount
-        self._give_back(lease, amount)
-        self._transfer(f"lease {lease_id}", f"wallet {lease.wallet}", amount)
-        self.open_leases.pop(lease_id, None)
+        lease.suspended -= amount - from_lease
+        wallet = self.wallets[lease.wallet]
+        wallet.available += amount
+        wallet.suspense -= amount - from_lease
+        self._lower(lease.budgets, amount)
+        self._transfer(f"lease {lease_id}", f"wallet {lease.wallet}", from_lease)
+        self._transfer(f"suspense {lease.wallet}", f"wallet {lease.wallet}", amount - from_lease)
+        self._close_if_empty(lease_id, lease)
+
+    def _close_if_empty(self, lease_id: str, lease: Lease) -> None:
+        if lease.rest == 0 and lease.suspended == 0:
+            self.open_leases.pop(lease_id, None)
 
     def _transfer(self, debit: str, credit: str, amount: int) -> None:
         self.ledger[debit] -= amount
