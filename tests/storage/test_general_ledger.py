@@ -55,6 +55,15 @@ async def test_every_account_says_what_happened(database: str) -> None:
         await books.totals()
 
 
+async def test_what_only_takes_from_an_account_is_sealed_too(database: str) -> None:
+    async with open_books(database) as books:
+        org_id = await books.org(credit_nanos=1_000)
+        await sums(books)
+        await books.grant(org_id, 400)
+        assert (await sums(books))[AccountKind.WALLET] == (400, 1_000)
+        await books.totals()
+
+
 async def test_a_batch_is_one_transfer_for_each_lease_and_kind_of_cost(database: str) -> None:
     async with open_books(database) as books:
         org_id = await books.org(credit_nanos=100_000)

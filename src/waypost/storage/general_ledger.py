@@ -71,14 +71,16 @@ side AS (
     SELECT credit, org_id, 0, amount FROM taken
 ),
 summed AS (
-    INSERT INTO account AS known (kind, org_id, debits, credits)
-    SELECT kind, CASE WHEN kind = ANY (%(of_org)s) THEN org_id ELSE %(house)s END AS owner,
-           sum(debits)::bigint, sum(credits)::bigint
-      FROM side
-     GROUP BY kind, owner
-     ORDER BY kind, owner
-        ON CONFLICT (kind, org_id) DO UPDATE
-       SET debits = known.debits + excluded.debits, credits = known.credits + excluded.credits
+    -- The whole sums, not what is added to them: a constraint is held against the row to be inserted even where there
+    -- is one already. Nobody else changes them, because of the lock.
+    INSERT INTO account (kind, org_id, debits, credits)
+    SELECT fresh.kind, owner, fresh.debits + coalesce(known.debits, 0), fresh.credits + coalesce(known.credits, 0)
+      FROM (SELECT kind, CASE WHEN kind = ANY (%(of_org)s) THEN org_id ELSE %(house)s END AS owner,
+                   sum(debits)::bigint AS debits, sum(credits)::bigint AS credits
+              FROM side GROUP BY kind, owner) AS fresh
+      LEFT JOIN account AS known ON known.kind = fresh.kind AND known.org_id = owner
+     ORDER BY fresh.kind, owner
+        ON CONFLICT (kind, org_id) DO UPDATE SET debits = excluded.debits, credits = excluded.credits
 )
 SELECT transfers FROM sealed
 """  # noqa: S608
