@@ -31,6 +31,7 @@ from waypost.storage.api_keys import Limits, api_keys_since
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
 from waypost.tenancy.api_key import Scope
+from waypost.tenancy.budget import Budget
 from waypost.tenancy.keyring import Keyring
 
 API_KEYS_MAX = 4
@@ -84,8 +85,18 @@ class Plane:
     def settings(self) -> Settings:
         return read_settings(environment={}, data_dir=self._directory / "data", database_url=_url(self._database))
 
-    async def make_key(self, org_id: bytes, scope: Scope = Scope.FULL, limits: Limits | None = None) -> NewKey:
-        key = await self.operator.create_key(org_id, name="tests", scope=scope, limits=limits or Limits())
+    async def make_key(
+        self,
+        org_id: bytes,
+        scope: Scope = Scope.FULL,
+        limits: Limits | None = None,
+        *,
+        project_id: bytes | None = None,
+        budget: Budget | None = None,
+    ) -> NewKey:
+        key = await self.operator.create_key(
+            org_id, name="tests", scope=scope, limits=limits or Limits(), project_id=project_id, budget=budget
+        )
         await self.follow()
         return key
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Lifespan
 
-from waypost.control import api_keys
+from waypost.control import account, api_keys
 from waypost.control.answers import answer, refuse, request_id_of
 from waypost.control.services import Services
 from waypost.kit.errors import ErrorCode, Refusal
@@ -45,7 +45,12 @@ def build(services: Services, lifespan: Lifespan[Starlette]) -> Starlette:
         return await on_refusal(request, Refusal(ErrorCode.INTERNAL_ERROR))
 
     return Starlette(
-        routes=[Route("/readyz", readyz), Route("/metrics", metrics), *api_keys.routes(services)],
+        routes=[
+            Route("/readyz", readyz),
+            Route("/metrics", metrics),
+            *api_keys.routes(services),
+            *account.routes(services),
+        ],
         lifespan=lifespan,
         exception_handlers={
             Refusal: on_refusal,

@@ -23,27 +23,28 @@ RECALL_CHANNEL = "waypost_recall"
 
 LOCK_WALLET = "SELECT * FROM wallet WHERE org_id = {} FOR NO KEY UPDATE"
 
-_STARTS = "CASE period WHEN 'lifetime' THEN 'epoch'::timestamptz ELSE date_trunc(period, now(), 'UTC') END"
-_ENDS = "CASE period WHEN 'lifetime' THEN NULL ELSE starts_at + ('1 ' || period)::interval END"
+WINDOW_STARTS = "CASE period WHEN 'lifetime' THEN 'epoch'::timestamptz ELSE date_trunc(period, now(), 'UTC') END"
+WINDOW_ENDS = "CASE period WHEN 'lifetime' THEN NULL ELSE starts_at + ('1 ' || period)::interval END"
 
 OPEN_WINDOWS = f"""
 INSERT INTO budget_window (owner_id, period, starts_at, org_id)
-SELECT owner_id, period, {_STARTS}, org_id FROM budget WHERE owner_id = ANY (%(owners)s) ORDER BY owner_id, period
+SELECT owner_id, period, {WINDOW_STARTS}, org_id FROM budget WHERE owner_id = ANY (%(owners)s) ORDER BY owner_id, period
     ON CONFLICT DO NOTHING
 """  # noqa: S608 - put together from the texts above
 
 # The windows of now, and what is left of each. `locked` comes first in the join, so the wallet is locked before them.
 CURRENT_WINDOWS = f"""
-SELECT owner_id, period, starts_at, owner_kind, budget.amount - taken AS room, {_ENDS} AS ends_at, budget_window.org_id
+SELECT owner_id, period, starts_at, owner_kind, budget.amount - taken AS room, {WINDOW_ENDS} AS ends_at,
+       budget_window.org_id
   FROM locked JOIN budget USING (org_id) JOIN budget_window USING (owner_id, period)
- WHERE owner_id = ANY (%(owners)s) AND starts_at = {_STARTS}
+ WHERE owner_id = ANY (%(owners)s) AND starts_at = {WINDOW_STARTS}
  ORDER BY owner_id, period
    FOR NO KEY UPDATE OF budget_window
 """  # noqa: S608
 
 # The windows that a lease was cut for.
 DRAWN_WINDOWS = f"""
-SELECT owner_id, period, starts_at, owner_kind, budget.amount - taken AS room, {_ENDS} AS ends_at
+SELECT owner_id, period, starts_at, owner_kind, budget.amount - taken AS room, {WINDOW_ENDS} AS ends_at
   FROM locked JOIN budget_draw USING (org_id) JOIN budget_window USING (owner_id, period, starts_at)
   JOIN budget USING (owner_id, period)
  WHERE draw_id = %(draw_id)s

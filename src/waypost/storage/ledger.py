@@ -14,12 +14,13 @@ from waypost.kit.ids import Ids
 from waypost.kit.money import Nanos
 from waypost.ledger.record import Balance, ClosedAttempt, Heartbeat, LedgerUnavailable, NodeSuperseded
 from waypost.storage.announcements import Announcements
+from waypost.storage.balances import read_balance
 from waypost.storage.funding import charge_back, credit, refund_charge
 from waypost.storage.general_ledger import seal_transfers
 from waypost.storage.leases import RECALL_CHANNEL, extend_lease, grant_lease, release_lease
 from waypost.storage.ledger_check import check_quickly
 from waypost.storage.long_holds import create_hold, end_hold
-from waypost.storage.orphans import ORPHANED_AFTER_S, finish_recovery, retire_node, sweep_leases
+from waypost.storage.orphans import finish_recovery, retire_node, sweep_leases
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
 from waypost.storage.settlement import settle
@@ -63,25 +64,6 @@ SELECT self.epoch,
        array(SELECT lease_id FROM report LEFT JOIN lease ON lease.id = report.lease_id
               WHERE state IS NULL OR state IN ('ORPHANED', 'CLOSED'))
   FROM self
-"""
-
-# What a node that fell silent has left is no longer available, whether or not its leases were swept already.
-SNAPSHOT = """
-SELECT wallet.available,
-       coalesce(sum(room) FILTER (WHERE is_live), 0)::bigint,
-       coalesce(sum(least(held_reported, room)) FILTER (WHERE is_live), 0)::bigint,
-       (SELECT coalesce(sum(amount), 0)::bigint FROM long_hold
-         WHERE org_id = %(org_id)s AND long_hold.state = 'HELD'),
-       wallet.suspense + coalesce(sum(room) FILTER (WHERE NOT is_live), 0)::bigint
-  FROM wallet
-  LEFT JOIN (
-       SELECT lease.org_id, granted - settled - released - suspended AS room, held_reported,
-              node.epoch = node_epoch AND heartbeat_at > now() - make_interval(secs => %(orphaned_after_s)s) AS is_live
-         FROM lease JOIN node ON node.id = lease.node_id
-        WHERE lease.org_id = %(org_id)s AND state <> 'CLOSED'
-       ) AS lease USING (org_id)
- WHERE wallet.org_id = %(org_id)s
- GROUP BY wallet.available, wallet.suspense
 """
 
 
@@ -222,12 +204,7 @@ class PostgresLedger:
 
     async def snapshot(self, org_id: bytes) -> Balance:
         async with self._pool.connection() as connection:
-            parameters = {"org_id": UUID(bytes=org_id), "orphaned_after_s": ORPHANED_AFTER_S}
-            row = await (await connection.execute(SNAPSHOT, parameters)).fetchone()
-        if row is None:
-            raise LookupError("no wallet")
-        available, live_room, held, long_held, suspense = row
-        return Balance(available + live_room - held, held + long_held, suspense)
+            return await read_balance(connection, org_id)
 
     async def close_connections(self) -> None:
         await self._recalls.close()
