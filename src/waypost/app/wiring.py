@@ -35,6 +35,7 @@ from waypost.gateway.bookkeeping import Bookkeeper
 from waypost.gateway.books import GatewayBooks
 from waypost.gateway.callers import InFlight
 from waypost.gateway.following import Following
+from waypost.gateway.idempotency import Idempotency
 from waypost.gateway.journal import Journal
 from waypost.gateway.limits import KeyLimits
 from waypost.gateway.pipeline import Gateway, State
@@ -49,6 +50,7 @@ from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.ids import Ids
 from waypost.policy.address import TrustedProxies
 from waypost.storage.directory import PostgresDirectory
+from waypost.storage.idempotency import PostgresClaims
 from waypost.storage.ledger import PostgresLedger
 from waypost.storage.partitions import ensure_partitions
 from waypost.storage.pool import Pool
@@ -147,6 +149,7 @@ class GatewayProcess:
             raise GatewayRefused(str(error)) from None
         self._ledger = PostgresLedger(conninfo)
         self._directory = PostgresDirectory(conninfo)
+        self._claims = PostgresClaims(conninfo)
         self.fleet: Fleet
         self.gateway: Gateway
         """These two are there once it is ready."""
@@ -169,6 +172,7 @@ class GatewayProcess:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._ledger.close_connections)
             stack.push_async_callback(self._directory.close_connections)
+            stack.push_async_callback(self._claims.close_connections)
             with contextlib.suppress(_StopAsked):
                 await self._run(stack)
         return 1 if self._has_failed else 0
@@ -183,6 +187,9 @@ class GatewayProcess:
         node = NodeIdentity(node_id, epoch, nodes=options.workers)
         settler = Settler(self._ledger, journal, self._clock, on_refused=report_refused)
         recovered = self._recover(journal, settler)
+        idempotency = Idempotency(
+            self._claims, secret=self._secrets.ids_key, node_id=node.node_id, node_epoch=node.epoch
+        )
         wallet = Wallet(self._ledger, journal, self._ids, self._clock, node, settler, on_superseded=self._fail)
         keyring = Keyring(self._secrets.pepper)
         fleet = self.fleet = make_fleet(self._page, CredentialReader(os.environ), random.random)
@@ -191,22 +198,15 @@ class GatewayProcess:
         following = Following(self._directory, keyring, fleet, self._clock)
         await self._insist(following.catch_up)
         await self._insist(self._make_partitions)
-        gateway, dispatcher = self._assemble(journal, settler, wallet, keyring, fleet, following)
+        gateway, dispatcher = self._assemble(journal, settler, wallet, idempotency, keyring, fleet, following)
         self._watch(journal, settler, wallet, fleet, following, dispatcher)
 
-        bookkeeper = Bookkeeper(
-            self._ledger,
-            settler,
-            self._clock,
-            node_id=node.node_id,
-            node_epoch=node.epoch,
-            recovered=recovered,
-            open_too_long=lambda: dispatcher.count_older(self._clock.unix_ns() // 1_000_000 - OVERDUE_MS),
-        )
+        bookkeeper = self._bookkeeper(settler, node, recovered, dispatcher)
         background = Background(self._fail)
         for part in (journal, settler, wallet, following, bookkeeper):
             background.start(part.run())
         background.start(self._keep_partitions())
+        background.start(self._keep_claims(idempotency, settler, recovered))
         background.start(LeftBehind(self._journal_dir, self._ledger, self._clock).run())
         background.start(self._tell_of_delays(journal, settler, following))
         internal = Http1Server(self._answer_internal, self._refuse_framing)
@@ -304,6 +304,32 @@ class GatewayProcess:
         finally:
             await owner.close()
 
+    def _bookkeeper(
+        self, settler: Settler, node: NodeIdentity, recovered: frozenset[bytes] | None, dispatcher: Dispatcher
+    ) -> Bookkeeper:
+        return Bookkeeper(
+            self._ledger,
+            settler,
+            self._clock,
+            node_id=node.node_id,
+            node_epoch=node.epoch,
+            recovered=recovered,
+            open_too_long=lambda: dispatcher.count_older(self._clock.unix_ns() // 1_000_000 - OVERDUE_MS),
+        )
+
+    async def _keep_claims(
+        self, idempotency: Idempotency, settler: Settler, recovered: frozenset[bytes] | None
+    ) -> None:
+        """Idempotency keys: what an earlier run left without an execution is free once all of it is booked. Where its
+        journal could not be read as a whole, a day frees it."""
+        while recovered is not None:
+            await asyncio.sleep(_RETRY_S)
+            if all(settler.is_booked(lease_id) for lease_id in recovered):
+                with contextlib.suppress(LedgerUnavailable):
+                    await idempotency.forget_interrupted()
+                    break
+        await idempotency.keep()
+
     async def _keep_partitions(self) -> None:
         pause_s = _PARTITIONS_S
         while True:
@@ -321,6 +347,7 @@ class GatewayProcess:
         journal: Journal,
         settler: Settler,
         wallet: Wallet,
+        idempotency: Idempotency,
         keyring: Keyring,
         fleet: Fleet,
         following: Following,
@@ -348,6 +375,7 @@ class GatewayProcess:
             in_flight=InFlight(),
             pressure=pressure,
             wallet=wallet,
+            idempotency=idempotency,
             dispatcher=dispatcher,
             open_streams=OpenStreams(asyncio.get_running_loop()),
             ids_source=self._ids,

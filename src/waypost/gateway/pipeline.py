@@ -33,6 +33,7 @@ from waypost.gateway.endpoints import (
 )
 from waypost.gateway.gemini_models import count_tokens, list_gemini_models, show_gemini_model
 from waypost.gateway.handoff import HandOff
+from waypost.gateway.idempotency import AlreadyDone, Idempotency
 from waypost.gateway.journal import JournalFailed, JournalFull
 from waypost.gateway.limits import KeyLimits, LimitExceeded, Reservation
 from waypost.gateway.models import list_models, show_model
@@ -45,6 +46,7 @@ from waypost.kit import ids
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.ids import Ids
+from waypost.ledger.claim import Claim
 from waypost.ledger.record import ClosedAttempt, InsufficientFunds, NodeSuperseded, Outcome
 from waypost.policy.address import TrustedProxies
 from waypost.policy.snapshot import View
@@ -99,6 +101,7 @@ class Gateway:
         in_flight: InFlight,
         pressure: Pressure,
         wallet: Wallet,
+        idempotency: Idempotency,
         dispatcher: Dispatcher,
         open_streams: OpenStreams,
         ids_source: Ids,
@@ -118,6 +121,7 @@ class Gateway:
         self.trusted_proxies = TrustedProxies()
         self.handoff: HandOff | None = None
         self._wallet = wallet
+        self._idempotency = idempotency
         self._dispatcher = dispatcher
         self._open_streams = open_streams
         self._ids = ids_source
@@ -175,14 +179,19 @@ class Gateway:
         around = Around(
             self._opener(api_key.org_id), endpoint.path_model, endpoint.is_stream, exchange.headers, exchange.query
         )
-        request = endpoint.format.read(exchange.body.unwrap(), around)
+        body = exchange.body.unwrap()
+        request = endpoint.format.read(body, around)
+        claim = self._idempotency.claim_of(
+            exchange.headers, org_id=api_key.org_id, endpoint=exchange.path, body=body, execution_id=execution_id
+        )
         # admit
         now_s = self._loop.time()
         request.preferences = take_preferences(request)
         admission = self._admit(request, api_key, now_s, now_ms)
         self._reserve(arrival, admission, now_s)
         # hold
-        hold = self._wallet.hold(api_key.org_id, admission.hold_nanos, api_key.chain)
+        is_keyed = claim is not None
+        hold = None if is_keyed else self._wallet.hold(api_key.org_id, admission.hold_nanos, api_key.chain)
         if hold is not None:
             try:
                 self._attempt(arrival, admission, hold)
@@ -190,7 +199,7 @@ class Gateway:
                 self._unreserve(arrival.id, api_key.org_id, api_key.id, 0)
                 raise
             return
-        waiting = self._loop.create_task(self._attempt_after_grant(arrival, admission))
+        waiting = self._loop.create_task(self._attempt_after_grant(arrival, admission, claim))
         self._waiting_for_grants.add(waiting)
         waiting.add_done_callback(self._waiting_for_grants.discard)
 
@@ -206,16 +215,22 @@ class Gateway:
             request, list(models.values()), version=view.version, fleet=fleet, dice=dice, now_s=now_s, at_ms=at_ms
         )
 
-    async def _attempt_after_grant(self, arrival: Arrival, admission: Admission) -> None:
-        refusal = None
+    async def _attempt_after_grant(self, arrival: Arrival, admission: Admission, claim: Claim | None) -> None:
+        refusal: Refusal | None = None
         api_key = arrival.api_key
         try:
+            if claim is not None:
+                await self._idempotency.take(claim)
             hold, admission = await self._hold_with_grant(api_key, admission)
             if arrival.exchange.is_open:
                 self._attempt(arrival, admission, hold)
             else:
                 self._wallet.release(hold)
+                self._idempotency.ended(arrival.id, 0)
                 self._unreserve(arrival.id, api_key.org_id, api_key.id, 0)
+        except AlreadyDone as refused:
+            arrival.limit_headers += refused.headers
+            refusal = refused
         except Refusal as refused:
             refusal = refused
         except asyncio.CancelledError:  # by `drain`
@@ -224,6 +239,7 @@ class Gateway:
             report_bug(bug)
             refusal = Refusal(ErrorCode.INTERNAL_ERROR)
         if refusal is not None:
+            self._idempotency.ended(arrival.id, 0)
             self._unreserve(arrival.id, api_key.org_id, api_key.id, 0)
             self.refuse(arrival.exchange, refusal, arrival.id, arrival.limit_headers)
 
@@ -362,6 +378,7 @@ class Gateway:
     def ended(self, attempt: ClosedAttempt) -> None:
         """An execution is in the books: count it, and correct what its key's limit had reserved."""
         close, opened = attempt.close, attempt.open
+        self._idempotency.ended(opened.execution_id, close.charge_nanos)
         self._answers_counted.add(opened.model, _OUTCOME_LABELS[close.outcome], close.error_code)
         self._answers_timed.observe((close.closed_at_ms - opened.accepted_at_ms) / 1000, opened.model)
         used = close.input_tokens + close.cache_read_tokens + close.output_tokens
@@ -370,6 +387,7 @@ class Gateway:
 
     def unused(self, plan: Plan) -> None:
         """An execution ended before anything was sent."""
+        self._idempotency.ended(plan.execution_id, 0)
         self._unreserve(plan.execution_id, plan.org_id, plan.api_key_id, 0)
 
     def _reserve(self, arrival: Arrival, admission: Admission, now_s: float) -> None:

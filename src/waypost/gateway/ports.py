@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from waypost.kit.money import Nanos
+from waypost.ledger.claim import Claim, Claimed, Earlier
 from waypost.ledger.record import Balance, ClosedAttempt, Heartbeat, LedgerUnavailable
 from waypost.policy.catalogue import Catalogue
 from waypost.tenancy.api_key import ApiKey
 
-__all__ = ["Directory", "KeptLedger", "Ledger", "LedgerUnavailable", "Upkeep"]
+__all__ = ["Claims", "Directory", "KeptLedger", "Ledger", "LedgerUnavailable", "Upkeep"]
 
 
 class Ledger(Protocol):
@@ -86,6 +87,22 @@ class Upkeep(Protocol):
 
 class KeptLedger(Ledger, Upkeep, Protocol):
     """Both."""
+
+
+class Claims(Protocol):
+    """Idempotency keys. Every call may raise LedgerUnavailable."""
+
+    async def claim(self, claim: Claim, *, node_id: bytes, node_epoch: int) -> Claimed | Earlier:
+        """Take the key for this call, unless an earlier one has it: within a day, and not ended uncharged."""
+
+    async def forget(self, *, org_id: bytes, execution_id: bytes) -> None:
+        """The call ended uncharged."""
+
+    async def forget_interrupted(self, *, node_id: bytes, node_epoch: int) -> None:
+        """Earlier epochs of this node never began these calls."""
+
+    async def sweep(self) -> int:
+        """Forget what is older than a day; how many."""
 
 
 class Directory(Protocol):

@@ -29,6 +29,7 @@ from waypost.privacy.data_map import (
 
 _ACCOUNT_LIFE = Retention(Anchor.ENDED, days=30)
 _TWELVE_MONTHS = Retention(Anchor.RECORDED, days=DAYS_PER_YEAR)
+_ONE_DAY = Retention(Anchor.RECORDED, days=1)
 _SEVEN_YEARS = Retention(Anchor.RECORDED, days=7 * DAYS_PER_YEAR + 2)
 
 _ORGANISATION = personal(Category.ORGANISATION, Purpose.SERVICE, retention=_ACCOUNT_LIFE)
@@ -46,6 +47,7 @@ _BOOKS = personal(
     retention=_SEVEN_YEARS,
     erase=Erase.PSEUDONYMISED,
 )
+_CLAIM = personal(Category.EXECUTION_METADATA, Purpose.SERVICE, retention=_ONE_DAY)
 _CONFIGURATION = impersonal(Category.CONFIGURATION)
 _OPERATION = impersonal(Category.OPERATION)
 
@@ -347,6 +349,20 @@ execution = sa.Table(
     _column("model", Text, _EXECUTION),
     _column("error_code", Text, _EXECUTION),
     postgresql_partition_by="RANGE (id)",
+)
+
+# Whose call an idempotency key is, for a day.
+idempotency_key = sa.Table(
+    "idempotency_key",
+    METADATA,
+    _column("org_id", _ID, _CLAIM, primary_key=True),
+    _column("endpoint", Text, _CLAIM, primary_key=True),
+    _column("key_digest", LargeBinary, _CLAIM, primary_key=True),  # of the caller's key, which is not kept
+    _column("fingerprint", LargeBinary, _CLAIM),  # of the request, likewise
+    _column("execution_id", _ID, _CLAIM),
+    _column("node_id", _ID, _OPERATION),
+    _column("node_epoch", Integer, _OPERATION),
+    _column("created_at", _TIME, _CLAIM, server_default=sa.func.now()),
 )
 
 EXTERNAL = (

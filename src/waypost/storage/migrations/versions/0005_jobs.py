@@ -5,8 +5,8 @@ from __future__ import annotations
 from alembic import op
 from procrastinate.schema import SchemaManager
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 
 # A later version of procrastinate brings migrations of its own; the revision that raises the pin runs them.
 _GRANTS = """
