@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -97,6 +99,15 @@ def test_what_the_data_plane_must_not_see_is_listed_as_soon_as_it_is_built() -> 
 )
 def test_every_source_file_keeps_the_rule(rule: Callable[[str, str], list[str]]) -> None:
     assert [violation for path, text in sources() for violation in rule(path, text)] == []
+
+
+def test_revisions_of_the_schema_are_one_chain_in_the_order_of_their_numbers() -> None:
+    texts = [path.read_text() for path in sorted((PACKAGE / "storage/migrations/versions").glob("0*.py"))]
+    found = [re.search(r'^revision = "(\d+)"\ndown_revision = (?:None|"(\d+)")$', text, re.MULTILINE) for text in texts]
+    numbers = [f"{number:04d}" for number in range(len(texts) + 1)]
+    assert [(each[1], each[2] or "0000") for each in found if each is not None] == [
+        (own, before) for before, own in itertools.pairwise(numbers)
+    ]
 
 
 def test_the_rules_see_the_source() -> None:
