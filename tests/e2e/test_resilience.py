@@ -47,6 +47,7 @@ async def test_circuits_rests_and_budgets(database: str, tmp_path: Path) -> None
                 model("told", deployment("alpha", "told")),
                 model("flapping", deployment("alpha", "flapping")),
                 model("storm", deployment("endless", "storm")),
+                model("all", deployment("alpha", "all-a"), deployment("beta", "all-b"), deployment("pool", "all-c")),
             ],
         }
         await stack.adopt(base)
@@ -56,6 +57,7 @@ async def test_circuits_rests_and_budgets(database: str, tmp_path: Path) -> None
         await check_a_rest_that_the_provider_named_is_kept(stack)
         await check_the_last_candidate_is_called_while_some_of_it_works(stack)
         await check_a_failing_provider_is_not_asked_much_more_often_than_callers_ask(stack)
+        await check_providers_that_all_fail_are_asked_no_more_often_than_callers_ask(stack)
         await stack.at_rest()
 
 
@@ -142,4 +144,15 @@ async def check_a_failing_provider_is_not_asked_much_more_often_than_callers_ask
         await asyncio.gather(*(call(stack, "storm") for _ in range(requests // 8)))
     assert requests < sent(stack, "storm") <= 1.1 * requests + 3 * 10, "its circuit does not open here"
     assert (await stack.metrics())['waypost_repetitions_refused_total{provider="endless"}'] > 0
+    stack.sim.disarm()
+
+
+async def check_providers_that_all_fail_are_asked_no_more_often_than_callers_ask(stack: InsideStack) -> None:
+    for upstream in ("all-a", "all-b", "all-c"):
+        stack.sim.arm("status", model=upstream, count=0, status=503)
+    requests = 200
+    for _ in range(10):
+        answers = await asyncio.gather(*(stack.chat({**ask(), "model": "all"}) for _ in range(requests // 10)))
+        assert {answer.status for answer in answers} == {503}
+    assert sum(sent(stack, upstream) for upstream in ("all-a", "all-b", "all-c")) <= 1.1 * requests
     stack.sim.disarm()
