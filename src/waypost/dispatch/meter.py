@@ -22,6 +22,7 @@ from waypost.metering.price import amount
 from waypost.metering.tokens import TokenCounter, completion_texts
 from waypost.metering.usage import Metered, meter
 from waypost.wire.canonical import Chunk, Completion, Usage
+from waypost.wire.request import contexts
 
 
 class Alarms(Protocol):
@@ -119,13 +120,13 @@ class AttemptMeter:
         )
 
     def _metered(self, reported: Usage, estimate: Usage) -> Metered:
-        model = self._offer.model
+        model, request = self._offer.model, self._plan.admission.request
         return meter(
             reported,
             estimate,
-            context_window=model.context_window,
+            context_window=contexts(request) * model.context_window,
             max_output=model.max_output,
-            n=self._plan.admission.request.n,
+            n=request.n,
         )
 
     def _running(self, reported: Usage | None) -> Usage | None:

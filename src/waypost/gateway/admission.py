@@ -23,7 +23,7 @@ from waypost.policy.routing import draw, order
 from waypost.policy.snapshot import ModelView, View
 from waypost.tenancy.api_key import ApiKey
 from waypost.wire.formats import conversation_of
-from waypost.wire.request import ChatRequest
+from waypost.wire.request import ChatRequest, contexts
 
 OUTPUT_TOKENS_DEFAULT = 8_192  # held, and asked of the provider, for a caller who sets no maximum
 IMAGE_TOKENS_MAX = 4_096  # of input per image; more than the usual tilings come to
@@ -172,7 +172,7 @@ def make_offer(request: ChatRequest, model: Model, at_ms: int) -> Offer:
         prices=prices,
         ceiling=_ceiling(request, model, prices, output_tokens_max),
         output_tokens_max=output_tokens_max,
-        input_estimate=min(likely_tokens(request.text_bytes), model.context_window),
+        input_estimate=min(likely_tokens(request.text_bytes), contexts(request) * model.context_window),
     )
 
 
@@ -200,7 +200,14 @@ def _ceiling(request: ChatRequest, model: Model, prices: PriceRow, output_tokens
         context_window=model.context_window,
         has_audio=(is_audio_dear or bool(prices.tiers)) and _may_hold_audio(request),
     )
-    return ceiling if request.modality != "image" else msgspec.structs.replace(ceiling, images_max=request.n)
+    match request.modality:
+        case "image":
+            return msgspec.structs.replace(ceiling, images_max=request.n)
+        case "embedding":
+            # Each input has the whole context to itself, and nothing is said.
+            most = min(request.text_bytes, contexts(request) * model.context_window)
+            return msgspec.structs.replace(ceiling, input_tokens_max=most, output_tokens_max=0)
+    return ceiling
 
 
 def _may_hold_audio(request: ChatRequest) -> bool:

@@ -17,9 +17,15 @@ MODELS = "/v1/models"
 GEMINI_MODELS = "/v1beta/models"
 COUNT_TOKENS = "countTokens"
 COUNT_MESSAGE_TOKENS = "/v1/messages/count_tokens"
-_GEMINI_CHAT = {"generateContent": False, "streamGenerateContent": True}
-_GEMINI_VERBS = (*_GEMINI_CHAT, COUNT_TOKENS)
-_OPENAI = (MODELS, "/v1/chat/", "/v1/responses", "/v1/images/")  # also where nothing is, as by the id of a response
+_GEMINI = {  # the format of each verb, and whether it streams
+    "generateContent": ("gemini_generate", False),
+    "streamGenerateContent": ("gemini_generate", True),
+    "embedContent": ("gemini_embed", False),
+    "batchEmbedContents": ("gemini_embed", False),
+}
+_GEMINI_VERBS = (*_GEMINI, COUNT_TOKENS)
+# Also where nothing is, as by the id of a response.
+_OPENAI = (MODELS, "/v1/chat/", "/v1/responses", "/v1/images/", "/v1/embeddings")
 _CREDENTIALS = ("key", "api_key", "access_token")
 
 
@@ -33,6 +39,7 @@ class ChatEndpoint(msgspec.Struct, frozen=True, gc=False):
 
 _CHAT = {
     "/v1/chat/completions": ChatEndpoint(FORMATS["openai_chat"]),
+    "/v1/embeddings": ChatEndpoint(FORMATS["openai_embeddings"]),
     "/v1/images/generations": ChatEndpoint(FORMATS["openai_images"]),
     "/v1/responses": ChatEndpoint(FORMATS["openai_responses"]),
     "/v1/messages": ChatEndpoint(FORMATS["anthropic_messages"]),
@@ -46,10 +53,11 @@ def chat_endpoint(path: str) -> ChatEndpoint | None:
 @lru_cache(maxsize=1024)  # a process sees the same few paths all day
 def _gemini_chat(path: str) -> ChatEndpoint | None:
     called = gemini_call(path)
-    if called is None or called[1] not in _GEMINI_CHAT:
+    if called is None or called[1] not in _GEMINI:
         return None
     slug, verb = called
-    return ChatEndpoint(FORMATS["gemini_generate"], slug, _GEMINI_CHAT[verb])
+    name, is_stream = _GEMINI[verb]
+    return ChatEndpoint(FORMATS[name], slug, is_stream)
 
 
 @lru_cache(maxsize=1024)

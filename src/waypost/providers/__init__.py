@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from waypost.providers.gemini import Gemini
+from waypost.providers.gemini_embed import GeminiEmbed
 from waypost.providers.kind import ProviderKind
 from waypost.providers.openai import OpenAIChat
+from waypost.providers.openai_embeddings import OpenAIEmbeddings
 from waypost.providers.openai_images import OpenAIImages
 from waypost.providers.openai_responses import OpenAIResponses
 
@@ -13,9 +15,10 @@ KINDS: dict[str, ProviderKind] = {
     "openai-responses": OpenAIResponses(),
     "gemini": Gemini(),
 }
-_IMAGES = OpenAIImages()
+_IMAGES, _EMBEDDINGS = OpenAIImages(), OpenAIEmbeddings()
 MODALITIES: dict[str, dict[str, ProviderKind]] = {
     "chat": KINDS,
     "image": {"openai": _IMAGES, "openai-responses": _IMAGES},
+    "embedding": {"openai": _EMBEDDINGS, "openai-responses": _EMBEDDINGS, "gemini": GeminiEmbed()},
 }
 """By modality of a model, the kinds whose providers have an endpoint for it."""

@@ -47,6 +47,7 @@ COUNTED_EVERY = 32
 """Of so many answers one is read a second time, to count its fields outside the closed set."""
 # A tier changes what the provider bills, and storing is what nobody does for us; labels are for a bill that is ours.
 _NOT_FORWARDED = ("model", "serviceTier", "store", "labels", "cachedContent")
+PLAIN = "generateContent"
 _PLAIN, _STREAMED = b":generateContent HTTP/1.1", b":streamGenerateContent?alt=sse HTTP/1.1"
 _VERSIONS = ("v1", "v1beta", "v1beta1", "v1alpha")
 _COLLECTIONS = ("models/", "tunedModels/", "publishers/", "projects/")
@@ -69,7 +70,7 @@ class Gemini:
         return gemini_build.losses(conversation)
 
     def prepare(self, target: Target) -> Target:
-        return msgspec.structs.replace(target, head=_head(target))
+        return msgspec.structs.replace(target, head=head_of(target, PLAIN))
 
     def call(self, request: ChatRequest, target: Target, *, output_tokens_max: int | None) -> tuple[bytes, bytes]:
         if request.format == NAME:
@@ -85,7 +86,7 @@ class Gemini:
             fields["generationConfig"] = msgspec.Raw(_encode(generation))
         if target.changes is not None:
             _change(fields, target.changes)
-        head = target.head or _head(target)
+        head = target.head or head_of(target, PLAIN)
         return head.replace(_PLAIN, _STREAMED, 1) if request.is_stream else head, _encode(fields)
 
     def completion(
@@ -109,7 +110,8 @@ class Gemini:
         choices.sort(key=lambda choice: choice.index)
         if [choice.index for choice in choices] != list(range(n)):
             raise BadAnswer  # fewer, more or other candidates than were asked for
-        return Completion(choices, unknown_fields=unknown), usage_of(answer.usage_metadata)
+        completion = Completion(choices, unknown_fields=unknown, answer_id=answer.response_id or "")
+        return completion, usage_of(answer.usage_metadata)
 
     def failure(self, status: int, headers: Mapping[bytes, bytes], body: bytes, rules: Sequence[ErrorRule]) -> Failure:
         try:
@@ -122,17 +124,22 @@ class Gemini:
         return GeminiStream(n=n, rules=() if target is None else target.error_rules)
 
 
-def _head(target: Target) -> bytes:
+def name_of(target: Target) -> str:
+    """The upstream model as the format names it: `models/…`."""
     name = target.upstream_model
-    path = name if name.startswith(_COLLECTIONS) else f"models/{name}"
-    segments = path.split("/")
+    return name if name.startswith(_COLLECTIONS) else f"models/{name}"
+
+
+def head_of(target: Target, verb: str) -> bytes:
+    """The head of calls of this verb. Raises ValueError for a model's name that would change the path."""
+    segments = name_of(target).split("/")
     if any(segment in ("", ".", "..") for segment in segments):
         raise ValueError("the upstream model's name cannot stand in a path")
     escaped = "/".join([quote(segment, safe="") for segment in segments])
     prefix = target.path_prefix
     if prefix.rpartition("/")[2] not in _VERSIONS:
         prefix += "/v1beta"
-    lines = [f"POST {prefix}/{escaped}{_PLAIN.decode()}", f"host: {target.host_header.decode()}"]
+    lines = [f"POST {prefix}/{escaped}:{verb} HTTP/1.1", f"host: {target.host_header.decode()}"]
     if target.credential:
         lines.append(f"x-goog-api-key: {target.credential}")
     lines += ["content-type: application/json", "accept-encoding: identity", "user-agent: waypost"]

@@ -113,6 +113,7 @@ class Answer(msgspec.Struct, rename="camel", gc=False):
     candidates: list[Candidate] | None = None
     usage_metadata: msgspec.Raw = ABSENT
     prompt_feedback: _PromptFeedback | None = None
+    response_id: str | None = None
     error: msgspec.Raw = ABSENT
 
 

@@ -47,6 +47,7 @@ class GeminiStream:
         "_parser",
         "_rules",
         "_usage",
+        "answer_id",
         "is_done",
         "output_bytes",
         "unknown_fields",
@@ -61,6 +62,7 @@ class GeminiStream:
         self._finished: set[int] = set()
         self._is_first = True
         self._broken_by: UpstreamError | BadAnswer | None = None
+        self.answer_id = ""  # the provider's
         self.unknown_fields = 0
         self.output_bytes = 0
         self.is_done = False  # nothing says so but the end of the body
@@ -103,6 +105,7 @@ class GeminiStream:
         if self._is_first:
             self._is_first = False
             self.unknown_fields = count_unknown(document)
+            self.answer_id = answer.response_id or ""
         if len(answer.usage_metadata):
             self._usage = answer.usage_metadata
         candidates = answer.candidates or ()

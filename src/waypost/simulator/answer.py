@@ -6,6 +6,8 @@ Every delta is one output token, so a test can count what it is billed for.
 from __future__ import annotations
 
 import hashlib
+import math
+from array import array
 from collections.abc import Iterator
 from enum import Enum
 
@@ -102,6 +104,9 @@ class Answer(msgspec.Struct, frozen=True):
     top_logprobs: int | None  # None: no logprobs asked for
     is_redacted: bool = False  # the reasoning is not shown
     is_cited: bool = False
+    vectors: tuple[tuple[float, ...], ...] = ()
+    is_base64: bool = False  # the vectors are wanted so
+    is_batch: bool = False  # the vectors are wanted in a list
 
     def steps(self) -> Iterator[Step]:
         """All deltas in the order of a stream, the choices taking turns."""
@@ -133,6 +138,8 @@ def answer_to(request: ChatRequest, directives: Directives) -> Answer:
     """Raises InvalidRequest when `tool_choice` names a tool that is not there."""
     if request.images:
         return _pictures(request)
+    if request.vectors:
+        return _vectors(request, directives)
     seed = conversation_seed(request)
     choices = tuple(
         _choice(at, request, directives, hashlib.sha256(seed + bytes([at])).digest() if at else seed)
@@ -171,6 +178,22 @@ def _pictures(request: ChatRequest) -> Answer:
         images=request.images,
     )
     return Answer((), tokens, None)
+
+
+def _vectors(request: ChatRequest, directives: Directives) -> Answer:
+    """Of an equal text an equal vector, of length one."""
+    vectors = tuple(_vector(message.text, request.vectors) for message in request.messages)
+    prompt = directives.input or 0
+    tokens = Tokens(prompt=prompt, cached=0, cache_written=0, output=0, reasoning=0, image=0)
+    return Answer((), tokens, None, vectors=vectors, is_base64=request.is_base64, is_batch=request.is_batch)
+
+
+def _vector(text: str, dimensions: int) -> tuple[float, ...]:
+    drawn = hashlib.shake_256(text.encode()).digest(2 * dimensions)
+    numbers = [int.from_bytes(drawn[at : at + 2], "big") / 32_768 - 1 for at in range(0, len(drawn), 2)]
+    length = math.sqrt(sum(number * number for number in numbers)) or 1.0
+    # As 32-bit floats, which is what every provider's numbers are.
+    return tuple(array("f", [number / length for number in numbers]))
 
 
 def _choice(index: int, request: ChatRequest, directives: Directives, seed: bytes) -> Choice:

@@ -25,6 +25,7 @@ from waypost.simulator.style import Complaint, Identity, Style, Telling
 from waypost.simulator.style_alpha import Alpha
 from waypost.simulator.style_beta import Beta
 from waypost.simulator.style_delta import Delta
+from waypost.simulator.style_embeddings import EMBEDDING_STYLES
 from waypost.simulator.style_epsilon import Epsilon
 from waypost.simulator.style_eta import Eta
 from waypost.simulator.style_gamma import Gamma
@@ -36,6 +37,7 @@ STYLES: tuple[Style, ...] = (
     *(Beta(), Gamma(), Delta(), Epsilon(), Zeta(), Eta(), Alpha()),
     *(GammaResponses(), AlphaResponses()),
     *(BetaImages(), AlphaImages()),
+    *EMBEDDING_STYLES,
 )
 _MODELS = ("sim-large", "sim-small")  # listed beside those that have a price; any name is answered
 

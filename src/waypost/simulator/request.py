@@ -103,6 +103,9 @@ class ChatRequest(msgspec.Struct):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     images: int = 0  # to be generated, instead of words
+    vectors: int = 0  # dimensions of the vectors to be made of each message, instead of words
+    is_base64: bool = False  # vectors are wanted so
+    is_batch: bool = False  # vectors are wanted in a list
 
     @property
     def is_stream(self) -> bool:

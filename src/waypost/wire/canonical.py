@@ -209,11 +209,12 @@ class Completion(msgspec.Struct, gc=False):
     exposed: dict[str, bytes] | None = None
     unknown_fields: int = 0
     answer_id: str = ""  # the provider's name for it, which its bill may have; callers get one of ours
+    vectors: Sequence[bytes] = ()  # of embeddings, in the order of their inputs: little-endian 32-bit floats
 
     @property
     def output_bytes(self) -> int:
         """UTF-8 bytes of everything said, for an estimate where the provider counted nothing."""
-        total = 0
+        total = sum(len(vector) for vector in self.vectors)
         for choice in self.choices:
             total += len(choice.content.encode()) + len(choice.reasoning.encode()) + len(choice.refusal.encode())
             for call in choice.tool_calls:

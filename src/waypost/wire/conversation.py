@@ -138,6 +138,15 @@ class ImageOutput(msgspec.Struct, frozen=True, gc=False):
     media_type: str = ""  # "image/png"
 
 
+class Embedding(msgspec.Struct, frozen=True, gc=False):
+    """What a vector shall be like; None and "" where the caller said nothing. `task` is Gemini's word, such as
+    `RETRIEVAL_QUERY`, `title` that of a document."""
+
+    dimensions: int | None = None
+    task: str = ""
+    title: str = ""
+
+
 class Conversation(msgspec.Struct, gc=False):
     """A request in nobody's format. None and empty mean that the caller said nothing about it."""
 
@@ -163,4 +172,5 @@ class Conversation(msgspec.Struct, gc=False):
     service_tier: str = ""
     verbosity: str = ""
     image: ImageOutput | None = None  # the answer is to be images
+    embedding: Embedding | None = None  # the answer is to be a vector for each turn
     unknown: Sequence[str] = ()  # fields of the caller's format that have no place here, by their names there

@@ -11,9 +11,11 @@ from waypost.kit.errors import Refusal
 from waypost.wire.anthropic_messages_format import AnthropicMessages
 from waypost.wire.canonical import Chunk, Completion, Usage
 from waypost.wire.conversation import Conversation
+from waypost.wire.gemini_embed_format import GeminiEmbed
 from waypost.wire.gemini_generate_format import GeminiGenerate
 from waypost.wire.identity import AnswerIdentity
 from waypost.wire.openai_chat_format import OpenAIChat
+from waypost.wire.openai_embeddings_format import OpenAIEmbeddings
 from waypost.wire.openai_images_format import OpenAIImages
 from waypost.wire.openai_responses_format import OpenAIResponses
 from waypost.wire.request import Around, ChatRequest
@@ -59,7 +61,11 @@ class ChatFormat(Protocol):
 
 
 FORMATS: dict[str, ChatFormat] = {
-    each.name: each for each in (OpenAIChat(), OpenAIResponses(), OpenAIImages(), AnthropicMessages(), GeminiGenerate())
+    each.name: each
+    for each in (
+        *(OpenAIChat(), OpenAIResponses(), AnthropicMessages(), GeminiGenerate()),
+        *(OpenAIImages(), OpenAIEmbeddings(), GeminiEmbed()),
+    )
 }
 
 

@@ -69,6 +69,11 @@ class ChatRequest(msgspec.Struct, gc=False):
     is_array: bool = False  # a stream is written as the elements of one JSON array
 
 
+def contexts(request: ChatRequest) -> int:
+    """How many contexts the input may fill: of embeddings, each input has one to itself."""
+    return request.n if request.modality == "embedding" else 1
+
+
 def read_fields(
     body: bytes, decode_known: Callable[[bytes], _Known], *, turns: str, single: tuple[str, ...]
 ) -> tuple[dict[str, msgspec.Raw], _Known, bool, bool]:
