@@ -96,7 +96,7 @@ SEEN: Mapping[str, Seen | Mapping[str, Seen]] = {
     "answer as any JSON object": {
         "openai": _is("json_object", "response_format", "type"),
         "openai-responses": _is("json_object", "text", "format", "type"),
-        "anthropic": has("no such field"),
+        "anthropic": has("single JSON object"),
         "gemini": _is("application/json", _CONFIG, "responseMimeType"),
     },
     "stop sequences": has(MARK),
@@ -136,6 +136,7 @@ APPROXIMATED: Mapping[tuple[str, str], str] = {
     ("tool result that is an error", "openai-responses"): "the text begins with 'Error:'",
     ("reasoning, by budget", "openai"): "as an effort: up to 1,024 tokens minimal, 4,096 low, 16,384 medium, else high",
     ("reasoning, by budget", "openai-responses"): "as an effort, as for openai",
+    ("answer as any JSON object", "anthropic"): "asked for in words at the end of the system prompt",
     ("reasoning, by effort", "anthropic"): "as the nearest effort or budget of thinking that the model takes",
     ("reasoning, by effort", "gemini"): "as the nearest level or budget that the model's family takes",
 }

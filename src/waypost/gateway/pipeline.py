@@ -44,6 +44,7 @@ from waypost.gateway.relay import JSON_TYPE, OpenStreams, PlainRelay, StreamRela
 from waypost.gateway.wallet import Hold, Wallet
 from waypost.kit import ids
 from waypost.kit.clock import Clock
+from waypost.kit.crypto import hmac_sha256
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.ids import Ids
 from waypost.ledger.claim import Claim
@@ -177,7 +178,12 @@ class Gateway:
         # parse
         _expect_json(exchange)
         around = Around(
-            self._opener(api_key.org_id), endpoint.path_model, endpoint.is_stream, exchange.headers, exchange.query
+            self._opener(api_key.org_id),
+            endpoint.path_model,
+            endpoint.is_stream,
+            exchange.headers,
+            exchange.query,
+            self._pseudonyms(api_key.org_id),
         )
         body = exchange.body.unwrap()
         request = endpoint.format.read(body, around)
@@ -298,6 +304,9 @@ class Gateway:
         return StreamRelay(
             arrival.exchange, headers, chat_format, request, identity, arrival.id, open_streams=self._open_streams
         )
+
+    def _pseudonyms(self, org_id: bytes) -> Callable[[str], str]:
+        return lambda user: hmac_sha256(self._ids_key, org_id + b"|user|" + user.encode()).hex()[:32]
 
     def _opener(self, org_id: bytes) -> Callable[[str], Signature | None]:
         return lambda sealed: self._envelope.open(sealed, org_id)

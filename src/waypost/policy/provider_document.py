@@ -53,7 +53,7 @@ _FAILURE_CODES = tuple(
         ErrorCode.SERVICE_UNAVAILABLE,
     )
 )
-_PLANNED_KINDS = ("anthropic", "replicate", "fal", "http-job")
+_PLANNED_KINDS = ("replicate", "fal", "http-job")
 _USAGE_IN_STREAM = ("final", "each", "none")
 
 

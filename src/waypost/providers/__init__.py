@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from waypost.providers.anthropic import Anthropic
 from waypost.providers.gemini import Gemini
 from waypost.providers.gemini_embed import GeminiEmbed
 from waypost.providers.kind import ProviderKind
@@ -13,6 +14,7 @@ from waypost.providers.openai_responses import OpenAIResponses
 KINDS: dict[str, ProviderKind] = {
     "openai": OpenAIChat(),
     "openai-responses": OpenAIResponses(),
+    "anthropic": Anthropic(),
     "gemini": Gemini(),
 }
 _IMAGES, _EMBEDDINGS = OpenAIImages(), OpenAIEmbeddings()

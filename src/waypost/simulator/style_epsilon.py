@@ -51,7 +51,8 @@ class Epsilon(AnthropicStyle):
         usage = usage_of(tokens)
         if not tokens.cache_written_1h:
             del usage["cache_creation"]
-        del usage["output_tokens_details"]
+        if not tokens.reasoning:
+            del usage["output_tokens_details"]
         return {**usage, "prompt_tokens": tokens.prompt, "server_tool_use": None}
 
     def message(self, identity: Identity, content: Sequence[JsonObject], usage: object, ends: JsonObject) -> JsonObject:

@@ -35,15 +35,21 @@ _Known = TypeVar("_Known")
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
+def _nobody(user: str) -> str:  # noqa: ARG001
+    return ""
+
+
 class Around(msgspec.Struct, frozen=True, gc=False):
     """What stands around a body: Gemini names model and streaming in the path; `open_sealed` opens the envelopes that
-    the caller's organisation was given (`wire.envelope`)."""
+    the caller's organisation was given (`wire.envelope`); `pseudonym` is what a provider may know a user of theirs by,
+    "" for nothing."""
 
     open_sealed: Callable[[str], Signature | None]
     path_model: str = ""
     is_stream: bool = False
     headers: Mapping[bytes, bytes] = {}
     query: str = ""  # as received, percent-encoded
+    pseudonym: Callable[[str], str] = _nobody
 
 
 class ChatRequest(msgspec.Struct, gc=False):
