@@ -49,23 +49,23 @@ def environment(stack: HostedStack) -> dict[str, str]:
     }
 
 
-def installed() -> Path:
-    """The directory that has the pinned SDK."""
-    lock = (SOURCES / "package-lock.json").read_bytes()
+def installed(sources: Path = SOURCES) -> Path:
+    """The directory that has what the sources pin, and their check."""
+    lock = (sources / "package-lock.json").read_bytes()
     directory = CACHE / hashlib.sha256(lock).hexdigest()[:16]
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "install.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         if not (directory / "node_modules" / ".package-lock.json").exists():  # npm writes it last
             for name in ("package.json", "package-lock.json"):
-                shutil.copy(SOURCES / name, directory)
+                shutil.copy(sources / name, directory)
             command = [str(NODE), str(NPM), "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
             done = subprocess.run(
                 command, cwd=directory, capture_output=True, text=True, check=False, timeout=INSTALL_S
             )
             if done.returncode != 0:
                 pytest.fail(f"npm ci failed:\n{done.stderr}")
-        shutil.copy(SOURCES / "check.mjs", directory)
+        shutil.copy(sources / "check.mjs", directory)
     return directory
 
 

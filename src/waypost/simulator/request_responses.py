@@ -63,9 +63,9 @@ class _Item(msgspec.Struct, forbid_unknown_fields=True):
 class _Tool(msgspec.Struct):
     type: Literal["function"]
     name: str
-    parameters: dict[str, object] | None
-    strict: bool | None
-    description: str = ""
+    description: str | None = None
+    parameters: dict[str, object] | None = None
+    strict: bool | None = None
 
 
 class _NamedTool(msgspec.Struct):
@@ -166,7 +166,7 @@ def _choice(sent: str | _NamedTool | None) -> str | NamedTool | None:
 
 
 def _tool(tool: _Tool) -> Tool:
-    return Tool("function", Function(tool.name, tool.description, tool.parameters or {}))
+    return Tool("function", Function(tool.name, tool.description or "", tool.parameters or {}))
 
 
 def _response_format(text: _Text | None) -> ResponseFormat | None:
