@@ -158,6 +158,7 @@ _SECTIONS = {
     "server.tls": "`[server.tls]`",
     "server.limits": "`[server.limits]`",
     "egress": "`[egress]`",
+    "journal": "`[journal]`",
     "providers[0]": "`[[providers]]`",
     "providers[0].timeouts": "`timeouts`",
     "providers[0].bulkhead": "`bulkhead`",
@@ -183,7 +184,7 @@ def known_fields(tmp_path: Path) -> dict[str, set[str]]:
     with pytest.raises(CatalogueError) as caught:
         read_catalogue(document)
     config = tmp_path / "strangers.toml"
-    places = ("server", "server.tls", "server.limits", "egress")
+    places = ("server", "server.tls", "server.limits", "egress", "journal")
     config.write_text("".join(f"[{place}]\n{_STRANGER} = 1\n" for place in places))
     with pytest.raises(SettingsError) as refused:
         read_settings(environment={}, data_dir=tmp_path, config_path=config)

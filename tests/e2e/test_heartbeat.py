@@ -63,6 +63,9 @@ class KeptBooks:
     def unused(self, plan: Plan) -> None:
         self.unused_plans.append(plan)
 
+    def when_safe(self, then: Callable[[], None]) -> None:
+        then()
+
     def progress(self, record: Progress) -> None:
         assert record.charge_nanos >= 0
 

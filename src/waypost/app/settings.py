@@ -22,6 +22,9 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PASSWORD = re.compile(r"(?<=:)[^:@/]*(?=@)|(?<=password=)[^&\s]*")
 
 
+DURABILITIES = ("process", "power")
+
+
 class SettingsError(Exception):
     """The settings are refused. `mistakes` are lines that each name what is wrong and where."""
 
@@ -37,6 +40,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     secrets_dir: Path
     database_url: str | None  # None: the embedded PostgreSQL in the data directory
     config_path: Path | None
+    durability: str  # of the journal: "process" or "power"
     live: LiveSettings
 
     def __repr__(self) -> str:
@@ -50,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ("data_dir", str(self.data_dir)),
             ("database_url", masked),
             ("secrets_dir", str(self.secrets_dir)),
+            ("journal.durability", self.durability),
             *self.live.shown(),
         ]
 
@@ -87,15 +92,17 @@ def read_settings(
     path = _find_config(config_path or _path(environment.get("WAYPOST_CONFIG")))
     mistakes: list[str] = []
     root = Table({} if path is None else read_toml(path), "", mistakes)
-    server, egress = root.table("server"), root.table("egress")
+    server, egress, journal = root.table("server"), root.table("egress"), root.table("journal")
     secrets_dir = server.text("secrets_dir", "")
     settings = Settings(
         data_dir=directory,
         secrets_dir=Path(secrets_dir).expanduser().absolute() if secrets_dir else directory / "secrets",
         database_url=url,
         config_path=path,
+        durability=journal.one_of("durability", DURABILITIES, DURABILITIES[0]),
         live=read_live(server, egress, Path.cwd() if path is None else path.parent),
     )
+    journal.close()
     _refuse_unavailable(server, egress)
     for name in _CATALOGUE_TABLES:
         root.has(name)

@@ -247,9 +247,10 @@ class GatewayProcess:
         # A sibling may be at work on what we left, or the supervisor before ours has left a gateway that still drains.
         patience_s = _JOURNAL_FREE_S if self._options.listen_fd is not None else 0.0
         gives_up_s = self._clock.monotonic_s() + patience_s
+        is_power = self._settings.durability == "power"
         while True:
             try:
-                return Journal.open_dir(self._journal_dir, on_failed=self._fail)
+                return Journal.open_dir(self._journal_dir, on_failed=self._fail, survives_power_loss=is_power)
             except BlockingIOError:
                 if self._clock.monotonic_s() >= gives_up_s:
                     raise GatewayRefused(

@@ -163,7 +163,9 @@ class Attempt:
 
     def send(self) -> None:
         """Hand the request to the provider. The OPEN record has been written before, so whatever happens here ends in
-        the books."""
+        the books. Whoever left while it was synced is not sent for."""
+        if self._is_over:
+            return
         try:
             self._send()
         except Exception as bug:  # noqa: BLE001  an edge: a defect of ours must still end the attempt in the books

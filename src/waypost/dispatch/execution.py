@@ -99,7 +99,7 @@ class Execution:
         if self._caller is not None:
             self._caller.attach(self)
         if attempt is not None:
-            attempt.send()
+            self._services.books.when_safe(attempt.send)
         else:
             self._queue_for(live)
 
@@ -265,7 +265,7 @@ class Execution:
             self._end_before_next(Outcome.FAILED)
             self._give_up(refusal)
         else:
-            attempt.send()
+            self._services.books.when_safe(attempt.send)
 
     def _queue_for(self, live: LiveRoute) -> None:
         waiter = partial(self._take_place, live)

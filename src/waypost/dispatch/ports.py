@@ -76,6 +76,9 @@ class Books(Protocol):
     def opened(self, record: Open) -> None:
         """Written before the first upstream byte. Raises Refusal (503) when it cannot be: then nothing is sent."""
 
+    def when_safe(self, then: Callable[[], None]) -> None:
+        """Run it when the record opened last survives what it has to: at once, or after a sync of the disk."""
+
     def unused(self, plan: Plan) -> None:
         """The execution has ended without an attempt: its hold is free, and there is nothing to book."""
 

@@ -37,6 +37,9 @@ class GatewayBooks:
         except (JournalFull, JournalFailed) as error:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=5) from error
 
+    def when_safe(self, then: Callable[[], None]) -> None:
+        self._journal.when_safe(then)
+
     def unused(self, plan: Plan) -> None:
         self._wallet.release(cast(Hold, plan.hold))
         self.on_unused(plan)

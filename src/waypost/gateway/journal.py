@@ -85,6 +85,7 @@ class Journal:
         segments_max: int,
         files: FileOperations,
         on_failed: Callable[[], None],
+        survives_power_loss: bool,
     ) -> None:
         self.earlier: tuple[Path, ...] = tuple(segment_paths(directory))
         self.is_failed = False
@@ -97,6 +98,9 @@ class Journal:
         self._files = files
         self._pwrite = files.pwrite
         self._on_failed = on_failed
+        self._survives_power_loss = survives_power_loss
+        self._synced_lsn = 0
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()  # for the sync of a record, by its LSN
         self._run_number = max(map(run_of, self.earlier), default=0) + 1
         self._numbers = itertools.count(1)
         self._lsn = 0
@@ -125,6 +129,7 @@ class Journal:
         segments_max: int = SEGMENTS_MAX,
         files: FileOperations | None = None,
         on_failed: Callable[[], None] = lambda: None,
+        survives_power_loss: bool = False,
     ) -> Journal:
         """A new set of segments in the directory, which is this process's alone until `shut`.
 
@@ -143,6 +148,7 @@ class Journal:
                 segments_max=segments_max,
                 files=files or SystemFiles(),
                 on_failed=on_failed,
+                survives_power_loss=survives_power_loss,
             )
         except OSError:
             os.close(lock_fd)
@@ -169,6 +175,15 @@ class Journal:
             execution.records.append(record)
             execution.opens += 1
         self._attempts[record.attempt_id] = execution
+
+    def when_safe(self, then: Callable[[], None]) -> None:
+        """Run it when what was written until now survives what it has to: at once, or where that is a loss of power,
+        after the next sync, one for all who wait. Never, when the disk fails before."""
+        if self._survives_power_loss:
+            self._waiting.append((self._lsn, then))
+            self._work.set()
+        else:
+            then()
 
     def progress(self, record: Progress) -> None:
         """What of a stream is delivered. Never raises: where there is no room for it, what stands there counts."""
@@ -244,11 +259,12 @@ class Journal:
                 async with asyncio.timeout(None if has_room_ahead else RETRY_INTERVAL_S):
                     await self._work.wait()
             self._work.clear()
-            await asyncio.sleep(SYNC_INTERVAL_S)
+            await asyncio.sleep(0.0 if self._waiting else SYNC_INTERVAL_S)
             try:
                 await asyncio.to_thread(self.maintain)
             except OSError:
                 self._fail()
+            self._let_go()
 
     def maintain(self) -> None:
         """One round of what `run` does, in any thread. Raises OSError when a sync failed."""
@@ -258,11 +274,13 @@ class Journal:
 
     def _maintain(self) -> None:
         self._is_dirty = False  # before the sync: what is appended during it needs another one
+        lsn = self._lsn
         for segment in tuple(self._segments):
             end = segment.end
             if segment.synced_end < end:
                 self._files.fdatasync(segment.fd)
                 segment.synced_end = end
+        self._synced_lsn = lsn
         self._delete_booked()
         try:
             if self._emergency is None:
@@ -272,6 +290,10 @@ class Journal:
             self.is_full = False
         except OSError:
             self.is_full = True
+
+    def _let_go(self) -> None:
+        while self._waiting and self._waiting[0][0] <= self._synced_lsn and not self.is_failed:
+            self._waiting.popleft()[1]()
 
     def shut(self) -> None:
         """Give the directory back. What is booked leaves no file behind; the rest is there to be recovered."""
