@@ -22,8 +22,7 @@ from tests.e2e.supervised import Supervised
 
 WORDS = 50
 # All are asked before the first is answered: what a balance covers is held at one moment.
-SLOW = f"sim: words={WORDS} input=20 cached=0 first_ms=4000"
-QUICK = f"sim: words={WORDS} input=20 cached=0 first_ms=0.00"
+STEPS = f"sim: words={WORDS} input=20 cached=0 first_ms="
 
 _FIRST_NANOS = 10_000_000  # for one request, to see what it holds
 
@@ -51,9 +50,10 @@ class Report(msgspec.Struct):
         return not (self.false_refusals or self.overspent_nanos or self.violations) and is_used
 
 
-async def spend(stack: Supervised, *, clients: int, covered: int) -> Report:
+async def spend(stack: Supervised, *, clients: int, covered: int, slow_ms: int = 4000) -> Report:
     """A balance for `covered` requests, and `clients` at once that ask for one each; then what is left of it."""
-    slow, quick = (json.dumps(ask(text, max_tokens=WORDS)).encode() for text in (SLOW, QUICK))
+    texts = (f"{STEPS}{slow_ms:04}", f"{STEPS}0.00")  # of one length, since each byte is held for
+    slow, quick = (json.dumps(ask(text, max_tokens=WORDS)).encode() for text in texts)
     await stack.operator.add_credit(stack.org_id, _FIRST_NANOS, "for one")
     bound = await _bound(stack, slow)
     before = len(stack.sim.requests)

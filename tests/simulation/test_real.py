@@ -6,7 +6,7 @@ import pytest
 
 from tests.simulation.real import simulate
 
-SCHEDULES, AT_ONCE = 120, 30
+SCHEDULES, AT_ONCE = 104, 26
 
 
 @pytest.mark.parametrize("first", range(0, SCHEDULES, AT_ONCE))
