@@ -137,7 +137,7 @@ class Case(msgspec.Struct, frozen=True):
         """What the circuit and the credential make of it."""
         if self.is_whole:
             return "success"
-        if self.kind == "status" and self.variant["status"] in (401, 402, 403, 429):
+        if self.kind == "status" and self.variant["status"] in (401, 402, 403, 404, 429):
             return "credential rests"
         if self.kind == "status" and self.variant["status"] < 500:
             return "nothing"

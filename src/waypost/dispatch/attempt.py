@@ -317,7 +317,7 @@ class Attempt:
 
     def _refused(self, failure: Failure) -> None:
         """The provider said no: it bills nothing."""
-        if failure.is_rate_limit or failure.is_our_credential:
+        if failure.is_rate_limit or failure.is_ours:
             self._credential.health.rest(self._owner.now_s(), failure.retry_after_s)
         is_callers_fault = failure.code.status < 429 and not failure.is_ours
         self._end(Outcome.REJECTED if is_callers_fault else Outcome.FAILED, FREE, failure)
