@@ -144,7 +144,7 @@ def test_the_environment_is_documented() -> None:
         "WAYPOST_LISTEN_FD",
         "WAYPOST_PARENT_PID",
     }
-    inner |= {"WAYPOST_PROCESS", "WAYPOST_WORKERS"}
+    inner |= {"WAYPOST_PROCESS", "WAYPOST_WORKERS", "WAYPOST_SIBLING_FDS"}
     used = set(re.findall(r"WAYPOST_[A-Z_]+", SOURCE + (ROOT / "run").read_text())) - inner
     assert set(re.findall(r"WAYPOST_[A-Z_]+", text)) == used
 

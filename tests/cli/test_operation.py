@@ -126,6 +126,7 @@ def test_the_doctor_looks_at_everything(waypost: Waypost, nowhere: Path, monkeyp
             "secrets",
             "disk",
             "journal",
+            "up",
             "database",
             "clock",
             "catalogue",

@@ -8,7 +8,8 @@ from typing import Any
 
 from tests.e2e.inside import InsideStack
 from tests.e2e.stack import Answer, Stack, ask, deployment, model, provider
-from waypost.app.doctor import Verdict, ask_gateways
+from waypost.app.doctor import ask_gateways
+from waypost.app.finding import Verdict
 from waypost.policy.circuit import Circuit, Phase
 
 TWO_KEYS = ["env:TEST_PROVIDER_KEY", "env:TEST_SECOND_KEY"]

@@ -134,3 +134,17 @@ def test_the_wheel_is_found() -> None:
 def test_a_pid_is_told_from_a_postgres() -> None:
     assert process_state(os.getpid()) is ProcessState.ANOTHER
     assert process_state(2**22 + 1) is ProcessState.GONE
+
+
+def test_the_server_keeps_nothing_open_that_whoever_started_it_had(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    server = EmbeddedPostgres(tmp_path / "pg")
+    try:
+        server.start()
+        os.close(writing)
+        os.set_blocking(reading, False)
+        assert os.read(reading, 1) == b""  # its end: nobody else has the other one
+    finally:
+        server.stop()
+        os.close(reading)

@@ -31,7 +31,10 @@ async def serve() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     internal, public = Http1Server(answer, refuse), Http1Server(answer, refuse)
     await internal.listen(unix_path=str(inheritance.internal_socket))
-    await public.listen(sock=socket.socket(fileno=inheritance.listen_fd))
+    await public.listen(
+        sock=socket.socket(fileno=inheritance.listen_fd),
+        siblings=[socket.socket(fileno=fd) for fd in inheritance.sibling_fds],
+    )
     await stop.wait()
     public.stop_accepting()
     await public.let_idle_leave(1.0)

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from enum import Enum
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +15,9 @@ import psycopg
 
 from waypost.app.catalogue_file import read_catalogue_file
 from waypost.app.database import open_database
+from waypost.app.doctor_processes import processes
+from waypost.app.doctor_tls import certificates
+from waypost.app.finding import Finding, Verdict
 from waypost.app.secrets import CredentialReader, SecretsError, open_secrets
 from waypost.app.settings import Settings, SettingsError
 from waypost.dispatch.status import FleetStatus
@@ -39,20 +41,6 @@ CONNECT_S = 3.0
 _decode_status = msgspec.json.Decoder(FleetStatus).decode
 
 
-class Verdict(Enum):
-    FINE = "ok"
-    DOUBTFUL = "warn"
-    BAD = "FAIL"
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing looked at; a verdict other than fine says what to do."""
-
-    subject: str
-    verdict: Verdict
-    sentence: str
-
-
 def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
     """Look at everything, one finding after the other."""
     yield _secrets(settings)
@@ -60,6 +48,8 @@ def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
     yield _journal(settings.data_dir / "journal")
     if settings.config_path is not None:
         yield from _configuration(settings, settings.config_path)
+    yield from certificates(settings.live, clock)
+    yield from processes(settings)
     try:
         with open_database(settings) as conninfo:
             found, catalogue = asyncio.run(_ask(conninfo))

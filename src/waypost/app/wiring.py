@@ -21,6 +21,7 @@ import msgspec
 import uvloop
 
 from waypost.app.background import Background
+from waypost.app.doctor_processes import Readiness
 from waypost.app.front import Front, SettingUnusable, make_egress
 from waypost.app.left_behind import LeftBehind, book_recovered, report_refused
 from waypost.app.live_settings import LiveSettings
@@ -106,6 +107,7 @@ class GatewayOptions(msgspec.Struct, frozen=True):
     internal_path: Path
     name: str = "gateway-0"
     listen_fd: int | None = None  # a socket that listens there already, from the supervisor
+    sibling_fds: tuple[int, ...] = ()  # those of other gateways
     workers: int = 1  # gateways on this machine that share what a limit allows
     control_socket: str = ""  # of the control process, when the settings name none
 
@@ -122,6 +124,7 @@ def run_gateway(settings: Settings, conninfo: str, options: GatewayOptions) -> i
             internal_path=inheritance.internal_socket,
             name=inheritance.process,
             listen_fd=inheritance.listen_fd,
+            sibling_fds=inheritance.sibling_fds,
             workers=inheritance.workers,
             control_socket=inheritance.control_socket,
         )
@@ -287,7 +290,11 @@ class GatewayProcess:
         options = self._options
         ssl_context = front.ssl_context(self._settings.live)
         if options.listen_fd is not None:
-            await front.server.listen(sock=socket.socket(fileno=options.listen_fd), ssl_context=ssl_context)
+            await front.server.listen(
+                sock=socket.socket(fileno=options.listen_fd),
+                siblings=[socket.socket(fileno=fd) for fd in options.sibling_fds],
+                ssl_context=ssl_context,
+            )
             return
         try:
             await front.server.listen(host=options.host, port=options.port, ssl_context=ssl_context)
@@ -451,7 +458,9 @@ class GatewayProcess:
             status = status_of(self.fleet, asyncio.get_running_loop().time())
             exchange.respond(200, JSON_TYPE, msgspec.json.encode(status))
         elif exchange.path == "/readyz":
-            exchange.respond(200 if self._state.is_ready else 503, JSON_TYPE, b"{}")
+            is_ready = self._state.is_ready and not self._state.is_draining
+            body = msgspec.json.encode(Readiness(list(self._state.degraded())))
+            exchange.respond(200 if is_ready else 503, JSON_TYPE, body)
         else:
             exchange.respond(404, JSON_TYPE, b"{}")
 

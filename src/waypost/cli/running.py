@@ -116,7 +116,8 @@ def doctor(config: Config = None, data_dir: DataDir = None, database_url: Databa
 
     Exit code 1 when something is wrong that keeps requests from being answered.
     """
-    from waypost.app.doctor import Verdict, examine
+    from waypost.app.doctor import examine
+    from waypost.app.finding import Verdict
 
     settings = settings_of(data_dir, database_url, config)
     for name, value in settings.shown():

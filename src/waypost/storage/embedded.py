@@ -12,6 +12,7 @@ The wheel's own launcher is never called: as root it adds system users and opens
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import importlib.util
@@ -39,6 +40,7 @@ _START_S = 60.0  # crash recovery of a full WAL may take this long on a slow dis
 _STALE_S = 5.0  # how long a dead postmaster's children or zombie may linger
 _STOP_S = 30.0
 _NOBODY = 65534
+_STDERR = 2
 
 # Sized for a laptop that runs other things. Of the privacy lines: an error's text can quote values, and a statement's
 # text is never needed, so the server writes down nothing below FATAL.
@@ -94,6 +96,12 @@ class EmbeddedPostgres:
         """The live postmaster of this directory, whoever started it."""
         pid = self._recorded_pid()
         return pid if pid is not None and process_state(pid) is ProcessState.POSTGRES else None
+
+    @property
+    def recorded(self) -> tuple[int, ProcessState] | None:
+        """The postmaster that the directory names, and what runs under that pid; None when it names none."""
+        pid = self._recorded_pid()
+        return None if pid is None else (pid, process_state(pid))
 
     @property
     def is_running(self) -> bool:
@@ -178,6 +186,7 @@ class EmbeddedPostgres:
         options = [part for key, value in self._settings.items() for part in ("-c", f"{key}={value}")]
         command = [*wrapper, str(bin_dir / "postgres"), "-D", str(self._cluster), "-k", str(self._socket_dir), *options]
         log = str(self.data_dir / "postgres.log")
+        _keep_descriptors_to_ourselves()
         self._child_pid = os.posix_spawnp(
             command[0],
             command,
@@ -332,7 +341,31 @@ def _socket_dir(data_dir: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"waypost-{os.geteuid()}-{digest}"
 
 
+def _keep_descriptors_to_ourselves() -> None:
+    """Whatever our parent left open in us must not stay open in a server that outlives us: `doctor | less` would wait
+    for the server's end."""
+    try:
+        found = [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:
+        found = list(range(3, 256))
+    for fd in found:
+        if fd > _STDERR:
+            with contextlib.suppress(OSError):
+                os.set_inheritable(fd, False)
+
+
 def _locked(path: Path, how: int) -> int:
+    """Raises EmbeddedPostgresError when somebody does not let go of it for longer than a start may take."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(fd, how)
-    return fd
+    deadline = time.monotonic() + _START_S
+    while True:
+        try:
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(fd)
+                sentence = f"Another process has been starting or stopping the embedded PostgreSQL for {_START_S:.0f} s"
+                raise EmbeddedPostgresError(f"{sentence} ({path}): look whether it hangs.") from None
+            time.sleep(0.02)
+        else:
+            return fd

@@ -16,6 +16,7 @@ _SOCKET = "WAYPOST_INTERNAL_SOCKET"
 _LISTEN_FD = "WAYPOST_LISTEN_FD"
 _WORKERS = "WAYPOST_WORKERS"
 _CONTROL = "WAYPOST_CONTROL_SOCKET"
+_SIBLING_FDS = "WAYPOST_SIBLING_FDS"
 _PARENT_PID = "WAYPOST_PARENT_PID"
 
 
@@ -25,6 +26,7 @@ class Inheritance(msgspec.Struct, frozen=True, kw_only=True):
     process: str  # such as "gateway-0"
     internal_socket: Path  # where it answers /readyz and /metrics
     listen_fd: int  # a public socket, already listening, so that a restart loses no connection
+    sibling_fds: tuple[int, ...] = ()  # those of the other gateways, for callers whom they let wait
     workers: int = 1  # gateways of this supervisor: each has its part of what a limit allows
     control_socket: str = ""  # of the control process that runs beside them
 
@@ -36,6 +38,7 @@ class Inheritance(msgspec.Struct, frozen=True, kw_only=True):
             _LISTEN_FD: str(self.listen_fd),
             _WORKERS: str(self.workers),
             _CONTROL: self.control_socket,
+            _SIBLING_FDS: ",".join(map(str, self.sibling_fds)),
         }
 
 
@@ -47,6 +50,7 @@ def read_inheritance(environment: Mapping[str, str]) -> Inheritance | None:
         process=environment[_PROCESS],
         internal_socket=Path(environment[_SOCKET]),
         listen_fd=int(environment[_LISTEN_FD]),
+        sibling_fds=tuple(map(int, filter(None, environment.get(_SIBLING_FDS, "").split(",")))),
         workers=int(environment.get(_WORKERS, "1")),
         control_socket=environment.get(_CONTROL, ""),
     )

@@ -2,8 +2,8 @@
 
 With SO_REUSEPORT the kernel deals connections out by a hash, so that a burst reaches every gateway: of 256 connections
 at once, 4 processes got 59 to 74 each, where one shared socket gave them 0, 2, 93 and 161 (whoever wakes first takes
-all that wait). The supervisor keeps all of them open, so that those who wait on a gateway's socket while it restarts
-wait on, and are not turned away.
+all that wait). The supervisor keeps all of them open, so that nobody is turned away while a gateway restarts; whom a
+dead or busy gateway lets wait for longer than a moment, another one takes (`Http1Server.listen`).
 """
 
 from __future__ import annotations

@@ -95,15 +95,20 @@ def run_up(
 
 def roll_running(data_dir: Path) -> int | None:
     """Ask the `up` of a data directory to replace its gateways one by one; its pid, None when none runs there."""
+    pid = running_pid(data_dir)
+    if pid is not None:
+        os.kill(pid, signal.SIGUSR2)
+    return pid
+
+
+def running_pid(data_dir: Path) -> int | None:
+    """The `up` that runs on a data directory."""
     try:
         with (data_dir / LOCK_NAME).open("r+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                pid = int(file.read() or 0)
-                if pid:
-                    os.kill(pid, signal.SIGUSR2)
-                    return pid
+                return int(file.read() or 0) or None
     except OSError:
         return None
     return None
@@ -298,6 +303,8 @@ class _Lock:
 def _workers_plan(options: UpOptions) -> WorkersPlan:
     run_dir = options.data_dir / "run"
     _private_dir(run_dir)
+    for left in run_dir.glob("gateway-*.sock"):
+        left.unlink()
     control = options.control
     return WorkersPlan(
         count=options.workers,

@@ -75,6 +75,7 @@ class Workers:
             self._free_name = old.plan.name
             await old.stop(hurry)
             self._ending.clear()
+            (self._plan.run_dir / f"{old.plan.name}.sock").unlink(missing_ok=True)
             emit(WorkerReplaced(process=old.plan.name))
 
     async def stop(self, hurry: asyncio.Event) -> None:
@@ -92,11 +93,13 @@ class Workers:
         path = self._plan.run_dir / f"{name}.sock"
         if len(os.fsencode(path)) > _SOCKET_PATH_BYTES_MAX:
             raise PathTooLong
-        listen_fd = self._sockets[number % len(self._sockets)].fileno()
+        fds = [each.fileno() for each in self._sockets]
+        listen_fd = fds[number % len(fds)]
         inheritance = Inheritance(
             process=name,
             internal_socket=path,
             listen_fd=listen_fd,
+            sibling_fds=tuple(fd for fd in fds if fd != listen_fd),
             workers=self._plan.count,
             control_socket=self._plan.control_socket,
         )
@@ -107,7 +110,7 @@ class Workers:
                 environment=inheritance.environment(),
                 address=path,
                 ready_path="/readyz",
-                inherited_fds=(listen_fd,),
+                inherited_fds=tuple(fds),
                 drain_s=lambda: self._plan.drain_s() + _SETTLE_S,
             )
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from waypost.transport.exchange import Exchange
@@ -18,6 +18,8 @@ __all__ = ["Exchange", "Handler", "Http1Server", "Refuse", "ServerLimits"]
 _BACKLOG = 4096  # a burst of reconnecting callers after a restart; the kernel caps it at somaxconn
 _TLS_SHUTDOWN_S = 2.0
 _IDLE_LOOK_S = 0.02
+_RELIEF_S = 0.1  # between looks at the sockets of siblings
+_RELIEVED_AT_ONCE = 64  # callers taken from one of them in a look
 
 
 class Http1Server:
@@ -38,6 +40,9 @@ class Http1Server:
         self._rules = Rules(handler, refuse, limits or ServerLimits(), on_bug)
         self._rules.on_lost = self._on_lost
         self._listeners: list[asyncio.Server] = []
+        self._siblings: list[tuple[socket.socket, Callable[[], Connection], dict[str, Any]]] = []
+        self._relief: asyncio.TimerHandle | None = None
+        self._welcomes: set[asyncio.Task[None]] = set()
         self._sweep: Sweep | None = None
         self._emptied: asyncio.Event = asyncio.Event()
         self.port = 0
@@ -81,9 +86,12 @@ class Http1Server:
         port: int = 0,
         unix_path: str = "",
         sock: socket.socket | None = None,
+        siblings: Sequence[socket.socket] = (),
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        """Accept connections; may be called for several addresses. Raises OSError when the address cannot be taken."""
+        """Accept connections; may be called for several addresses. Raises OSError when the address cannot be taken.
+
+        `siblings` are listening sockets of other processes: who waits there for longer than 0.1 s is taken too."""
         loop = asyncio.get_running_loop()
         rules = self._rules
         rules.time = loop.time
@@ -101,15 +109,40 @@ class Http1Server:
             listener = await loop.create_server(connect, sock=sock, backlog=_BACKLOG, **tls)
         else:
             listener = await loop.create_server(connect, host or None, port, backlog=_BACKLOG, **tls)
+        self._siblings = [(each, connect, tls) for each in siblings]
+        for each in siblings:
+            each.setblocking(False)
+        if siblings:
+            self._relief = loop.call_later(_RELIEF_S, self._relieve_siblings)
         if not unix_path:
             self.port = self.port or listener.sockets[0].getsockname()[1]
         self._listeners.append(listener)
         if self._sweep is None:
             self._sweep = Sweep(loop, self._check)
 
+    def _relieve_siblings(self) -> None:
+        """Take callers whom another process has let wait since the last look, because it is dead or cannot keep up.
+        One that lives has accepted them long before."""
+        loop = asyncio.get_running_loop()
+        self._relief = loop.call_later(_RELIEF_S, self._relieve_siblings)
+        for sibling, connect, tls in self._siblings:
+            for _ in range(_RELIEVED_AT_ONCE):
+                try:
+                    taken, _ = sibling.accept()
+                except OSError:  # nobody waits, or gave up
+                    break
+                task = loop.create_task(_welcome(loop, connect, taken, tls))
+                self._welcomes.add(task)
+                task.add_done_callback(self._welcomes.discard)
+
     def stop_accepting(self) -> None:
         """No new connection, and one more request at most on each that is open: every answer says it is the last."""
         self._rules.state.is_draining = True
+        if self._relief is not None:
+            self._relief.cancel()
+        for sibling, _, _ in self._siblings:
+            sibling.close()
+        self._siblings = []
         for listener in self._listeners:
             listener.close()
 
@@ -152,3 +185,14 @@ class Http1Server:
         rules.state.refresh_date()
         for connection in [each for each in rules.connections if each.deadline_s <= now_s]:
             connection.check(now_s)
+
+
+async def _welcome(
+    loop: asyncio.AbstractEventLoop, connect: Callable[[], Connection], taken: socket.socket, tls: dict[str, Any]
+) -> None:
+    """Serve a caller who was accepted elsewhere than by the loop."""
+    taken.setblocking(False)
+    try:
+        await loop.connect_accepted_socket(connect, taken, **tls)
+    except OSError:  # gone meanwhile, or no TLS (an ssl.SSLError is one)
+        taken.close()
