@@ -25,6 +25,7 @@ from waypost.app.doctor_processes import Readiness
 from waypost.app.front import Front, SettingUnusable, make_egress
 from waypost.app.left_behind import LeftBehind, book_recovered, report_refused
 from waypost.app.live_settings import LiveSettings
+from waypost.app.partition_keeper import PartitionKeeper
 from waypost.app.reload import Reloading
 from waypost.app.resilience import make_fleet, make_pressure, watch_fleet
 from waypost.app.secrets import CredentialReader, open_node_id, open_secrets
@@ -49,13 +50,9 @@ from waypost.kit import ids
 from waypost.kit.clock import SystemClock
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.ids import Ids
-from waypost.policy.address import TrustedProxies
 from waypost.storage.directory import PostgresDirectory
 from waypost.storage.idempotency import PostgresClaims
 from waypost.storage.ledger import PostgresLedger
-from waypost.storage.partitions import ensure_partitions
-from waypost.storage.pool import Pool
-from waypost.storage.roles import Role
 from waypost.supervisor.hardening import keep_memory_private
 from waypost.supervisor.inheritance import die_with_supervisor, read_inheritance
 from waypost.telemetry.events import (
@@ -80,8 +77,6 @@ from waypost.wire.dialects import error_headers, render_error
 _Result = TypeVar("_Result")
 JOURNAL_NAME = "journal"  # in the data directory: a directory for each gateway
 _RETRY_S = 0.5  # between tries to reach the database at start
-_PARTITIONS_S = 6 * 3600.0  # between looks at the partitions of the months ahead
-_PARTITIONS_RETRY_S = 60.0
 _LOOK_S = 1.0  # between looks at what an operator should be told
 OVERDUE_MS = 3_600_000  # no execution of ours takes an hour
 SETTLE_LATE_S = 5.0  # age of the oldest attempt that is not booked
@@ -200,7 +195,8 @@ class GatewayProcess:
         stack.push_async_callback(fleet.close)
         following = Following(self._directory, keyring, fleet, self._clock)
         await self._insist(following.catch_up)
-        await self._insist(self._make_partitions)
+        partitions = PartitionKeeper(self._conninfo, self._clock)
+        await self._insist(partitions.make)
         gateway, dispatcher = self._assemble(journal, settler, wallet, idempotency, keyring, fleet, following)
         self._watch(journal, settler, wallet, fleet, following, dispatcher)
 
@@ -208,7 +204,7 @@ class GatewayProcess:
         background = Background(self._fail)
         for part in (journal, settler, wallet, following, bookkeeper):
             background.start(part.run())
-        background.start(self._keep_partitions())
+        background.start(partitions.run())
         background.start(self._keep_claims(idempotency, settler, recovered))
         background.start(LeftBehind(self._journal_dir, self._ledger, self._clock).run())
         background.start(self._tell_of_delays(journal, settler, following))
@@ -282,7 +278,6 @@ class GatewayProcess:
     def _bound(self, gateway: Gateway, live: LiveSettings) -> None:
         """What one caller may take of this process: of the bounds, an even share of each worker."""
         workers = self._options.workers
-        gateway.trusted_proxies = TrustedProxies(live.trusted_proxies)
         gateway.in_flight.per_org = max(1, live.organisation_in_flight // workers)
         gateway.in_flight.per_key = max(1, live.key_in_flight // workers)
 
@@ -304,13 +299,6 @@ class GatewayProcess:
                 f"{options.host}:{options.port} cannot be listened at ({reason}): stop the program there, or give "
                 "another --port or --host"
             ) from None
-
-    async def _make_partitions(self) -> None:
-        owner = Pool(self._conninfo, Role.OWNER, size=1)
-        try:
-            await ensure_partitions(owner, self._clock.unix_ns() // 1_000_000)
-        finally:
-            await owner.close()
 
     def _bookkeeper(
         self, settler: Settler, node: NodeIdentity, recovered: frozenset[bytes] | None, dispatcher: Dispatcher
@@ -337,18 +325,6 @@ class GatewayProcess:
                     await idempotency.forget_interrupted()
                     break
         await idempotency.keep()
-
-    async def _keep_partitions(self) -> None:
-        pause_s = _PARTITIONS_S
-        while True:
-            await asyncio.sleep(pause_s)
-            pause_s = _PARTITIONS_S
-            try:
-                await self._make_partitions()
-            except LedgerUnavailable:
-                pause_s = _PARTITIONS_RETRY_S
-            except Exception as error:  # noqa: BLE001  the edge of a task: those of the months ahead are there already
-                report_bug(error)
 
     def _assemble(
         self,

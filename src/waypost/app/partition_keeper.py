@@ -1,0 +1,44 @@
+"""The partitions of the months ahead: made at the start of a gateway, and looked after as long as it serves."""
+
+from __future__ import annotations
+
+import asyncio
+
+from waypost.kit.clock import Clock
+from waypost.ledger.record import LedgerUnavailable
+from waypost.storage.partitions import ensure_partitions
+from waypost.storage.pool import Pool
+from waypost.storage.roles import Role
+from waypost.telemetry.events import report_bug
+
+LOOK_S = 6 * 3600.0
+RETRY_S = 60.0
+
+
+class PartitionKeeper:
+    """Any number of processes may do so at once."""
+
+    def __init__(self, conninfo: str, clock: Clock) -> None:
+        self._conninfo = conninfo
+        self._clock = clock
+
+    async def make(self) -> None:
+        """Make what is missing. Raises LedgerUnavailable."""
+        owner = Pool(self._conninfo, Role.OWNER, size=1)
+        try:
+            await ensure_partitions(owner, self._clock.unix_ns() // 1_000_000)
+        finally:
+            await owner.close()
+
+    async def run(self) -> None:
+        """Look again and again, until cancelled."""
+        pause_s = LOOK_S
+        while True:
+            await asyncio.sleep(pause_s)
+            pause_s = LOOK_S
+            try:
+                await self.make()
+            except LedgerUnavailable:
+                pause_s = RETRY_S
+            except Exception as error:  # noqa: BLE001  the edge of a task: those of the months ahead are there already
+                report_bug(error)
