@@ -33,6 +33,8 @@ _ALONE: tuple[Callable[..., None], ...] = (
     running.doctor,
     accounts.balance,
     accounts.usage,
+    operation.backup,
+    operation.restore,
 )
 _GROUPS: dict[tuple[str, str], dict[str, Callable[..., None]]] = {
     ("org", "Organisations: each has one balance and any number of keys."): {"create": accounts.org_create},

@@ -125,6 +125,39 @@ def node_retire(
     typer.echo(f"{node_id} is retired")
 
 
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; it must not be there yet.")],
+    without_secrets: Annotated[
+        bool, typer.Option("--without-secrets", help="Leave the secrets out: without them no API key is valid.")
+    ] = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Write the whole deployment to one file: database, journals and secrets. It may run meanwhile."""
+    from waypost.app.backup import back_up
+
+    back_up(settings_of(data_dir, database_url, config), file, with_secrets=not without_secrets)
+    typer.echo(
+        f"{file} holds everything" + (" but the secrets" if without_secrets else ": keep it as you keep secrets")
+    )
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `backup` wrote.")],
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Make a deployment from a backup, in an empty data directory and an empty database."""
+    from waypost.app.backup import restore as restore_deployment
+
+    head = restore_deployment(settings_of(data_dir, database_url, config), file)
+    typer.echo("restored; run `waypost ledger check`, then `waypost up`: it books what the journals hold")
+    if not head.has_secrets:
+        typer.echo("waypost: the backup has no secrets: put yours in place before the first start", err=True)
+
+
 def ledger_check(
     as_json: AsJson = False, config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None
 ) -> None:
