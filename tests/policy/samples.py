@@ -24,6 +24,8 @@ training = false
 retention_days = 0
 cancel_stops_billing = "yes"
 usage_in_stream = "final"
+credential_header = "api-key"
+api_version = "2025-04-01-preview"
 bulkhead = { in_flight = 200, queue = 50, wait_s = 0.5 }
 breaker  = { window_s = 10, min_calls = 20, failure_ratio = 0.5, consecutive = 5, open_s = 5 }
 timeouts = { connect_s = 3, first_byte_s = 60, idle_s = 60, stream_total_s = 900, total_s = 600 }

@@ -151,6 +151,8 @@ MISTAKES = [
         ': expected at least one of env:NAME, file:PATH or plain:VALUE; where no key is needed, "plain:none"',
     ),
     ("providers/0/headers", {"X-A": "a\r\nb"}, ".X-A: expected one line of printable ASCII"),
+    ("providers/0/credential_header", "Host", ": this header is set by Waypost itself"),
+    ("providers/0/api_version", "a&b=c", ': expected a version such as "2025-04-01-preview"'),
     ("providers/0/headers", {"X A": "a"}, '."X A": not a header name'),
     ("providers/0/headers", {"Host": "a"}, ".Host: this header is set by Waypost itself"),
     ("providers/0/headers", {"Authorization": "a"}, ".Authorization: credentials belong into api_keys"),

@@ -10,7 +10,7 @@ from tests.wire.samples import TARGET
 from tests.wire.samples import read as read_request
 from waypost.kit.errors import ErrorCode
 from waypost.policy.catalogue import RequestChanges
-from waypost.providers import KINDS
+from waypost.providers import KINDS, MODALITIES
 from waypost.providers.kind import BadAnswer, Target, UpstreamError
 from waypost.providers.openai_stream import OpenAIStream
 from waypost.wire.canonical import Completion, Usage
@@ -81,6 +81,8 @@ def test_a_target_that_was_not_prepared_makes_the_same_head() -> None:
         {"credential": "a\nb"},
         {"credential": "ü"},
         {"headers": (("x", "a\r\nb: c"),)},
+        {"credential_header": "x\r\ny"},
+        {"api_version": "1 HTTP/1.1"},
         {"headers": (("x y", "a"),)},
         {"headers": (("x:", "a"),)},
         {"headers": (("", "a"),)},
@@ -346,3 +348,17 @@ def test_the_name_of_an_answer_is_known_to_the_books(sent: dict[str, Any], known
     reader.feed(b"data: %b\n\n" % json.dumps({"choices": [], **sent}).encode())
     assert isinstance(reader, OpenAIStream)
     assert reader.answer_id == known
+
+
+def test_azure_gets_its_own_header_and_version_at_every_endpoint() -> None:
+    target = Target(b"x.openai.azure.com", "/openai/v1", "k-1", "m", credential_header="api-key", api_version="preview")
+
+    for kind, path in (
+        (KINDS["openai"], b"chat/completions"),
+        (KINDS["openai-responses"], b"responses"),
+        (MODALITIES["image"]["openai"], b"images/generations"),
+    ):
+        head = kind.prepare(target).head
+        assert head.startswith(b"POST /openai/v1/%b?api-version=preview HTTP/1.1\r\n" % path)
+        assert b"\r\napi-key: k-1\r\n" in head
+        assert b"authorization" not in head

@@ -224,6 +224,8 @@ class Fleet:
                         expose=route.deployment.expose,
                         error_rules=route.provider.error_map,
                         provider=route.provider.id,
+                        credential_header=route.provider.credential_header,
+                        api_version=route.provider.api_version,
                     )
                 ),
                 self._health(route, secret, healths),

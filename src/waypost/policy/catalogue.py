@@ -61,6 +61,8 @@ class Provider(msgspec.Struct, frozen=True):
     retention_days: int | None = None
     cancel_stops_billing: CancelBilling = CancelBilling.UNKNOWN
     usage_in_stream: str = "final"
+    credential_header: str = ""  # that carries the key, instead of `authorization: Bearer`
+    api_version: str = ""  # `?api-version=` of every call
     timeouts: Timeouts = Timeouts()
     bulkhead: Bulkhead = Bulkhead()
     breaker: Breaker = Breaker()

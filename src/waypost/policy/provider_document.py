@@ -16,6 +16,8 @@ WAIT_S_MAX = 86_400.0
 PLAIN = "plain:"  # before a credential that stands in the document itself
 REFERENCES = ("env:", "file:")  # before the name of the place where a credential stands
 
+_OPENAI_KINDS = ("openai", "openai-responses")
+_API_VERSION = re.compile(r"[A-Za-z0-9.-]{1,64}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _URL_PATH = re.compile(r"(?!.*\.\.)(?:/[A-Za-z0-9._~%@:+-]{1,256}){0,16}/?")
@@ -72,6 +74,8 @@ def read_provider(table: Table) -> Provider:
             table.one_of("cancel_stops_billing", [each.value for each in CancelBilling], CancelBilling.UNKNOWN.value)
         ),
         usage_in_stream=table.one_of("usage_in_stream", _USAGE_IN_STREAM, "final"),
+        credential_header=_read_of_openai(table, "credential_header", _HEADER_NAME, "the name of a header").lower(),
+        api_version=_read_of_openai(table, "api_version", _API_VERSION, 'a version such as "2025-04-01-preview"'),
         timeouts=_read_timeouts(table.table("timeouts")),
         bulkhead=_read_bulkhead(table.table("bulkhead")),
         breaker=_read_breaker(table.table("breaker")),
@@ -96,6 +100,8 @@ def provider_document(provider: Provider) -> dict[str, object]:
         "retention_days": provider.retention_days,
         "cancel_stops_billing": provider.cancel_stops_billing.value,
         "usage_in_stream": provider.usage_in_stream,
+        "credential_header": provider.credential_header or None,
+        "api_version": provider.api_version or None,
         "timeouts": msgspec.structs.asdict(provider.timeouts),
         "bulkhead": msgspec.structs.asdict(provider.bulkhead),
         "breaker": msgspec.structs.asdict(provider.breaker),
@@ -136,6 +142,19 @@ def _read_base_url(table: Table) -> str:
     elif _HOST.fullmatch(parts.hostname or "") is None or _URL_PATH.fullmatch(parts.path) is None:
         table.note("base_url", f"expected {hint}")
     return text.rstrip("/")
+
+
+def _read_of_openai(table: Table, name: str, form: re.Pattern[str], hint: str) -> str:
+    """What only providers of OpenAI's formats have, Azure's foremost; "" where it is not given."""
+    if not table.has(name):
+        return ""
+    text = table.text(name, form=form, hint=hint)
+    kind = table.raw("kind")
+    if isinstance(kind, str) and kind in KINDS and kind not in _OPENAI_KINDS:
+        table.note(name, f"only for the kinds {' and '.join(_OPENAI_KINDS)}")
+    elif text.lower() in _OUR_HEADERS:
+        table.note(name, "this header is set by Waypost itself")
+    return text
 
 
 def _read_references(table: Table) -> tuple[str, ...]:

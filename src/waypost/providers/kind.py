@@ -20,6 +20,7 @@ from waypost.wire.request import ChatRequest
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]{0,8192}")
+_API_VERSION = re.compile(r"[A-Za-z0-9.-]{0,64}")
 _HOST = re.compile(rb"[A-Za-z0-9._\-:\[\]]{1,512}")
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~%@:+-]{1,256}){0,16}")
 # What a call says about its own framing and credential is not for configuration to repeat.
@@ -72,6 +73,8 @@ class Target(msgspec.Struct, frozen=True):
     expose: tuple[str, ...] = ()
     error_rules: tuple[ErrorRule, ...] = ()
     provider: str = ""  # its id in the catalogue: what is signed for its accounts comes back to them only
+    credential_header: str = ""  # that carries the credential, instead of `authorization: Bearer`
+    api_version: str = ""  # for the query, where the provider wants one
     head: bytes = b""  # the constant head of a call, once a kind has prepared the target
 
     def __post_init__(self) -> None:
@@ -79,6 +82,10 @@ class Target(msgspec.Struct, frozen=True):
             raise ValueError("the host is not a valid one")
         if _PATH.fullmatch(self.path_prefix) is None or ".." in self.path_prefix:
             raise ValueError("the path of the base URL is not a valid one")
+        if self.credential_header and _HEADER_NAME.fullmatch(self.credential_header) is None:
+            raise ValueError("the name of the credential's header is not a valid one")
+        if _API_VERSION.fullmatch(self.api_version) is None:
+            raise ValueError("the API version is not a valid one")
         if _HEADER_VALUE.fullmatch(self.credential) is None:
             raise ValueError("the credential holds characters that a header cannot carry")
         for name, value in self.headers:

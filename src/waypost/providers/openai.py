@@ -143,8 +143,11 @@ class OpenAIChat:
 
 def head_of(target: Target, path: str) -> bytes:
     """The constant head of a call to that path of an API like OpenAI's."""
-    lines = [f"POST {target.path_prefix}{path} HTTP/1.1", f"host: {target.host_header.decode()}"]
-    if target.credential:
+    query = f"?api-version={target.api_version}" if target.api_version else ""
+    lines = [f"POST {target.path_prefix}{path}{query} HTTP/1.1", f"host: {target.host_header.decode()}"]
+    if target.credential and target.credential_header:
+        lines.append(f"{target.credential_header}: {target.credential}")
+    elif target.credential:
         lines.append(f"authorization: Bearer {target.credential}")
     lines += ["content-type: application/json", "accept-encoding: identity", "user-agent: waypost"]
     lines += [f"{name}: {value}" for name, value in target.headers]
