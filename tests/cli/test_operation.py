@@ -271,3 +271,36 @@ def test_up_refuses_a_port_that_is_taken(waypost: Waypost) -> None:
         done = waypost("up", "--port", str(port))
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith(f"waypost: Port {port} cannot be used")
+
+
+def test_the_price_book_compares_imports_and_remembers(waypost: Waypost, tmp_path: Path) -> None:
+    file = tmp_path / "catalogue.toml"
+    text = """
+[[providers]]
+id = "alpha"
+kind = "openai"
+base_url = "https://api.openai.com/v1"
+api_keys = ["env:ALPHA_API_KEY"]
+[[models]]
+slug = "small"
+modality = "chat"
+context_window = 128000
+max_output = 16384
+price = { input = "0.50", output = "2.00" }
+[[models.deployments]]
+provider = "alpha"
+upstream_model = "gpt-4o-mini"
+cost = { input = "0.01", output = "0.60" }
+"""
+    file.write_text(text)
+    assert waypost("catalog", "apply", str(file)).code == 0
+    (row,) = waypost("catalog", "prices", "--json").json["deployments"]
+    assert (row["verdict"], row["cost"]["input"], row["listed"]["input"]) == ("differs", "0.01", "0.15")
+    assert "input 0.01, listed 0.15" in waypost("catalog", "prices", "--model", "small").out
+    assert waypost("catalog", "prices", "--import").code == 0
+    (row,) = waypost("catalog", "prices", "--json").json["deployments"]
+    assert row["verdict"] == "as listed"
+    changes = waypost("catalog", "price-history", "small", "--json").json["changes"]
+    costs = [each for each in changes if each["place"].endswith(".cost.input")]
+    assert [(each["before"], each["after"]) for each in costs] == [('"0.01"', '"0.15"'), (None, '"0.01"')]
+    assert waypost("catalog", "prices", "--model", "nobody").code == 1

@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from waypost.app.database import open_database
+from waypost.app.list_prices import Comparison, compare, published, with_listed_costs
 from waypost.app.secrets import open_secrets
 from waypost.app.settings import Settings
 from waypost.kit import ids
@@ -198,6 +199,36 @@ class Operator:
             return await catalogues.roll_back_catalogue(self._pool, version)
         except LookupError as error:
             raise CommandRefused(f"{error.args[0]}: see `waypost catalog history`") from None
+
+    async def compare_prices(self, model: str | None = None) -> list[Comparison]:
+        """Each deployment's cost beside what its provider publishes."""
+        catalogue, _ = await self.newest_catalogue()
+        if model is not None and model not in {each.slug for each in catalogue.models}:
+            raise CommandRefused(f"the catalogue has no model {model}: see `waypost catalog show`")
+        found = compare(catalogue, published(self._now_s() * 1000))
+        return [each for each in found if model in (None, each.model)]
+
+    async def import_prices(self, model: str | None = None) -> int | None:
+        """Make published prices the costs, as a new version; None when they are that already."""
+        comparisons = await self.compare_prices(model)
+        catalogue, _ = await self.newest_catalogue()
+        return await self.apply_catalogue(with_listed_costs(catalogue, comparisons))
+
+    async def price_history(self, model: str) -> list[tuple[catalogues.CatalogueVersion, Change]]:
+        """What each version changed in a model's price and costs, the newest first."""
+        versions = await self.catalogue_history()
+        found: list[tuple[catalogues.CatalogueVersion, Change]] = []
+        before = Catalogue()
+        for version in reversed(versions):
+            after = await catalogues.catalogue_of(self._pool, version.version)
+            found += [
+                (version, change)
+                for change in changes_between(before, after)
+                if change.place.startswith(f"models[{model}]")
+                and (".price." in change.place or ".cost." in change.place)
+            ]
+            before = after
+        return found[::-1]
 
     async def list_nodes(self) -> list[nodes.Node]:
         return await nodes.list_nodes(self._pool)

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import typer
 
-from waypost.cli import accounts, operation, reconciliation, running
+from waypost.cli import accounts, operation, prices, reconciliation, running
 
 cli = typer.Typer(
     name="waypost",
@@ -55,6 +55,8 @@ _GROUPS: dict[tuple[str, str], dict[str, Callable[..., None]]] = {
         "history": operation.catalog_history,
         "diff": operation.catalog_diff,
         "rollback": operation.catalog_rollback,
+        "prices": prices.catalog_prices,
+        "price-history": prices.catalog_price_history,
     },
     ("node", "Gateway nodes."): {"list": operation.node_list, "retire": operation.node_retire},
     ("ledger", "The books."): {"check": operation.ledger_check, "reconcile": reconciliation.ledger_reconcile},
