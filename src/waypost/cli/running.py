@@ -42,6 +42,7 @@ def up(
 
 def demo(
     simulated: Annotated[bool, typer.Option("--simulated", help="A simulated model instead of a real one.")] = False,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="An embedding model beside it.")] = False,
     config: Config = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
@@ -57,7 +58,10 @@ def demo(
 
     settings = settings_of(data_dir, database_url, config)
     check_listening(settings, host)
-    raise typer.Exit(serve_demo(settings, host=host, port=port, metrics_port=metrics_port, is_simulated=simulated))
+    code = serve_demo(
+        settings, host=host, port=port, metrics_port=metrics_port, is_simulated=simulated, has_embeddings=embeddings
+    )
+    raise typer.Exit(code)
 
 
 def gateway(

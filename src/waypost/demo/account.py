@@ -31,6 +31,7 @@ class Account(msgspec.Struct, frozen=True):
 
     upstream_key: str  # between our gateway and the model on this machine
     upstream_port: int = 0
+    embeddings_port: int = 0
     org_id: str = ""
     api_key: str = ""
 

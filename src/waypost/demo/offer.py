@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from waypost.demo.embedding_model import CONTEXT_TOKENS as EMBEDDED_TOKENS
 from waypost.demo.local_model import API_KEY_VARIABLE, CONTEXT_TOKENS
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.document import read_catalogue
@@ -24,22 +25,31 @@ LOCAL = Offer("gemma-3-270m", "this-machine", "gemma-3-270m", "Gemma 3 270M, a s
 SIMULATED = Offer("sim-large", "simulator", "sim-large", "a simulated model; its answers are made up by rule")
 
 
-def catalogue_of(offer: Offer, port: int) -> Catalogue:
-    """The catalogue with that one model, served on a loopback port."""
+LOCAL_VECTORS = Offer("e5-small", "vectors-here", "e5-small", "multilingual-e5-small, real embeddings, on this machine")
+SIMULATED_VECTORS = Offer("e5-small", "vectors-simulated", "sim-vectors", "simulated embeddings")
+
+
+def catalogue_of(offer: Offer, port: int, vectors: Offer | None = None, vectors_port: int = 0) -> Catalogue:
+    """The catalogue with that one model, served on a loopback port, and an embedding model where there is one."""
+    providers, models = [_provider(offer, port)], []
+    if vectors is not None:
+        providers.append(_provider(vectors, vectors_port))
+        deployment = {"provider": vectors.provider, "upstream_model": vectors.upstream_model, "cost": {"input": "0.01"}}
+        models.append(
+            {
+                "slug": vectors.slug,
+                "modality": "embedding",
+                "context_window": EMBEDDED_TOKENS,
+                "max_output": 1,
+                "price": {"input": "0.02"},
+                "deployments": [deployment],
+            }
+        )
     return read_catalogue(
         {
-            "providers": [
-                {
-                    "id": offer.provider,
-                    "kind": "openai",
-                    "base_url": f"http://127.0.0.1:{port}/v1",
-                    "api_keys": [f"env:{API_KEY_VARIABLE}"],
-                    "training": False,
-                    "retention_days": 0,
-                    "cancel_stops_billing": "yes",
-                }
-            ],
+            "providers": providers,
             "models": [
+                *models,
                 {
                     "slug": offer.slug,
                     "aliases": [ALIAS],
@@ -54,7 +64,19 @@ def catalogue_of(offer: Offer, port: int) -> Catalogue:
                             "cost": {"input": "0.05", "output": "0.20"},
                         }
                     ],
-                }
+                },
             ],
         }
     )
+
+
+def _provider(offer: Offer, port: int) -> dict[str, object]:
+    return {
+        "id": offer.provider,
+        "kind": "openai",
+        "base_url": f"http://127.0.0.1:{port}/v1",
+        "api_keys": [f"env:{API_KEY_VARIABLE}"],
+        "training": False,
+        "retention_days": 0,
+        "cancel_stops_billing": "yes",
+    }

@@ -12,11 +12,11 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from waypost.demo import local_model, simulated_model
+from waypost.demo import embedding_model, local_model, simulated_model
 from waypost.demo.account import Account, keep_account, open_account, read_account
 from waypost.demo.card import render_card
-from waypost.demo.offer import LOCAL, SIMULATED, Offer, catalogue_of
-from waypost.demo.weights import TERMS_URL, assemble_weights
+from waypost.demo.offer import LOCAL, LOCAL_VECTORS, SIMULATED, SIMULATED_VECTORS, Offer, catalogue_of
+from waypost.demo.weights import TERMS_URL, assemble_weights, check_embeddings
 from waypost.kit.money import Nanos
 from waypost.supervisor.child import ChildPlan
 from waypost.supervisor.up import Deployment, UpOptions, run_up
@@ -24,13 +24,16 @@ from waypost.supervisor.up import Deployment, UpOptions, run_up
 _ACCOUNT_FILE = "demo.json"
 
 
-def run_demo(options: UpOptions, *, is_simulated: bool, pepper: bytes) -> int:
+def run_demo(options: UpOptions, *, is_simulated: bool, has_embeddings: bool, pepper: bytes) -> int:
     """Run until SIGTERM or SIGINT; the exit code. `pepper` keys the digests of API keys.
 
-    Raises DemoUnavailable without extra `demo`, WeightsDamaged, and UpRefused."""
+    Raises DemoUnavailable without extra `demo` (or `embeddings`), WeightsDamaged, and UpRefused."""
     console = Console(stderr=True)
     options.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    demo = _Demo(options, SIMULATED if is_simulated else LOCAL, pepper)
+    if has_embeddings and not is_simulated:
+        check_embeddings()
+    vectors = (SIMULATED_VECTORS if is_simulated else LOCAL_VECTORS) if has_embeddings else None
+    demo = _Demo(options, SIMULATED if is_simulated else LOCAL, vectors, pepper)
     if is_simulated:
         command = _module("waypost.demo.simulated_model", str(demo.account.upstream_port))
         notes = []
@@ -40,6 +43,8 @@ def run_demo(options: UpOptions, *, is_simulated: bool, pepper: bytes) -> int:
         command = _module("waypost.demo.local_model", str(weights), str(demo.account.upstream_port))
         notes = [f"terms    {TERMS_URL} (Gemma's, for the model's use)"]
         health_path = local_model.HEALTH_PATH
+    if vectors is not None:
+        notes.append(f"vectors  {vectors.slug}: {vectors.title}")
     console.print("Starting PostgreSQL, the model and the gateway …", highlight=False)
     model = ChildPlan(
         name="model",
@@ -48,25 +53,40 @@ def run_demo(options: UpOptions, *, is_simulated: bool, pepper: bytes) -> int:
         address=demo.account.upstream_port,
         ready_path=health_path,
     )
-    return run_up(options, None, companions=[model], prepare=demo.prepare, on_ready=demo.card_printer(notes))
+    companions = [model]
+    if has_embeddings and not is_simulated:
+        companions.append(
+            ChildPlan(
+                name="embeddings",
+                command=_module("waypost.demo.embedding_model", str(demo.account.embeddings_port)),
+                environment={local_model.API_KEY_VARIABLE: demo.account.upstream_key},
+                address=demo.account.embeddings_port,
+                ready_path=embedding_model.HEALTH_PATH,
+            )
+        )
+    return run_up(options, None, companions=companions, prepare=demo.prepare, on_ready=demo.card_printer(notes))
 
 
 class _Demo:
     """The account on its way from the file to the card."""
 
-    def __init__(self, options: UpOptions, offer: Offer, pepper: bytes) -> None:
+    def __init__(self, options: UpOptions, offer: Offer, vectors: Offer | None, pepper: bytes) -> None:
         self._path = options.data_dir / _ACCOUNT_FILE
         self._offer = offer
+        self._vectors = vectors
         self._pepper = pepper
         self._balance: Nanos = 0
         kept = read_account(self._path)
-        self.account: Account = msgspec.structs.replace(kept, upstream_port=_free_port(kept.upstream_port))
+        port = _free_port(kept.upstream_port)
+        embeddings_port = _free_port(kept.embeddings_port) if vectors is LOCAL_VECTORS else port
+        self.account: Account = msgspec.structs.replace(kept, upstream_port=port, embeddings_port=embeddings_port)
         # The gateways are children of this process, and read the credential where the catalogue says.
         os.environ[local_model.API_KEY_VARIABLE] = kept.upstream_key
 
     def prepare(self, conninfo: str) -> None:
-        catalogue = catalogue_of(self._offer, self.account.upstream_port)
-        self.account, balance = open_account(conninfo, self.account, catalogue, pepper=self._pepper)
+        account = self.account
+        catalogue = catalogue_of(self._offer, account.upstream_port, self._vectors, account.embeddings_port)
+        self.account, balance = open_account(conninfo, account, catalogue, pepper=self._pepper)
         self._balance = balance.available_nanos
         keep_account(self._path, self.account)
 

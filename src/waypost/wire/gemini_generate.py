@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from waypost.kit.errors import invalid
-from waypost.wire.gemini_spelling import CONTENT, GENERATION_CONFIG, REQUEST, respell_names
+from waypost.wire.gemini_spelling import CONTENT, GENERATION_CONFIG, REQUEST, TOOL, respell_names
 from waypost.wire.request import (
     MESSAGES_MAX,
     MORE_THAN_A_CONTEXT,
@@ -68,8 +68,10 @@ class _Around(msgspec.Struct, rename="camel", gc=False):
 _decode_known = msgspec.json.Decoder(_Known).decode
 _decode_any = msgspec.json.Decoder().decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_tools = msgspec.json.Decoder(list[dict[str, msgspec.Raw]] | None).decode
 _decode_generation = msgspec.json.Decoder(_Around).decode
 _encode = msgspec.json.Encoder().encode
+_OUR_TOOLS = ("functionDeclarations", "computerUse")  # those whose calls the caller answers
 _MEDIA = (b'"inline', b'"file')  # one of them stands in every part that holds or names a medium
 _SHORT_MEDIA = ("image/",)  # whose tokens are bounded per piece
 
@@ -80,6 +82,8 @@ def read_request(body: bytes, around: Around) -> ChatRequest:
     fields = {name: msgspec.Raw(value) for name, value in respell_names(sent, REQUEST).items()}
     check_model_name(around.path_model)
     _refuse_cached_content(fields)
+    if "tools" in fields:
+        _refuse_tools_of_the_provider(fields["tools"])
     generation = _read_generation(fields)
     is_array = around.is_stream and not is_sse(around.query)
     image_count = image_bytes = 0
@@ -117,6 +121,19 @@ def _refuse_cached_content(fields: Mapping[str, msgspec.Raw]) -> None:
     if cached is not None and bytes(cached) not in (_NULL, b'""'):
         text = "Nothing is stored here, so no cached content can be named: send the content itself."
         raise invalid("cachedContent", f"'cachedContent' is not available. {text}")
+
+
+def _refuse_tools_of_the_provider(sent: msgspec.Raw) -> None:
+    """Tools that run at the provider cost or read what no price and no hold here covers."""
+    try:
+        tools = _decode_tools(sent) or ()
+    except msgspec.ValidationError:
+        raise invalid("tools", "'tools' must be an array of objects.") from None
+    for at, tool in enumerate(tools):
+        for name in respell_names(tool, TOOL, f"tools[{at}]."):
+            if name not in _OUR_TOOLS:
+                place = f"tools[{at}].{name}" if name in TOOL.names else f"tools[{at}]"
+                raise invalid(place, f"'{place}' runs at the provider, which is not available. Declare functions.")
 
 
 def _read_generation(fields: dict[str, msgspec.Raw]) -> _Generation:

@@ -17,10 +17,11 @@ _CAPITAL = re.compile(r"[A-Z]")
 class Shape:
     """The fields of an object of the format, and the shapes of the objects and lists of objects under them."""
 
-    __slots__ = ("_aliases", "_inner")
+    __slots__ = ("_aliases", "_inner", "names")
 
     def __init__(self, *names: str, **inner: Shape) -> None:
         self._inner = inner
+        self.names = frozenset((*names, *inner))
         self._aliases = {snake: name for name in (*names, *inner) if (snake := snake_case(name)) != name}
 
     def name_of(self, name: str) -> str:
@@ -73,6 +74,7 @@ _PART = Shape(
 CONTENT = Shape("role", parts=_PART)
 TOOL = Shape(
     *("googleSearch", "googleSearchRetrieval", "codeExecution", "urlContext", "computerUse", "fileSearch"),
+    *("googleMaps", "mcpServers"),
     functionDeclarations=Shape(
         *("name", "description", "parameters", "parametersJsonSchema", "response", "responseJsonSchema", "behavior"),
     ),
