@@ -69,6 +69,7 @@ def test_a_key_stands_alone_on_stdout_and_only_its_digest_is_kept(
 
 def test_a_key_gets_the_limits_it_was_given(waypost: Waypost, org: str, database: str, tmp_path: Path) -> None:
     words = ["--requests-per-minute", "60", "--tokens-per-minute", "2000", "--models", "swift-1, large", "--json"]
+    words += ["--in-flight", "7"]
     made = waypost("key", "create", "--org", org, "--name", "batch", "--scope", "execution", *words).json
     assert made == {
         "id": made["id"],
@@ -78,6 +79,7 @@ def test_a_key_gets_the_limits_it_was_given(waypost: Waypost, org: str, database
         "scope": "execution",
         "requests_per_minute": 60,
         "tokens_per_minute": 2000,
+        "in_flight": 7,
         "models": ["large", "swift-1"],
         "project": None,
         "budget_usd": None,
@@ -86,6 +88,13 @@ def test_a_key_gets_the_limits_it_was_given(waypost: Waypost, org: str, database
     found = keys_of_gateways(database)[digest_of(made["key"], tmp_path / "data")]
     assert (found.requests_per_minute, found.tokens_per_minute, found.scope) == (60, 2000, Scope.EXECUTION)
     assert found.models == frozenset({"large", "swift-1"})
+    assert (found.in_flight_max, found.org_in_flight_max) == (7, None)
+
+
+def test_an_organisation_may_have_a_bound_of_its_own(waypost: Waypost, database: str, tmp_path: Path) -> None:
+    org = waypost("org", "create", "Small", "--in-flight", "3").line
+    key = waypost("key", "create", "--org", org).line
+    assert keys_of_gateways(database)[digest_of(key, tmp_path / "data")].org_in_flight_max == 3
 
 
 def test_a_project_and_its_keys_have_budgets(waypost: Waypost, org: str) -> None:

@@ -26,7 +26,8 @@ async def test_callers_are_bounded_and_the_process_sheds(database: str, tmp_path
 
 
 async def check_requests_under_way_are_bounded_by_key(stack: InsideStack) -> None:
-    other = await stack.operator.create_key(stack.org_id, name="other", scope=Scope.FULL, limits=Limits())
+    limits = Limits(in_flight_max=4)
+    other = await stack.operator.create_key(stack.org_id, name="other", scope=Scope.FULL, limits=limits)
 
     async def is_known() -> bool:
         return (await stack.request("GET", "/v1/models", key=other.text)).status == 200
@@ -40,6 +41,8 @@ async def check_requests_under_way_are_bounded_by_key(stack: InsideStack) -> Non
     for answer in answers:
         if answer.status == 429:
             assert (answer.json["error"]["code"], answer.headers["retry-after"]) == ("RATE_LIMITED", "1")
+    answers = await asyncio.gather(*(stack.chat(waiting, key=other.text) for _ in range(6)))
+    assert sorted(answer.status for answer in answers) == [200, 200, 200, 200, 429, 429], "it has a bound of its own"
     in_flight.per_key, in_flight.per_org = 1000, 2
     answers = await asyncio.gather(stack.chat(waiting), *(stack.chat(waiting, key=other.text) for _ in range(2)))
     assert sorted(answer.status for answer in answers) == [200, 200, 429]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from waypost.gateway.callers import ADDRESSES_MAX, FAILED_KEYS_PER_MINUTE, FailedKeys, InFlight
 from waypost.kit.errors import ErrorCode, Refusal
+from waypost.tenancy.api_key import ApiKey, Scope
 
 ORG, OTHER = b"o" * 16, b"p" * 16
 
 
-def is_full(in_flight: InFlight, org_id: bytes, api_key_id: bytes) -> bool:
+def is_full(in_flight: InFlight, org_id: bytes, api_key_id: bytes, **own: Any) -> bool:
     try:
-        in_flight.check(org_id, api_key_id)
+        in_flight.check(ApiKey(id=api_key_id, org_id=org_id, digest=b"", scope=Scope.FULL, **own))
     except Refusal:
         return True
     return False
@@ -34,6 +37,17 @@ def test_an_organisation_and_a_key_are_bounded_apart_and_others_do_not_feel_it()
         in_flight.end(ORG, b"1")
     assert len(in_flight) == 0
     assert in_flight._of_key == {}, "nothing is kept of whom has nothing under way"
+
+
+def test_a_key_and_an_organisation_may_have_bounds_of_their_own_shared_by_the_workers() -> None:
+    in_flight = InFlight(per_org=100, per_key=100, workers=2)
+    for _ in range(4):
+        in_flight.begin(ORG, b"1")
+    assert not is_full(in_flight, ORG, b"1")
+    assert is_full(in_flight, ORG, b"1", in_flight_max=8)
+    assert not is_full(in_flight, ORG, b"1", in_flight_max=10)
+    assert is_full(in_flight, ORG, b"2", org_in_flight_max=8)
+    assert not is_full(in_flight, OTHER, b"3", in_flight_max=1, org_in_flight_max=1), "one is always possible"
 
 
 def test_guesses_are_slowed_down_by_address() -> None:

@@ -63,10 +63,17 @@ class Operator:
         await self._settling.close()
         await self._ledger.close_connections()
 
-    async def create_org(self, name: str, *, is_unlimited: bool) -> bytes:
+    async def create_org(self, name: str, *, is_unlimited: bool, in_flight_max: int | None = None) -> bytes:
         org_id = self._ids.new()
         _check_name(name)
-        await orgs.create_org(self._pool, self._ledger, org_id=org_id, name=name, is_unlimited=is_unlimited)
+        await orgs.create_org(
+            self._pool,
+            self._ledger,
+            org_id=org_id,
+            name=name,
+            is_unlimited=is_unlimited,
+            in_flight_max=in_flight_max,
+        )
         return org_id
 
     async def create_project(self, org_id: bytes, *, name: str, budget: Budget | None) -> bytes:

@@ -276,10 +276,9 @@ class GatewayProcess:
         return Reloading(self._settings, adopt, process=self._options.name, tells_why=is_alone)
 
     def _bound(self, gateway: Gateway, live: LiveSettings) -> None:
-        """What one caller may take of this process: of the bounds, an even share of each worker."""
-        workers = self._options.workers
-        gateway.in_flight.per_org = max(1, live.organisation_in_flight // workers)
-        gateway.in_flight.per_key = max(1, live.key_in_flight // workers)
+        """What one caller may take of this process."""
+        gateway.in_flight.per_org = live.organisation_in_flight
+        gateway.in_flight.per_key = live.key_in_flight
 
     async def _listen(self, front: Front) -> None:
         options = self._options
@@ -356,7 +355,7 @@ class GatewayProcess:
             view=lambda: following.view,
             fleet=fleet,
             limits=KeyLimits(self._options.workers),
-            in_flight=InFlight(),
+            in_flight=InFlight(workers=self._options.workers),
             pressure=pressure,
             wallet=wallet,
             idempotency=idempotency,

@@ -10,6 +10,7 @@ import typer
 
 from waypost.cli.words import (
     AsJson,
+    AtOnce,
     BudgetUsd,
     Config,
     DatabaseUrl,
@@ -42,6 +43,7 @@ def org_create(
     unlimited: Annotated[
         bool, typer.Option("--unlimited", help="Not billed: holds against the house's credit.")
     ] = False,
+    in_flight: AtOnce = None,
     as_json: AsJson = False,
     config: Config = None,
     data_dir: DataDir = None,
@@ -49,7 +51,10 @@ def org_create(
 ) -> None:
     """Make an organisation and print its id."""
     settings = settings_of(data_dir, database_url, config)
-    org_id = show_id("org", operate(settings, lambda operator: operator.create_org(name, is_unlimited=unlimited)))
+    made = operate(
+        settings, lambda operator: operator.create_org(name, is_unlimited=unlimited, in_flight_max=in_flight)
+    )
+    org_id = show_id("org", made)
     print_json({"id": org_id, "name": name, "unlimited": unlimited}) if as_json else typer.echo(org_id)
 
 
@@ -97,6 +102,7 @@ def key_create(
     scope: Annotated[str, typer.Option(metavar="full|execution", help="What the key may be used for.")] = "full",
     requests_per_minute: PerMinute = None,
     tokens_per_minute: PerMinute = None,
+    in_flight: AtOnce = None,
     models: Annotated[str | None, typer.Option(metavar="A,B", help="Model slugs it may call. Default: all.")] = None,
     project: Annotated[str | None, typer.Option(metavar="PROJECT", help="The project's id, proj_….")] = None,
     budget_usd: BudgetUsd = None,
@@ -114,7 +120,7 @@ def key_create(
     slugs = None if models is None else frozenset(slug.strip() for slug in models.split(",") if slug.strip())
     if slugs is not None and not slugs:
         raise typer.BadParameter("slugs with commas between them", param_hint="--models")
-    limits = Limits(requests_per_minute, tokens_per_minute, slugs)
+    limits = Limits(requests_per_minute, tokens_per_minute, slugs, in_flight)
     budget = parse_budget(budget_usd, window)
     settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
     project_id = None if project is None else parse_id("proj", project, "--project")
@@ -278,5 +284,6 @@ def _show_limits(limits: Limits) -> dict[str, object]:
     return {
         "requests_per_minute": limits.requests_per_minute,
         "tokens_per_minute": limits.tokens_per_minute,
+        "in_flight": limits.in_flight_max,
         "models": None if limits.models is None else sorted(limits.models),
     }

@@ -44,6 +44,10 @@ BudgetUsd = Annotated[str | None, typer.Option(metavar="USD", help="The most tha
 Window = Annotated[
     str, typer.Option(metavar="day|week|month|lifetime", help="How often the budget renews, in UTC. Default: never.")
 ]
+AtOnce = Annotated[
+    int | None,
+    typer.Option("--in-flight", min=1, max=10**7, help="Requests under way at one time. Default: as `[server]` says."),
+]
 PerMinute = Annotated[int | None, typer.Option(min=1, max=10**12, help="Per minute. Default: no limit.")]
 
 

@@ -125,6 +125,7 @@ def _limits(wanted: _NewKey, minter: ApiKey) -> Limits:
         _lower(wanted.requests_per_minute, minter.requests_per_minute),
         _lower(wanted.tokens_per_minute, minter.tokens_per_minute),
         models,
+        minter.in_flight_max,
     )
 
 

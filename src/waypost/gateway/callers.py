@@ -7,6 +7,7 @@ import math
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.policy.address import site_of
 from waypost.policy.rate_limit import Window
+from waypost.tenancy.api_key import ApiKey
 
 IN_FLIGHT = 1000  # of an organisation, and of a key
 FAILED_KEYS_PER_MINUTE = 30  # from one address
@@ -16,21 +17,30 @@ ADDRESSES_MAX = 4096  # that are remembered; the one that has been quiet longest
 class InFlight:
     """Requests under way by organisation and by key. The limits may be changed at any time."""
 
-    __slots__ = ("_of_key", "_of_org", "per_key", "per_org")
+    __slots__ = ("_of_key", "_of_org", "per_key", "per_org", "workers")
 
-    def __init__(self, *, per_org: int = IN_FLIGHT, per_key: int = IN_FLIGHT) -> None:
+    def __init__(self, *, per_org: int = IN_FLIGHT, per_key: int = IN_FLIGHT, workers: int = 1) -> None:
+        """For all `workers` together; this process has an even share of it."""
         self.per_org = per_org
         self.per_key = per_key
+        self.workers = workers
         self._of_org: dict[bytes, int] = {}
         self._of_key: dict[bytes, int] = {}
 
     def __len__(self) -> int:
         return sum(self._of_org.values())
 
-    def check(self, org_id: bytes, api_key_id: bytes) -> None:
-        """Raises Refusal (429) when one more would be too many."""
-        if self._of_key.get(api_key_id, 0) >= self.per_key or self._of_org.get(org_id, 0) >= self.per_org:
+    def check(self, api_key: ApiKey) -> None:
+        """Raises Refusal (429) when one more would be too many: by the key's and its organisation's own bounds, else
+        by those of all."""
+        of_key, of_org = self._of_key.get(api_key.id, 0), self._of_org.get(api_key.org_id, 0)
+        if of_key and of_key >= self._share(api_key.in_flight_max or self.per_key):
             raise Refusal(ErrorCode.RATE_LIMITED, "Too many requests at the same time. Wait for one.", retry_after_s=1)
+        if of_org and of_org >= self._share(api_key.org_in_flight_max or self.per_org):
+            raise Refusal(ErrorCode.RATE_LIMITED, "Too many requests at the same time. Wait for one.", retry_after_s=1)
+
+    def _share(self, limit: int) -> int:
+        return max(1, limit // self.workers)
 
     def begin(self, org_id: bytes, api_key_id: bytes) -> None:
         self._of_org[org_id] = self._of_org.get(org_id, 0) + 1

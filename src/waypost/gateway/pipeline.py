@@ -401,7 +401,7 @@ class Gateway:
 
     def _reserve(self, arrival: Arrival, admission: Admission, now_s: float) -> None:
         api_key = arrival.api_key
-        self.in_flight.check(api_key.org_id, api_key.id)
+        self.in_flight.check(api_key)
         tokens = admission.first.offer.input_estimate + (admission.request.output_tokens_max or 0)
         arrival.limit_headers = self._limits.take(api_key, now_s=now_s, now_unix_s=arrival.at_ms / 1000, tokens=tokens)
         if api_key.tokens_per_minute is not None:

@@ -18,9 +18,10 @@ from waypost.tenancy.budget import Budget, Chain, Period
 ROTATION_GRACE_S = 3600  # how long a rotated key's old text stays valid
 
 CREATE = """
-INSERT INTO api_key (id, org_id, name, scope, requests_per_minute, tokens_per_minute, models, version, project_id)
+INSERT INTO api_key (id, org_id, name, scope, requests_per_minute, tokens_per_minute, models, version, project_id,
+                     in_flight_max)
 VALUES (%(id)s, %(org_id)s, %(name)s, %(scope)s, %(requests_per_minute)s, %(tokens_per_minute)s, %(models)s,
-        %(version)s, %(project_id)s)
+        %(version)s, %(project_id)s, %(in_flight_max)s)
 """
 
 ADD_DIGEST = """
@@ -53,7 +54,7 @@ SELECT count(*) FROM api_key WHERE org_id = %s AND (valid_until IS NULL OR valid
 
 LIST = """
 SELECT api_key.id, name, scope, requests_per_minute, tokens_per_minute, models, api_key.created_at,
-       api_key.valid_until, prefix, last_four, project_id, budget.amount, budget.period
+       api_key.valid_until, prefix, last_four, project_id, budget.amount, budget.period, in_flight_max
   FROM api_key
   LEFT JOIN budget ON owner_id = api_key.id
   JOIN LATERAL (SELECT prefix, last_four FROM api_key_digest
@@ -67,7 +68,7 @@ SELECT api_key.id, name, scope, requests_per_minute, tokens_per_minute, models, 
 SINCE = """
 SELECT id, org_id, digest, scope, requests_per_minute, tokens_per_minute, models,
        CASE WHEN ends <= now() THEN 0 ELSE floor(extract(epoch FROM ends) * 1000)::bigint END, project_id,
-       owners, periods
+       owners, periods, in_flight_max, (SELECT in_flight_max FROM org WHERE org.id = told.org_id)
   FROM (SELECT api_key.*, digest, least(api_key.valid_until, api_key_digest.valid_until) AS ends
           FROM api_key JOIN api_key_digest ON api_key_id = api_key.id
          WHERE version > %(version)s) AS told
@@ -89,6 +90,7 @@ class Limits(msgspec.Struct, frozen=True):
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     models: frozenset[str] | None = None
+    in_flight_max: int | None = None  # requests under way at one time; None = as the gateway's settings say
 
 
 class TooManyKeys(Exception):
@@ -160,6 +162,7 @@ async def create_api_key(
                 "models": None if limits.models is None else sorted(limits.models),
                 "version": version,
                 "project_id": owners["id"],
+                "in_flight_max": limits.in_flight_max,
             },
         )
         if budget is not None:
@@ -176,7 +179,7 @@ async def list_api_keys(pool: Pool, org_id: bytes) -> list[ListedKey]:
             row[0].bytes,
             row[1],
             Scope(row[2]),
-            Limits(row[3], row[4], _models(row[5])),
+            Limits(row[3], row[4], _models(row[5]), row[13]),
             created_at=row[6],
             valid_until=row[7],
             prefix=row[8],
@@ -240,7 +243,9 @@ async def api_keys_since(pool: Pool, version: int) -> tuple[Sequence[ApiKey], in
             _models(row[6]),
             row[7],
             None if row[8] is None else row[8].bytes,
-            _chain(row[9], row[10]),
+            in_flight_max=row[11],
+            org_in_flight_max=row[12],
+            chain=_chain(row[9], row[10]),
         )
         for row in rows
     ]

@@ -16,7 +16,10 @@ from waypost.storage.pool import Pool
 # books holds for it as for any other, and no request of it ever fails for money.
 HOUSE_CREDIT_NANOS: Nanos = 10**18
 
-CREATE = "INSERT INTO org (id, name, is_unlimited) VALUES (%(id)s, %(name)s, %(is_unlimited)s)"
+CREATE = """
+INSERT INTO org (id, name, is_unlimited, in_flight_max)
+VALUES (%(id)s, %(name)s, %(is_unlimited)s, %(in_flight_max)s)
+"""
 CREATE_WALLET = "INSERT INTO wallet (org_id) VALUES (%(id)s)"
 LIST = "SELECT id, name, is_unlimited, created_at FROM org ORDER BY id"
 FIND = "SELECT id, name, is_unlimited, created_at FROM org WHERE id = %(id)s"
@@ -30,10 +33,17 @@ class Org(msgspec.Struct, frozen=True):
 
 
 async def create_org(
-    pool: Pool, ledger: PostgresLedger, *, org_id: bytes, name: str, is_unlimited: bool = False
+    pool: Pool,
+    ledger: PostgresLedger,
+    *,
+    org_id: bytes,
+    name: str,
+    is_unlimited: bool = False,
+    in_flight_max: int | None = None,
 ) -> None:
-    """Make an organisation with an empty wallet, or with the house's credit. `pool` is the app's."""
-    parameters = {"id": UUID(bytes=org_id), "name": name, "is_unlimited": is_unlimited}
+    """Make an organisation with an empty wallet, or with the house's credit. `in_flight_max` bounds its requests under
+    way; None: as the gateway's settings say. `pool` is the app's."""
+    parameters = {"id": UUID(bytes=org_id), "name": name, "is_unlimited": is_unlimited, "in_flight_max": in_flight_max}
     async with pool.tenant(org_id) as connection:
         await connection.execute(CREATE, parameters)
         await connection.execute(CREATE_WALLET, parameters)

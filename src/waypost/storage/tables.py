@@ -77,6 +77,7 @@ org = sa.Table(
     METADATA,
     _column("id", _ID, _ORGANISATION, primary_key=True),
     _column("name", Text, _ORGANISATION),
+    _column("in_flight_max", BigInteger, _ORGANISATION, nullable=True),
     _column("is_unlimited", Boolean, _ORGANISATION),  # holds against a credit of the house, and is not billed
     _column("created_at", _TIME, _ORGANISATION, server_default=sa.func.now()),
 )
@@ -90,6 +91,7 @@ api_key = sa.Table(
     _column("scope", Text, _KEY),
     _column("requests_per_minute", BigInteger, _KEY, nullable=True),
     _column("tokens_per_minute", BigInteger, _KEY, nullable=True),
+    _column("in_flight_max", BigInteger, _KEY, nullable=True),
     _column("models", ARRAY(Text), _KEY, nullable=True),
     _column("created_at", _TIME, _KEY, server_default=sa.func.now()),
     _column("valid_until", _TIME, _KEY, nullable=True),

@@ -34,6 +34,8 @@ class ApiKey(msgspec.Struct, frozen=True):
     models: frozenset[str] | None = None
     valid_until_ms: int | None = None  # Unix ms; set on revocation and, one hour ahead, on rotation
     project_id: bytes | None = None
+    in_flight_max: int | None = None  # requests under way at one time; None = as the gateway's settings say
+    org_in_flight_max: int | None = None  # the same of its organisation
     chain: Chain | None = None  # the budgets that it spends from, if there are any
 
     @property
