@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -112,7 +113,7 @@ def test_hidden_thinking_citations_and_stops_come_through(claude: Anthropic) -> 
     assert refused.stop_reason == "refusal"
 
 
-def test_an_openai_caller_is_answered_by_an_anthropic_provider(gpt: OpenAI) -> None:
+def test_an_openai_caller_is_answered_by_an_anthropic_provider(gpt: OpenAI, stack: HostedStack) -> None:
     asked = say("Weather and time?\nsim: tools=2")
     first: Any = gpt.chat.completions.create(
         model="delta", messages=asked, tools=FUNCTIONS, reasoning_effort="low", temperature=0.5
@@ -123,6 +124,15 @@ def test_an_openai_caller_is_answered_by_an_anthropic_provider(gpt: OpenAI) -> N
     assert message.tool_calls[0].id.startswith("call_")
     history = [*say("Weather and time?"), message.to_dict()]
     history += [{"role": "tool", "tool_call_id": call.id, "content": "sunny"} for call in message.tool_calls]
+    for style in KINDS:  # with the reasoning and its signature, which whoever can read it takes back
+        more: Any = gpt.chat.completions.create(
+            model=style, messages=history, tools=FUNCTIONS, reasoning_effort="low", max_tokens=8192
+        )
+        assert more.choices[0].message.content
+        assert more.choices[0].message.reasoning_content
+    sent = stack.run(_last_body(stack, "epsilon"))
+    assert [block["type"] for block in sent["messages"][1]["content"]] == ["thinking", "tool_use", "tool_use"]
+    assert "wp1A" not in str(sent)
     stream = gpt.chat.completions.create(
         model="epsilon", messages=history, tools=FUNCTIONS, stream=True, stream_options={"include_usage": True}
     )
@@ -191,6 +201,12 @@ def test_equal_answers_read_equal_whoever_gave_them(stack: HostedStack, form: st
     assert [answer.status for answer in answers] == [200] * len(KINDS)
     first, *others = [masked(answer) for answer in answers]
     assert others == [first] * len(others)
+
+
+async def _last_body(stack: HostedStack, style: str) -> Any:
+    """What the provider of that style was asked last."""
+    bodies = [record.body for record in stack.stack.sim.requests if record.style == style]
+    return json.loads(bodies[-1])
 
 
 async def bill_and_books(stack: HostedStack) -> tuple[int, int]:

@@ -112,6 +112,7 @@ STREAM_FAULTS: dict[str, dict[str, Any]] = {
     "endless line": {"kind": "endless_line", **_LATE},
 }
 _MASKS = (
+    (rb"wp1A[A-Za-z0-9_=-]+", b"SEAL"),
     (rb"(req|exec)_[0-9a-f-]{36}", rb"\1_<id>"),
     (rb"chatcmpl-[0-9a-f]{32}", b"chatcmpl-<id>"),
     (rb"call_[0-9a-f]{24}", b"call_<id>"),

@@ -131,7 +131,9 @@ def test_streams_of_every_style_read_the_same(style: str) -> None:
     expected = stream_through(REQUEST, [STYLES["plain"]()])
 
     assert masked(stream_through(REQUEST, [STYLES[style]()])) == masked(expected)
-    assert expected.count(b"data: ") == 14  # role, 2 thoughts, 3 texts, 2 calls, 3 arguments, end, usage, [DONE]
+    assert (
+        expected.count(b"data: ") == 15
+    )  # role, 2 thoughts, both as one, 3 texts, 2 calls, 3 arguments, end, usage, [DONE]
 
 
 @settings(database=None, deadline=None, max_examples=60)

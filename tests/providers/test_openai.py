@@ -41,6 +41,15 @@ def answer(message: Any, finish: str | None = "stop", **more: Any) -> dict[str, 
 # ── the call ──
 
 
+def test_reasoning_that_we_sealed_is_not_sent_on() -> None:
+    said = {"role": "assistant", "content": "a", "reasoning_content": "r"}
+    detail = {"type": "reasoning.text", "text": "r", "signature": "wp1Axxxx", "index": 0}
+
+    body = sent({"messages": [{"role": "user", "content": "hi"}, {**said, "reasoning_details": [detail]}]})
+
+    assert body["messages"] == [{"role": "user", "content": "hi"}, said]
+
+
 def test_the_head_is_made_of_the_target_alone() -> None:
     head, _ = OPENAI.call(
         request(host="evil.example", base_url="http://evil.example", api_base="x", extra_headers={"host": "x"}),

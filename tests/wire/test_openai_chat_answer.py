@@ -1,23 +1,29 @@
 from __future__ import annotations
 
 import json
+from typing import cast
 
 import msgspec
 import pytest
 from openai.types.chat import ChatCompletion
 
-from tests.wire.samples import COST, ask, identity_for
+from tests.wire.samples import AROUND, COST, ask, identity_for
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.wire.canonical import (
     Audio,
+    Block,
     Choice,
     Chunk,
     Completion,
     Logprobs,
+    Signature,
+    TextBlock,
+    ThinkingBlock,
     TokenLogprob,
     ToolCall,
     ToolCallDelta,
     Usage,
+    choice_of,
     has_content,
 )
 from waypost.wire.openai_chat_answer import render_completion
@@ -118,8 +124,56 @@ def test_several_kinds_of_content_in_one_piece_become_events_of_their_own_in_one
     shown = deltas(StreamRenderer(IDENTITY, False).render([chunk]))
 
     assert [next(iter(delta)) for delta in shown] == [
-        *("role", "reasoning_content", "content", "refusal", "tool_calls", "tool_calls", "audio")
+        *("role", "reasoning_content", "reasoning_details", "content", "refusal", "tool_calls", "tool_calls", "audio")
     ]
+
+
+SIGNED = Signature("anthropic", "s|signed")
+
+
+def details(message: dict[str, object]) -> list[tuple[object, object, Signature | None]]:
+    """Type, text and what is sealed, of each stretch of reasoning."""
+    shown = []
+    for at, each in enumerate(cast(list[dict[str, object]], message["reasoning_details"])):
+        assert each["index"] == at
+        sealed = cast(str, each.get("signature") or each.get("data"))
+        shown.append((each["type"], each.get("text"), AROUND.open_sealed(sealed)))
+    return shown
+
+
+def test_reasoning_comes_with_its_signatures_whole_and_streamed() -> None:
+    blocks: list[Block] = [ThinkingBlock("a b", SIGNED), ThinkingBlock("", SIGNED), TextBlock("c"), ThinkingBlock("d")]
+    whole = json.loads(render_completion(Completion([choice_of(0, "stop", blocks)]), IDENTITY, Usage(), COST))
+    renderer = StreamRenderer(IDENTITY, False)
+    out = renderer.render(
+        [
+            Chunk(0, reasoning="a", opens_block=True),
+            Chunk(0, reasoning=" b"),
+            Chunk(0, signature=SIGNED),
+            Chunk(0, signature=SIGNED, opens_block=True),
+            Chunk(0, "c", opens_block=True),
+            Chunk(0, reasoning="d", opens_block=True),
+            Chunk(0, finish_reason="stop"),
+        ]
+    )
+    streamed = deltas(out + renderer.finish(Usage(), COST).partition(b"data: [DONE]")[0])
+    entries = [entry for delta in streamed for entry in cast(list[object], delta.get("reasoning_details", []))]
+    none = Signature("", "")
+
+    expected = [("reasoning.text", "a b", SIGNED), ("reasoning.encrypted", None, SIGNED), ("reasoning.text", "d", none)]
+    assert details(whole["choices"][0]["message"]) == expected
+    assert details({"reasoning_details": entries}) == expected
+    assert [delta["reasoning_content"] for delta in streamed if "reasoning_content" in delta] == ["a", " b", "d"]
+
+
+def test_reasoning_of_two_choices_is_kept_apart() -> None:
+    renderer = StreamRenderer(IDENTITY, False)
+    out = renderer.render(
+        [Chunk(0, reasoning="a"), Chunk(1, reasoning="b"), Chunk(0, "x"), Chunk(1, reasoning="c"), Chunk(1, "y")]
+    )
+    entries = [delta["reasoning_details"] for delta in deltas(out) if "reasoning_details" in delta]
+
+    assert [each[0]["text"] for each in cast(list[list[dict[str, str]]], entries)] == ["a", "bc"]
 
 
 def test_log_probabilities_stand_with_the_text_they_are_about_once() -> None:

@@ -62,6 +62,7 @@ class _Answer(msgspec.Struct, gc=False):
 _encode = msgspec.json.Encoder().encode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_any = msgspec.json.Decoder().decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -87,6 +88,8 @@ class OpenAIChat:
     def call(self, request: ChatRequest, target: Target, *, output_tokens_max: int | None) -> tuple[bytes, bytes]:
         if request.format == NAME:
             fields = request.fields.copy()
+            if bytes(fields["messages"]).find(b"reasoning_details") >= 0:
+                fields["messages"] = _without_details(fields["messages"])
         else:
             fields = openai_build.build(conversation_of(request))
             if request.is_stream:
@@ -170,6 +173,14 @@ def _stream_options(sent: msgspec.Raw | None) -> msgspec.Raw:
     options = _decode_fields(sent)
     options["include_usage"] = msgspec.Raw(b"true")
     return msgspec.Raw(_encode(options))
+
+
+def _without_details(messages: msgspec.Raw) -> msgspec.Raw:
+    """Earlier reasoning as we showed it: a provider of this kind has no use for what we sealed."""
+    kept = [_decode_fields(message) for message in _decode_list(messages)]
+    for message in kept:
+        message.pop("reasoning_details", None)
+    return msgspec.Raw(_encode(kept))
 
 
 def change_fields(fields: dict[str, msgspec.Raw], changes: RequestChanges) -> None:

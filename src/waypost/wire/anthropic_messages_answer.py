@@ -28,7 +28,6 @@ from waypost.wire.identity import AnswerIdentity
 from waypost.wire.media_type import data_url
 
 encode_value = msgspec.json.Encoder().encode
-UNSIGNED = Signature("", "")
 UNREAD_ARGUMENTS = "unparsed_arguments"
 """The field of a tool's input that holds arguments which are no JSON object, as text, so that they are not lost."""
 
@@ -96,7 +95,7 @@ def render_usage(usage: Usage, cost: str) -> bytes:
 
 def render_hidden(signature: Signature | None, identity: AnswerIdentity, *, shows: bool) -> bytes:
     """A block of thinking that has no text."""
-    sealed = identity.sealed(signature or UNSIGNED).encode()
+    sealed = identity.sealed(signature).encode()
     if shows:
         return b'{"type":"redacted_thinking","data":"%b"}' % sealed
     return b'{"type":"thinking","thinking":"","signature":"%b"}' % sealed
@@ -130,7 +129,7 @@ def _render_block(block: Block, identity: AnswerIdentity, *, shows: bool) -> byt
             tail = b',"citations":[%b]' % citations if citations else b""
             return b'{"type":"text","text":%b%b}' % (encode_value(block.text), tail)
         case ThinkingBlock() if block.text and shows:
-            sealed = identity.sealed(block.signature or UNSIGNED).encode()
+            sealed = identity.sealed(block.signature).encode()
             return b'{"type":"thinking","thinking":%b,"signature":"%b"}' % (encode_value(block.text), sealed)
         case ThinkingBlock():
             return render_hidden(block.signature, identity, shows=shows)

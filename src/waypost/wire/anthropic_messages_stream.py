@@ -15,7 +15,6 @@ import msgspec
 
 from waypost.kit.errors import Refusal
 from waypost.wire.anthropic_messages_answer import (
-    UNSIGNED,
     encode_value,
     render_call_signature,
     render_hidden,
@@ -247,7 +246,7 @@ class StreamRenderer:
         """End the block at its turn, and begin the next one's."""
         block = self._blocks[0]
         if block.kind is _THINKING and not block.is_signed:
-            sealed = self._identity.sealed(UNSIGNED).encode()
+            sealed = self._identity.sealed(None).encode()
             self._write(b'{"type":"signature_delta","signature":"%b"}' % sealed, out)
         out.append(b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % self._index)
         self._blocks.popleft()

@@ -8,6 +8,8 @@ from waypost.kit.crypto import hmac_sha256
 from waypost.wire.canonical import Signature
 from waypost.wire.envelope import Envelope
 
+_NONE = Signature("", "")
+
 
 class AnswerIdentity(msgspec.Struct, frozen=True, gc=False):
     """What is ours in an answer, the same in every chunk of it."""
@@ -30,6 +32,7 @@ class AnswerIdentity(msgspec.Struct, frozen=True, gc=False):
         named = f"{upstream_id or self.completion_id}|{choice}"
         return "audio_" + hmac_sha256(self.tool_id_secret, self.org_id + b"|audio|" + named.encode()).hex()[:24]
 
-    def sealed(self, signature: Signature) -> str:
-        """A signature as this organisation may see it, and send it back."""
-        return self.envelope.seal(signature, self.org_id)
+    def sealed(self, signature: Signature | None) -> str:
+        """A signature as this organisation may see it, and send it back. None seals one that nobody gave, where its
+        absence would tell who answered; it comes back as foreign to every provider."""
+        return self.envelope.seal(signature or _NONE, self.org_id)

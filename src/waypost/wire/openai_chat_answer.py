@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from waypost.wire.canonical import Audio, Choice, Completion, Usage
+from waypost.wire.canonical import Audio, Choice, Completion, Signature, ThinkingBlock, Usage
 from waypost.wire.identity import AnswerIdentity
 
 encode_value = msgspec.json.Encoder().encode
@@ -90,7 +90,7 @@ def _render_choice(choice: Choice, identity: AnswerIdentity) -> bytes:
         % (
             choice.index,
             b"null" if is_null else encode_value(choice.content),
-            b',"reasoning_content":' + encode_value(choice.reasoning) if choice.reasoning else b"",
+            _render_reasoning(choice, identity) if choice.reasoning or choice.blocks else b"",
             encode_value(choice.refusal) if choice.refusal else b"null",
             _render_calls(choice, identity) if choice.tool_calls else b"",
             b',"audio":' + render_audio(choice.audio, identity, choice.index) if choice.audio is not None else b"",
@@ -99,6 +99,28 @@ def _render_choice(choice: Choice, identity: AnswerIdentity) -> bytes:
             shown_finish_reason(choice.finish_reason, identity),
         )
     )
+
+
+def render_reasoning_detail(text: str, signature: Signature | None, index: int, identity: AnswerIdentity) -> bytes:
+    """A stretch of reasoning with its signature, to be sent back as it is; without text, reasoning that is hidden.
+
+    There is always a signature, sealed, whether or not the provider gave one.
+    """
+    sealed = identity.sealed(signature).encode()
+    if not text:
+        return b'{"type":"reasoning.encrypted","data":"%b","index":%d}' % (sealed, index)
+    return b'{"type":"reasoning.text","text":%b,"signature":"%b","index":%d}' % (encode_value(text), sealed, index)
+
+
+def _render_reasoning(choice: Choice, identity: AnswerIdentity) -> bytes:
+    thinking = [block for block in choice.blocks if isinstance(block, ThinkingBlock)]
+    if not thinking:
+        if not choice.reasoning:
+            return b""
+        thinking = [ThinkingBlock(choice.reasoning)]
+    details = [render_reasoning_detail(each.text, each.signature, at, identity) for at, each in enumerate(thinking)]
+    shown = b',"reasoning_content":' + encode_value(choice.reasoning) if choice.reasoning else b""
+    return b'%b,"reasoning_details":[%b]' % (shown, b",".join(details))
 
 
 def _render_calls(choice: Choice, identity: AnswerIdentity) -> bytes:

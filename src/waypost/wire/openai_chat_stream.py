@@ -1,8 +1,8 @@
 """OpenAI chat completions, streamed: the one order in which a caller sees an answer, whatever order it came in.
 
-Per choice: the role by itself, then reasoning, content, refusal and tool calls as they come, empty ones left out. At
-the end every choice's finish_reason in a chunk of its own, usage when asked for, `[DONE]`. A tool call opens with its
-id and name and no arguments; its arguments follow.
+Per choice: the role by itself, then reasoning (each stretch of it once more as a whole, with its signature), content,
+refusal and tool calls as they come, empty ones left out. At the end every choice's finish_reason in a chunk of its
+own, usage when asked for, `[DONE]`. A tool call opens with its id and name and no arguments; its arguments follow.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from waypost.kit.errors import Refusal
-from waypost.wire.canonical import Chunk, Logprobs, ToolCallDelta, Usage
+from waypost.wire.canonical import Chunk, Logprobs, Signature, ToolCallDelta, Usage, has_content
 from waypost.wire.dialects import render_error
 from waypost.wire.identity import AnswerIdentity
 from waypost.wire.openai_chat_answer import (
     encode_value,
     render_audio,
     render_exposed,
+    render_reasoning_detail,
     render_usage,
     shown_finish_reason,
 )
@@ -30,7 +31,17 @@ class StreamRenderer:
 
     content_type = EVENTS
     heartbeat = HEARTBEAT
-    __slots__ = ("_after_delta", "_end", "_finish_reasons", "_head", "_heads", "_identity", "_includes_usage")
+    __slots__ = (
+        "_after_delta",
+        "_end",
+        "_finish_reasons",
+        "_head",
+        "_heads",
+        "_identity",
+        "_includes_usage",
+        "_stretches",
+        "_thinking",
+    )
 
     def __init__(self, identity: AnswerIdentity, include_usage: bool) -> None:
         self._identity = identity
@@ -45,6 +56,8 @@ class StreamRenderer:
         self._after_delta = b'},"logprobs":null,"finish_reason":null}' + self._end
         self._heads: dict[int, bytes] = {}  # by choice, from its first chunk on: everything up to the delta's fields
         self._finish_reasons: dict[int, str] = {}
+        self._thinking: dict[int, list[str]] = {}  # by choice: the stretch of reasoning under way
+        self._stretches: dict[int, int] = {}  # and how many there were before
 
     def render(self, chunks: Iterable[Chunk]) -> bytes:
         """The events to send now, joined; b"" when there is nothing to show yet."""
@@ -52,12 +65,12 @@ class StreamRenderer:
         for chunk in chunks:
             index = chunk.index
             head = self._heads.get(index) or self._start(index, out)
+            if chunk.reasoning or chunk.signature is not None or self._thinking:
+                self._render_reasoning(head, chunk, out)
             logprobs = chunk.logprobs
             if logprobs is not None:
                 self._render_with_logprobs(head, chunk, logprobs, out)
             else:
-                if chunk.reasoning:
-                    out += (head, b'"reasoning_content":', encode_value(chunk.reasoning), self._after_delta)
                 if chunk.content:
                     out += (head, b'"content":', encode_value(chunk.content), self._after_delta)
                 if chunk.refusal:
@@ -78,6 +91,7 @@ class StreamRenderer:
         out: list[bytes] = []
         for index in sorted(self._finish_reasons):
             head = self._heads.get(index) or self._start(index, out)
+            self._end_stretch(head, index, None, out)
             reason = shown_finish_reason(self._finish_reasons[index], self._identity)
             out += (head, b'},"logprobs":null,"finish_reason":"', reason, b'"}', self._end)
         if self._includes_usage:
@@ -94,12 +108,33 @@ class StreamRenderer:
         out += (head, b'"role":"assistant","content":"","refusal":null', self._after_delta)
         return head
 
+    def _render_reasoning(self, head: bytes, chunk: Chunk, out: list[bytes]) -> None:
+        """Reasoning, and the end of a stretch of it: at its signature, or where something else begins."""
+        index = chunk.index
+        if chunk.opens_block or (not chunk.reasoning and chunk.signature is None and has_content(chunk)):
+            self._end_stretch(head, index, None, out)
+        if chunk.reasoning:
+            out += (head, b'"reasoning_content":', encode_value(chunk.reasoning), self._after_delta)
+            self._thinking.setdefault(index, []).append(chunk.reasoning)
+        if chunk.signature is not None:
+            self._thinking.setdefault(index, [])
+            self._end_stretch(head, index, chunk.signature, out)
+        elif chunk.reasoning and (chunk.content or chunk.refusal or chunk.tool_calls):
+            self._end_stretch(head, index, None, out)
+
+    def _end_stretch(self, head: bytes, index: int, signature: Signature | None, out: list[bytes]) -> None:
+        texts = self._thinking.pop(index, None)
+        if texts is None:
+            return
+        at = self._stretches.get(index, 0)
+        self._stretches[index] = at + 1
+        detail = render_reasoning_detail("".join(texts), signature, at, self._identity)
+        out += (head, b'"reasoning_details":[', detail, b"]", self._after_delta)
+
     def _render_with_logprobs(self, head: bytes, chunk: Chunk, logprobs: Logprobs, out: list[bytes]) -> None:
         after_delta = self._after_delta
         if self._identity.wants_logprobs:
             after_delta = b'},"logprobs":%b,"finish_reason":null}%b' % (encode_value(logprobs), self._end)
-        if chunk.reasoning:
-            out += (head, b'"reasoning_content":', encode_value(chunk.reasoning), self._after_delta)
         if chunk.refusal:
             # Log probabilities stand with the text they are about, once.
             refusal_end = self._after_delta if chunk.content else after_delta
