@@ -72,6 +72,8 @@ class Schedule:
         self.sleepers: list[asyncio.Future[None]] = []
         self.sent: dict[bytes, Open] = {}
         self.bill: dict[bytes, int] = {}
+        self.holds: dict[bytes, int] = {}  # with what extensions added
+        self.delivered: dict[bytes, int] = {}  # worth of it, as the last progress said
         self.ending: dict[bytes, ClosedAttempt] = {}  # a death may come while it is being written
         self.ended: set[bytes] = set()
         self.may_be_lost: set[bytes] = set()
@@ -108,7 +110,8 @@ class Schedule:
 
     def send(self, record: Open) -> None:
         self.sent[record.attempt_id] = record
-        self.bill[record.attempt_id] = 0
+        self.holds[record.attempt_id] = record.hold_nanos
+        self.bill[record.attempt_id] = self.delivered[record.attempt_id] = 0
 
     async def pause(self) -> None:
         """How the wallet waits for others: until the schedule says that time has passed."""
@@ -275,10 +278,10 @@ class Schedule:
             if attempt_id in lost:
                 continue
             row, record = model.settlements[attempt_id.hex()], self.sent[attempt_id]
-            need(row.charge + row.house <= record.hold_nanos, "a charge above its hold")
+            need(row.charge + row.house <= self.holds[attempt_id], "a charge above its hold")
             if row.is_estimated:
                 need(attempt_id not in self.ended or attempt_id in self.may_be_lost, "an end that was written is lost")
-                need(row.charge == 0, "a crash charges the customer")
+                need(row.charge <= self.delivered[attempt_id], "a crash charges more than was delivered")
                 need(bill <= row.cogs <= record.cost_bound_nanos, "a crash is estimated below the bill")
             else:
                 told = self.ending[attempt_id].close
@@ -309,6 +312,16 @@ async def _request(_: Schedule, node: Node) -> None:
 async def _finish(_: Schedule, node: Node) -> None:
     if node.running:
         node.finish()
+
+
+async def _extend(_: Schedule, node: Node) -> None:
+    if node.running:
+        node.extend()
+
+
+async def _progress(_: Schedule, node: Node) -> None:
+    if node.running:
+        node.progress()
 
 
 async def _settle(_: Schedule, node: Node) -> None:
@@ -388,6 +401,8 @@ async def _kill(_: Schedule, node: Node) -> None:
 _ACTIONS = (
     (0.36, _request),
     (0.22, _finish),
+    (0.06, _extend),
+    (0.06, _progress),
     (0.12, _settle),
     (0.06, _beat),
     (0.04, _maintain),

@@ -17,7 +17,16 @@ from waypost.gateway.recovery import recover
 from waypost.gateway.settler import Settler
 from waypost.gateway.wallet import Hold, NodeIdentity, Wallet
 from waypost.kit.money import Nanos
-from waypost.ledger.record import Balance, ClosedAttempt, Heartbeat, InsufficientFunds, NodeSuperseded, Open
+from waypost.ledger.record import (
+    Balance,
+    ClosedAttempt,
+    Extend,
+    Heartbeat,
+    InsufficientFunds,
+    NodeSuperseded,
+    Open,
+    Progress,
+)
 from waypost.tenancy.budget import Chain
 
 if TYPE_CHECKING:
@@ -245,6 +254,29 @@ class Node:
         self.running.remove(one)
         self.end(ClosedAttempt(record, closed(record, charge=charge, cogs=cost)))
         self.wallet.settle(one.hold, charge)
+
+    def extend(self) -> None:
+        """More of an answer is wanted than its hold covers: raised from the lease, journaled, and then delivered."""
+        one, extra = self.world.dice.choice(self.running), self.world.dice.randint(1, self.world.hold_max // 2)
+        more = self.wallet.hold(one.record.org_id, extra, one.hold.chain)
+        if more is None:
+            return
+        total = one.hold.amount_nanos + more.amount_nanos
+        is_one = more.lease_id == one.hold.lease_id
+        self.world.holds[one.record.attempt_id] = total  # a death may come while it is being written
+        if is_one and self.journal.extend(Extend(one.record.attempt_id, total)):
+            one.hold.absorb(more)
+            self.world.counts["extended"] += 1
+        else:
+            self.world.holds[one.record.attempt_id] = one.hold.amount_nanos
+            self.wallet.release(more)
+
+    def progress(self) -> None:
+        """So much has been delivered by now."""
+        one = self.world.dice.choice(self.running)
+        worth = self.world.dice.randint(self.world.delivered[one.record.attempt_id], one.hold.amount_nanos)
+        self.world.delivered[one.record.attempt_id] = worth
+        self.journal.progress(Progress(one.record.attempt_id, 1, 2, worth))
 
     def end(self, row: ClosedAttempt) -> None:
         self.unsynced.add(row.open.attempt_id)

@@ -13,4 +13,6 @@ SCHEDULES, AT_ONCE = 104, 26
 async def test_the_books_are_the_models_on_every_schedule(database: str, first: int) -> None:
     happened = await simulate(database, range(first, first + AT_ONCE))
     # The schedules are worth something only when all of it occurs.
-    assert {"settled", "crashed", "killed", "power lost", "reply lost", "refused", "unavailable"} <= set(happened)
+    assert {"settled", "crashed", "extended", "killed", "power lost", "reply lost", "refused", "unavailable"} <= set(
+        happened
+    )
