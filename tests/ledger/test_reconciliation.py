@@ -55,6 +55,12 @@ def test_lines_take_the_smallest_estimates_that_cover_them() -> None:
     assert group.costs == {crashed[0].attempt_id: 8, crashed[1].attempt_id: 11, crashed[2].attempt_id: 25}
 
 
+def test_an_estimate_explains_one_line_and_not_two() -> None:
+    group = compare([line(5, "a"), line(4, "x"), line(3, "y")], [booked(1, 5, "a"), booked(2, 20, is_estimated=True)])
+    assert group.costs == {b"attempt 00000002": 4}
+    assert ([each.amount_nanos for each in group.unmatched_lines], group.raised_nanos) == ([3], 3)
+
+
 def test_a_line_for_nothing_we_know_is_the_houses_and_an_incident() -> None:
     group = compare([line(5, "a"), line(3, "stranger")], [booked(1, 5, "a")])
     assert (group.raised_nanos, len(group.unmatched_lines), group.is_alarming) == (3, 1, True)

@@ -1,0 +1,68 @@
+"""Plants one mistake in a copy of the package, and runs the tests that should notice it against that copy.
+
+python -m tests.seeded_bugs                  every mistake; exit code 1 when one goes unnoticed
+python -m tests.seeded_bugs "double refund"  those whose name contains the text
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+ROOT = Path(__file__).parents[2]
+_NOTICED, _UNNOTICED = 1, 0  # exit codes of pytest: a test failed, all passed
+
+
+class Bug(msgspec.Struct, frozen=True):
+    """A substitution in one file of `src/waypost`. `before` stands there exactly once."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]  # words for pytest
+
+    def applied(self, text: str) -> str:
+        """Raises LookupError when the place is not there, or is there more than once."""
+        if text.count(self.before) != 1:
+            raise LookupError(f"{self.name}: the place is {text.count(self.before)} times in {self.file}")
+        return text.replace(self.before, self.after)
+
+
+class Copy:
+    """A copy of the package in a directory, with at most one mistake in it at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self._source = directory / "src"
+        shutil.copytree(
+            ROOT / "src" / "waypost", self._source / "waypost", ignore=shutil.ignore_patterns("__pycache__")
+        )
+
+    def notices(self, bug: Bug, timeout_s: int = 300) -> bool:
+        """Whether the bug's tests fail on the copy that has it. Raises RuntimeError when they could not be run."""
+        path = self._source / "waypost" / bug.file
+        sound = path.read_text()
+        path.write_text(bug.applied(sound))
+        try:
+            return self._fails(bug, timeout_s)
+        finally:
+            path.write_text(sound)
+
+    def _fails(self, bug: Bug, timeout_s: int) -> bool:
+        environment = {**os.environ, "PYTHONPATH": str(self._source), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment.pop("PYTEST_ADDOPTS", None)
+        for name in [name for name in environment if name.startswith("PYTEST_XDIST")]:
+            del environment[name]
+        words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *bug.tests]
+        try:
+            run = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            return True  # it hangs: nobody overlooks that
+        if run.returncode not in (_NOTICED, _UNNOTICED):
+            raise RuntimeError(f"{bug.name}: the tests did not run:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+        return run.returncode == _NOTICED
