@@ -30,11 +30,17 @@ def document(sim: Simulator) -> dict[str, Any]:
         return model(slug, *priced, modality="image", price=PRICES, features=[])
 
     alpha, beta = deployment("alpha", UPSTREAM), deployment("beta", "paint-old")
+    zeta = deployment("zeta", "gemini-9-image")
     return {
-        "providers": [provider(sim, "alpha", "alpha"), provider(sim, "beta", "beta", kind="openai")],
+        "providers": [
+            provider(sim, "alpha", "alpha"),
+            provider(sim, "beta", "beta", kind="openai"),
+            provider(sim, "zeta", "zeta", kind="gemini"),
+        ],
         "models": [
             painted("paint-1", alpha, beta),
             painted("paint-2", beta),
+            painted("paint-3", zeta),
             model("swift-1", deployment("alpha")),
         ],
     }
@@ -45,7 +51,7 @@ def stack(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
     sim = Simulator()
     asyncio.run(_take_port(sim))
     with hosted(postgres, tmp_path_factory.mktemp("images"), simulator=sim, document=document(sim)) as stack:
-        sim.set_prices({UPSTREAM: COSTS, "paint-old": COSTS})
+        sim.set_prices({UPSTREAM: COSTS, "paint-old": COSTS, "gemini-9-image": COSTS})
         yield stack
 
 
@@ -61,12 +67,13 @@ def client(stack: HostedStack) -> Iterator[OpenAI]:
         yield client
 
 
-def test_images_come_and_are_billed_by_image_and_token(client: OpenAI, stack: HostedStack) -> None:
+@pytest.mark.parametrize(("name", "n"), [("paint-1", 2), ("paint-3", 1)])
+def test_images_come_and_are_billed_by_image_and_token(client: OpenAI, stack: HostedStack, name: str, n: int) -> None:
     before = stack.stack.sim.bill.nanos
-    answer = client.images.generate(model="paint-1", prompt="A harbour at noon", n=2, size="1024x1024", quality="low")
+    answer = client.images.generate(model=name, prompt="A harbour at noon", n=n, size="1024x1024")
 
     assert answer.data is not None
-    assert len(answer.data) == 2
+    assert len(answer.data) == n
     for image in answer.data:
         assert base64.b64decode(image.b64_json or "").startswith(b"\x89PNG")
     assert answer.usage is not None
@@ -74,11 +81,11 @@ def test_images_come_and_are_billed_by_image_and_token(client: OpenAI, stack: Ho
     tokens = answer.usage.input_tokens * Decimal(PRICES["input"]) + answer.usage.output_tokens * Decimal(
         PRICES["output"]
     )
-    assert Decimal(usage.cost) == (tokens + 2 * Decimal(PRICES["image"])) / 1_000_000
-    assert usage.images == 2
+    assert Decimal(usage.cost) == (tokens + n * Decimal(PRICES["image"])) / 1_000_000
+    assert usage.images == n
     stack.run(stack.stack.at_rest())
-    line, (settled, *_) = stack.stack.sim.bill.lines[-1], stack.run(stack.stack.settlements())
-    assert (line.images, stack.stack.sim.bill.nanos - before, settled["cogs"]) == (2, line.nanos, line.nanos)
+    line, settled = stack.stack.sim.bill.lines[-1], stack.run(stack.stack.settlements())[-1]
+    assert (line.images, stack.stack.sim.bill.nanos - before, settled["cogs"]) == (n, line.nanos, line.nanos)
 
 
 def test_an_address_is_a_data_url(client: OpenAI) -> None:
@@ -114,6 +121,12 @@ def test_a_balance_that_does_not_cover_an_image_is_refused(stack: HostedStack) -
     assert refused.value.status_code == 402
 
 
+def test_what_a_model_cannot_be_told_is_refused_by_its_name(client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.images.generate(model="paint-3", prompt="A cat", quality="high")
+    assert refused.value.param == "quality"
+
+
 def test_models_answer_what_they_are_for(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.images.generate(model="swift-1", prompt="A cat")
@@ -124,10 +137,10 @@ def test_models_answer_what_they_are_for(client: OpenAI) -> None:
 
 def test_nobody_can_tell_who_painted(stack: HostedStack) -> None:
     shown = []
-    for name in ("paint-1", "paint-2"):
+    for name in ("paint-1", "paint-2", "paint-3"):
         answer = stack.run(stack.stack.request("POST", "/v1/images/generations", {"model": name, "prompt": "A cat"}))
-        for word in ("alpha", "beta", "timings", "revised", UPSTREAM, "paint-old", "opaque", "seed"):
+        for word in ("alpha", "beta", "zeta", "gemini", "timings", "revised", UPSTREAM, "paint-old", "opaque", "seed"):
             assert word not in answer.raw.decode("latin-1").lower()
         body = re.sub(r'"(b64_json|cost)":"[^"]*"', r'"\1":""', answer.body.decode())
         shown.append(re.sub(r":\d+", ":0", body))
-    assert shown[0] == shown[1]
+    assert shown[0] == shown[1] == shown[2]

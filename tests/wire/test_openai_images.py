@@ -138,3 +138,67 @@ def test_a_refused_prompt_is_a_matter_of_moderation() -> None:
     assert KIND.failure(400, {}, body, ()).code is ErrorCode.CONTENT_MODERATION_REJECTED
     with pytest.raises(UpstreamError):
         KIND.completion({}, body)
+
+
+# ── Gemini's models ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+GEMINI = MODALITIES["image"]["gemini"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "config"),
+    [
+        ({}, None),
+        ({"size": "1024x1024"}, {"aspectRatio": "1:1"}),
+        ({"size": "1536x1024", "image_size": "2K"}, {"aspectRatio": "3:2", "imageSize": "2K"}),
+        ({"size": "1024x1792"}, {"aspectRatio": "9:16"}),
+        ({"size": "21:9"}, {"aspectRatio": "21:9"}),
+        ({"image_size": "4K", "quality": "auto"}, {"imageSize": "4K"}),
+    ],
+)
+def test_gemini_is_asked_for_a_picture_of_that_shape(asked: dict[str, Any], config: dict[str, str] | None) -> None:
+    request = read(**asked)
+    target = GEMINI.prepare(Target(b"127.0.0.1:9100", "", "key", "gemini-9-image"))
+    head, body = GEMINI.call(request, target, output_tokens_max=2000)
+
+    assert GEMINI.losses(conversation_of(request)) == ()
+    assert head.startswith(b"POST /v1beta/models/gemini-9-image:generateContent HTTP/1.1\r\n")
+    sent = json.loads(body)
+    assert sent["contents"] == [{"role": "user", "parts": [{"text": "a cat"}]}]
+    generation = sent["generationConfig"]
+    assert (generation["responseModalities"], generation.get("imageConfig")) == (["IMAGE"], config)
+    assert generation["maxOutputTokens"] == 2000
+
+
+def test_what_gemini_cannot_be_told_is_named() -> None:
+    fields = {
+        "n": 2,
+        "size": "1000x999",
+        "quality": "high",
+        "output_format": "jpeg",
+        "image_size": "3K",
+        "style": "vivid",
+    }
+
+    lost = GEMINI.losses(conversation_of(read(**fields)))
+    assert set(lost) == {"n", "size", "quality", "output_format", "image_size", "style"}
+
+
+def test_a_picture_of_gemini_is_an_image_and_words_are_none() -> None:
+    part = {"inlineData": {"mimeType": "image/png", "data": PNG}}
+    answer: dict[str, Any] = {
+        "candidates": [{"content": {"parts": [{"text": "Here."}, part]}, "finishReason": "STOP"}],
+        "usageMetadata": {"promptTokenCount": 4, "candidatesTokenCount": 1290, "totalTokenCount": 1294},
+    }
+    completion, usage = GEMINI.completion({}, json.dumps(answer).encode())
+    shown = json.loads(FORMAT.render(completion, read(), identity_for(read()), usage or Usage(), COST))
+
+    assert shown["data"] == [{"b64_json": PNG}]
+    assert usage is not None
+    assert (usage.images, usage.output_tokens) == (1, 1290)
+    answer["candidates"][0]["content"]["parts"].pop()
+    with pytest.raises(BadAnswer):
+        GEMINI.completion({}, json.dumps(answer).encode())
+    answer["candidates"][0]["finishReason"] = "IMAGE_SAFETY"
+    with pytest.raises(UpstreamError):
+        GEMINI.completion({}, json.dumps(answer).encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from waypost.providers.anthropic import Anthropic
 from waypost.providers.gemini import Gemini
 from waypost.providers.gemini_embed import GeminiEmbed
+from waypost.providers.gemini_images import GeminiImages
 from waypost.providers.kind import ProviderKind
 from waypost.providers.openai import OpenAIChat
 from waypost.providers.openai_embeddings import OpenAIEmbeddings
@@ -20,7 +21,7 @@ KINDS: dict[str, ProviderKind] = {
 _IMAGES, _EMBEDDINGS = OpenAIImages(), OpenAIEmbeddings()
 MODALITIES: dict[str, dict[str, ProviderKind]] = {
     "chat": KINDS,
-    "image": {"openai": _IMAGES, "openai-responses": _IMAGES},
+    "image": {"openai": _IMAGES, "openai-responses": _IMAGES, "gemini": GeminiImages()},
     "embedding": {"openai": _EMBEDDINGS, "openai-responses": _EMBEDDINGS, "gemini": GeminiEmbed()},
 }
 """By modality of a model, the kinds whose providers have an endpoint for it."""

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -113,6 +113,11 @@ class _Thinking(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     thinking_level: str = ""
 
 
+class _Image(msgspec.Struct, rename="camel", forbid_unknown_fields=True, frozen=True):
+    aspect_ratio: Literal["1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9"] = "1:1"
+    image_size: Literal["1K", "2K", "4K"] = "1K"
+
+
 class _Generation(msgspec.Struct, rename="camel", forbid_unknown_fields=True, frozen=True):
     candidate_count: Annotated[int, msgspec.Meta(ge=1, le=8)] = 1
     max_output_tokens: Count | None = None
@@ -129,6 +134,7 @@ class _Generation(msgspec.Struct, rename="camel", forbid_unknown_fields=True, fr
     response_logprobs: bool = False
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     response_modalities: list[str] = []
+    image_config: _Image | None = None
     thinking_config: _Thinking | None = None
     media_resolution: str = ""
 
@@ -283,6 +289,7 @@ def _chat_request(model: str, asked: _Asked) -> ChatRequest:
         reasoning_effort=_effort(generation.thinking_config),
         logprobs=generation.response_logprobs,
         top_logprobs=generation.logprobs,
+        images=1 if "IMAGE" in generation.response_modalities else 0,
     )
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from waypost.simulator.answer import Answer, Choice, DeltaKind, Run, Tokens
 from waypost.simulator.directive import Directives
+from waypost.simulator.picture import picture
 from waypost.simulator.reply import Piece, Stage
 from waypost.simulator.request import ChatRequest, InvalidRequest, prompt_tokens
 from waypost.simulator.request_gemini import read_counted, read_generate, thought_signature
@@ -111,7 +112,12 @@ class GeminiStyle(Style):
     # Putting it together
 
     def document(self, answer: Answer, identity: Identity, telling: Telling) -> bytes:
-        candidates = []
+        candidates = [
+            self._candidate(
+                at, [{"inlineData": {"mimeType": "image/png", "data": picture(identity.model, at)}}], "STOP", None
+            )
+            for at in range(answer.tokens.images)
+        ]
         for choice in answer.choices:
             parts: list[JsonObject] = []
             tokens: list[JsonObject] = []

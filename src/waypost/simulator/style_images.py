@@ -6,11 +6,7 @@ Pictures are small PNGs of one colour, the same for the same model.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
-import struct
-import zlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
@@ -19,14 +15,13 @@ import msgspec
 
 from waypost.simulator.answer import Answer, Tokens
 from waypost.simulator.directive import Directives, read_directives
+from waypost.simulator.picture import picture
 from waypost.simulator.reply import Headers, Piece
 from waypost.simulator.request import ChatRequest, ImageUrl, InvalidRequest, Message, Part
 from waypost.simulator.style import Complaint, Identity, JsonObject, Style, Telling
 from waypost.simulator.style_alpha import Alpha
 from waypost.simulator.style_beta import Beta
 from waypost.simulator.style_openai import OpenAIStyle
-
-_SIDE = 8  # pixels
 
 
 class _Source(msgspec.Struct):
@@ -127,7 +122,7 @@ class ImageStyle(Style):
         }
 
     def document(self, answer: Answer, identity: Identity, telling: Telling) -> bytes:
-        pictures = [_picture(identity.model, at) for at in range(answer.tokens.images)]
+        pictures = [picture(identity.model, at) for at in range(answer.tokens.images)]
         return self.encode_document(self.images(answer, identity, telling, pictures))
 
     # Images are not streamed: no request asks for it.
@@ -198,15 +193,3 @@ class BetaImages(ImageStyle):
         data = [{"b64_json": picture, "url": None, "seed": 7} for picture in pictures]
         timings = {"inference_ms": 2}
         return {"data": data, "created": identity.created_s, "model": f"beta/{identity.model}", "timings": timings}
-
-
-def _picture(seed: str, at: int) -> str:
-    """A PNG in base64 (https://www.w3.org/TR/png-3/)."""
-    colour = hashlib.sha256(f"{seed}|{at}".encode()).digest()[:3]
-    lines = (b"\0" + colour * _SIDE) * _SIDE
-    header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
-    png = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-    return base64.b64encode(png).decode()
