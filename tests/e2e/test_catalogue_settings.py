@@ -18,7 +18,7 @@ from tests.e2e.stack import PRICE, Answer, Stack, ask, deployment, model, provid
 from waypost.policy.catalogue import Breaker, Bulkhead, Timeouts
 
 NEVER = 1_000_000
-PATIENT_S = 1.5  # how long a test waits for what must not come
+PATIENT_S = 1.0  # how long a test waits for what must not come
 
 
 class Tried:

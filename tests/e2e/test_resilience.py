@@ -140,7 +140,7 @@ async def check_the_last_candidate_is_called_while_some_of_it_works(stack: Insid
 
 async def check_a_failing_provider_is_not_asked_much_more_often_than_callers_ask(stack: InsideStack) -> None:
     stack.sim.arm("status", model="storm", count=0, status=500)
-    requests = 240
+    requests = 160
     for _ in range(8):
         await asyncio.gather(*(call(stack, "storm") for _ in range(requests // 8)))
     assert requests < sent(stack, "storm") <= 1.1 * requests + 3 * 10, "its circuit does not open here"
