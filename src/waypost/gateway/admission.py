@@ -137,14 +137,15 @@ def too_dear(admission: Admission, short: InsufficientFunds) -> Refusal:
     fits = f"It affords at most {tokens} output tokens." if tokens > 0 else "It does not even cover the input."
     if short.budget is None:
         return Refusal(ErrorCode.INSUFFICIENT_BALANCE, f"{ErrorCode.INSUFFICIENT_BALANCE.message} {fits} Add credit.")
-    return Refusal(ErrorCode.INSUFFICIENT_BALANCE, f"{_used_up(short.budget)} {fits}")
+    return Refusal(ErrorCode.INSUFFICIENT_BALANCE, f"{used_up(short.budget)} {fits}")
 
 
 _OWNERS = {"key": "this API key", "project": "this API key's project", "organisation": "the organisation"}
 _BUDGETS = {"day": "The daily budget", "week": "The weekly budget", "month": "The monthly budget"}
 
 
-def _used_up(budget: BudgetUsedUp) -> str:
+def used_up(budget: BudgetUsedUp) -> str:
+    """Whose budget refused a request and when it renews: the beginning of a 402's message."""
     name = f"{_BUDGETS.get(budget.period, 'The budget')} of {_OWNERS[budget.owner_kind]}"
     if budget.renews_at_ms is None:
         return f"{name} does not cover the most this request may cost, and does not renew."

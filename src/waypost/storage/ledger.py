@@ -4,6 +4,7 @@ compete, or an insert that a second one of the same id leaves alone. Locks are t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -138,7 +139,11 @@ class PostgresLedger:
         return Heartbeat(nodes, frozenset(one.bytes for one in recalled), frozenset(one.bytes for one in lost))
 
     async def wait_for_recall(self, timeout_s: float) -> None:
-        await self._recalls.wait(timeout_s)
+        try:
+            await self._recalls.wait(timeout_s)
+        except psycopg.Error:
+            await self._recalls.close()
+            await asyncio.sleep(timeout_s)  # the heartbeat tells it too
 
     async def release(self, *, lease_id: bytes, released_nanos: Nanos, is_last: bool) -> None:
         await release_lease(
