@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -40,7 +40,9 @@ class Product(msgspec.Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def product(place: Place, shape: Shape, *, is_dumpable: bool) -> Iterator[Product]:
+def product(
+    place: Place, shape: Shape, *, is_dumpable: bool, env: Mapping[str, str] | None = None
+) -> Iterator[Product]:
     """Start `waypost up`, make an organisation with credit and a key with limits, and end all of it afterwards."""
     ports = place.ports
     require_free((ports.waypost, ports.waypost_metrics))
@@ -51,7 +53,7 @@ def product(place: Place, shape: Shape, *, is_dumpable: bool) -> Iterator[Produc
     data_dir = folder / "data"
     command = [sys.executable, "-m", "waypost", "up", "--config", str(config), "--data-dir", str(data_dir)]
     command += ["--port", str(ports.waypost), "--metrics-port", str(ports.waypost_metrics)]
-    env = {"BENCH_API_KEY": "bench-upstream", **({"WAYPOST_DUMPABLE": "1"} if is_dumpable else {})}
+    env = {"BENCH_API_KEY": "bench-upstream", **({"WAYPOST_DUMPABLE": "1"} if is_dumpable else {}), **(env or {})}
     postgres = EmbeddedPostgres(data_dir / EMBEDDED_DIR)
     log = folder / "waypost.log"
     try:
