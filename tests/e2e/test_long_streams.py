@@ -100,3 +100,17 @@ async def test_a_crash_charges_what_was_delivered_and_no_more(database: str, tmp
 
 async def _longer(received: bytearray, size: int) -> bool:
     return len(received) > size
+
+
+async def test_an_answer_that_was_asked_to_complete_outlives_its_caller(database: str, tmp_path: Path) -> None:
+    async with Stack(database, tmp_path) as stack:
+        await one_model(stack)
+        slow = ask("sim: words=50 delay_ms=20", stream=True)
+        headers = {"x-on-disconnect": "complete"}
+        reader, writer = await stack.connect("POST", "/v1/chat/completions", slow, headers=headers)
+        await reader.readuntil(b'"delta":{"content":"')
+        writer.close()
+        (row,) = await stack.executions(1)
+        await stack.at_rest()
+        assert (row["outcome"], row["output_tokens"], row["is_estimated"]) == (Outcome.DISCONNECTED, 50, False)
+        assert sum(each["cogs"] for each in await stack.settlements()) == stack.sim.bill.nanos

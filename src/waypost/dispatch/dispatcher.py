@@ -14,6 +14,7 @@ from waypost.kit.clock import Clock
 from waypost.telemetry.metrics import Counter
 
 DRAIN_S_MAX = 120.0  # how long a provider may go on generating for a caller who has left
+OUTLIVE_S_MAX = 900.0  # and for one who asked for that
 DRAINS_MAX = 64  # at once and per provider
 _SWEEP_S = 1.0
 
@@ -63,7 +64,7 @@ class Dispatcher:
         self._running.discard(execution)
         if self._is_idle is not None and not self._running:
             self._is_idle.set()
-        if execution.drains_since_s is not None:
+        if execution.drains_until_s is not None:
             self.on_kept(-execution.plan.body_bytes)
             for executions in self._draining.values():
                 executions.discard(execution)
@@ -74,6 +75,8 @@ class Dispatcher:
         if len(executions) >= DRAINS_MAX:
             return False
         executions.add(execution)
+        longest_s = OUTLIVE_S_MAX if execution.plan.outlives_caller else DRAIN_S_MAX
+        execution.drains_until_s = asyncio.get_running_loop().time() + longest_s
         self.on_kept(execution.plan.body_bytes)
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._cut_off_the_longest)
@@ -84,9 +87,9 @@ class Dispatcher:
         draining = [execution for executions in self._draining.values() for execution in executions]
         # Set again first: a defect that one execution brings to light must not end the sweep for all.
         self._sweep = loop.call_later(_SWEEP_S, self._cut_off_the_longest) if draining else None
-        too_long = loop.time() - DRAIN_S_MAX
+        now_s = loop.time()
         for execution in draining:
-            if execution.drains_since_s is not None and execution.drains_since_s < too_long:
+            if execution.drains_until_s is not None and execution.drains_until_s < now_s:
                 execution.cut_off()
 
     async def drain(self, timeout_s: float) -> None:

@@ -65,7 +65,7 @@ class Execution:
         "_services",
         "_waiter",
         "counting",
-        "drains_since_s",
+        "drains_until_s",
         "is_committed",
         "plan",
         "streams",
@@ -74,7 +74,7 @@ class Execution:
     def __init__(self, services: Services, plan: Plan, caller: Caller) -> None:
         self.plan = plan
         self.is_committed = False
-        self.drains_since_s: float | None = None
+        self.drains_until_s: float | None = None
         self.counting = services.counting
         self.streams = services.streams
         self._services = services
@@ -106,15 +106,15 @@ class Execution:
     # What the caller's side says.
 
     def leave(self) -> None:
-        """The caller is gone. The attempt ends now where that stops the billing, else it is drained to its usage."""
+        """The caller is gone. The attempt ends now where that stops the billing, else it is drained to its usage, as
+        also when the caller asked for that."""
         self._caller = None
         attempt = self._attempt
         if attempt is None:
             self._end_waiting(Outcome.DISCONNECTED)
-        elif attempt.live.stops_billing_on_cancel:
+        elif attempt.live.stops_billing_on_cancel and not self.plan.outlives_caller:
             attempt.abandon()
         elif self._services.may_drain(self, attempt.live.provider.id):
-            self.drains_since_s = self.now_s()
             attempt.resume()
         else:
             attempt.cut_off()

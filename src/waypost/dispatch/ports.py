@@ -67,6 +67,7 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     admission: Admission
     hold: Hold
     body_bytes: int = 0  # of the request, in memory until the end
+    outlives_caller: bool = False  # goes on to its end when the caller leaves
 
 
 class Books(Protocol):

@@ -181,7 +181,9 @@ def _shrunk(offer: Offer, request: ChatRequest, available_nanos: Nanos) -> Offer
     tokens = min(_affordable(offer, request, available_nanos), offer.output_tokens_max)
     if tokens < SHRUNK_TOKENS_MIN:
         return None
-    ceiling = _ceiling(request, offer.model, offer.prices, tokens)
+    ceiling = msgspec.structs.replace(
+        offer.ceiling, output_tokens_max=min(request.n * tokens, offer.ceiling.output_tokens_max)
+    )
     return msgspec.structs.replace(offer, ceiling=ceiling, output_tokens_max=tokens)
 
 

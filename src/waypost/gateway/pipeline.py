@@ -17,7 +17,7 @@ import msgspec
 from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.ports import Admission, Plan
-from waypost.gateway.admission import admit, model_for, shown_names, shrink, too_dear
+from waypost.gateway.admission import IMAGE_TOKENS_MAX, admit, model_for, shown_names, shrink, too_dear
 from waypost.gateway.anthropic_models import count_message_tokens, list_anthropic_models, show_anthropic_model
 from waypost.gateway.callers import FailedKeys, InFlight
 from waypost.gateway.endpoints import (
@@ -40,6 +40,7 @@ from waypost.gateway.models import list_models, show_model
 from waypost.gateway.ports import LedgerUnavailable
 from waypost.gateway.preferred import admit_preferred
 from waypost.gateway.pressure import Pressure
+from waypost.gateway.recount import recounted
 from waypost.gateway.relay import JSON_TYPE, OpenStreams, PlainRelay, StreamRelay
 from waypost.gateway.wallet import Hold, Wallet
 from waypost.kit import ids
@@ -250,13 +251,17 @@ class Gateway:
             self.refuse(arrival.exchange, refusal, arrival.id, arrival.limit_headers)
 
     async def _hold_with_grant(self, api_key: ApiKey, admission: Admission) -> tuple[Hold, Admission]:
-        """The hold, after a grant; for a shorter answer when the balance affords only that and no length was asked."""
+        """The hold, after a grant. When the balance does not cover it, the input is counted, which makes it tighter;
+        then it may be for a shorter answer, when no length was asked."""
         org_id, chain = api_key.org_id, api_key.chain
         try:
             try:
                 return await self._wallet.hold_with_grant(org_id, admission.hold_nanos, chain), admission
             except InsufficientFunds as short:
-                admission = shrink(admission, short)
+                counter = self._dispatcher.counting.counter
+                admission = await recounted(admission, counter, image_tokens_max=IMAGE_TOKENS_MAX)
+                if admission.hold_nanos > short.available_nanos:
+                    admission = shrink(admission, short)
                 return await self._wallet.hold_with_grant(org_id, admission.hold_nanos, chain), admission
         except InsufficientFunds as short:
             raise too_dear(admission, short) from None
@@ -276,6 +281,7 @@ class Gateway:
             admission=admission,
             hold=hold,
             body_bytes=len(arrival.exchange.body),
+            outlives_caller=_outlives_caller(arrival.exchange),
         )
         relay = self._relay(arrival, admission)
         try:
@@ -440,6 +446,11 @@ def _id_headers(execution_id: bytes, dialect: str) -> bytes:
     if dialect == "anthropic":
         return b"x-request-id: req%b\r\nrequest-id: req%b\r\nx-execution-id: exec%b\r\n" % (uuid, uuid, uuid)
     return b"x-request-id: req%b\r\nx-execution-id: exec%b\r\n" % (uuid, uuid)
+
+
+def _outlives_caller(exchange: Exchange) -> bool:
+    """Whether the answer goes on to its end, and is paid, when the caller leaves. Without the word it stops."""
+    return exchange.headers.get(b"x-on-disconnect") == b"complete"
 
 
 def _expect_method(exchange: Exchange, *methods: str) -> None:

@@ -1,0 +1,45 @@
+"""A hold made tighter before a caller is told that the balance does not cover it: by counting the input's tokens, where
+its bytes were the bound until then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from waypost.dispatch.ports import Admission, Offer
+from waypost.metering.estimate import upper_bound
+from waypost.metering.tokens import TokenCounter, prompt_texts
+from waypost.wire.request import ChatRequest
+
+_MARGIN_PERCENT = 125  # other vocabularies count some per cent more than ours, and templates add to each turn
+_TEMPLATE_TOKENS = 256
+_BYTES_MIN = 1_024  # of a request; the bound of a shorter one is near enough
+
+
+async def recounted(admission: Admission, counter: TokenCounter, *, image_tokens_max: int) -> Admission:
+    """The same request with a ceiling of input from a count of its texts; counting is a thread's work."""
+    request = admission.request
+    if request.text_bytes < _BYTES_MIN:
+        return admission
+    counted = await asyncio.to_thread(_count, counter, request)
+    tokens_max = counted * _MARGIN_PERCENT // 100 + _TEMPLATE_TOKENS + request.image_count * image_tokens_max
+
+    def tighter(offer: Offer) -> Offer:
+        tokens = min(tokens_max, offer.ceiling.input_tokens_max)
+        ceiling = msgspec.structs.replace(offer.ceiling, input_tokens_max=tokens)
+        return msgspec.structs.replace(offer, ceiling=ceiling)
+
+    offers = tuple(tighter(offer) for offer in admission.offers)
+    at = [offer is admission.first.offer for offer in admission.offers].index(True)
+    return msgspec.structs.replace(
+        admission,
+        offers=offers,
+        first=msgspec.structs.replace(admission.first, offer=offers[at]),
+        hold_nanos=max(upper_bound(offer.ceiling, offer.prices) for offer in offers),
+    )
+
+
+def _count(counter: TokenCounter, request: ChatRequest) -> int:
+    return counter.count(prompt_texts(request.fields))

@@ -1,0 +1,50 @@
+"""Before a 402 the input is counted: what its bytes bounded too high may be affordable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tests.wire.samples import AROUND
+from waypost.dispatch.ports import Admission, Candidate, Offer
+from waypost.gateway.recount import recounted
+from waypost.metering.estimate import Ceiling, upper_bound
+from waypost.metering.price import price_row
+from waypost.metering.tokens import TokenCounter
+from waypost.wire.formats import FORMATS
+
+PRICES = price_row({"input": 2_000_000_000, "output": 8_000_000_000})
+PROSE = "All the world's a stage, and all the men and women merely players. " * 100
+
+
+def admission_of(text: str) -> Admission:
+    body = msgspec.json.encode({"model": "m", "messages": [{"role": "user", "content": text}]})
+    request = FORMATS[next(iter(FORMATS))].read(body, AROUND)
+    ceiling = Ceiling(request.text_bytes, 100)
+    nothing: Any = None
+    offer = Offer(model=nothing, prices=PRICES, ceiling=ceiling, output_tokens_max=100, input_estimate=1)
+    return Admission(
+        request=request,
+        price_version=1,
+        first=Candidate(nothing, offer),
+        offers=(offer,),
+        ranked=lambda _: [],
+        hold_nanos=upper_bound(ceiling, PRICES),
+    )
+
+
+async def test_prose_takes_a_third_of_what_its_bytes_would() -> None:
+    before = admission_of(PROSE)
+    after = await recounted(before, TokenCounter(), image_tokens_max=4_096)
+    tokens = TokenCounter().count([PROSE])
+    assert tokens < after.offers[0].ceiling.input_tokens_max < before.offers[0].ceiling.input_tokens_max // 2
+    assert after.first.offer is after.offers[0]
+    assert after.hold_nanos == upper_bound(after.offers[0].ceiling, PRICES) < before.hold_nanos
+
+
+async def test_a_short_request_is_not_counted() -> None:
+    counter = TokenCounter()
+    before = admission_of("Hello")
+    assert await recounted(before, counter, image_tokens_max=4_096) is before
+    assert not counter.is_loaded
