@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import random
+import re
 from itertools import pairwise
 
 import pytest
@@ -78,3 +81,61 @@ def test_an_event_of_many_lines_is_bounded_too() -> None:
 
     with pytest.raises(SseTooLarge):
         parse([line] * (EVENT_BYTES_MAX // 65_535 + 1))
+
+
+# ── against the specification, read line by line ────────────────────────────────────────────────────────────────────
+
+CASES = int(os.environ.get("WAYPOST_SSE_CASES", "100000"))
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_WORDS = (
+    *(b"data: ", b"data:", b"data", b"event: ", b"event:", b"event: message", b"id: 7", b"retry: 10", b":", b" "),
+    *(b"\n", b"\n", b"\r", b"\r\n", b"\n\n", b"\r\n\r\n", b"\r\r"),
+    *(b"a", b"[DONE]", b'{"a":1}', "ü€😀".encode(), b"\xe2\x82", b"\xef\xbb\xbf", b"\x00", b"x: y"),
+)
+
+
+def specified(stream: bytes) -> list[SseEvent]:
+    """WHATWG HTML §9.2.6, in as few words as it has."""
+    *lines, _ = _LINE_END.split(stream.removeprefix(b"\xef\xbb\xbf"))
+    events: list[SseEvent] = []
+    name, data = b"", b""
+    for line in lines:
+        if not line:
+            if data:
+                text = data[:-1]
+                events.append(text if name in (b"", b"message") else (name, text))
+            name, data = b"", b""
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            data += value + b"\n"
+        elif field == b"event":
+            name = value
+    return events
+
+
+def test_random_streams_in_random_reads_say_what_the_specification_says() -> None:
+    dice = random.Random(20_26)
+    words, choose = _WORDS, dice.choices
+    for _ in range(CASES):
+        stream = b"".join(choose(words, k=int(dice.random() * 14)))
+        cuts = {int(dice.random() * (len(stream) + 1)) for _ in range(int(dice.random() * 4))}
+        assert parse(split(stream, cuts)) == specified(stream), (stream, cuts)
+
+
+@pytest.mark.parametrize(
+    "piece", [b"x" * 65_536, b": " + b"x" * 65_534, b"event: " + b"x" * 65_529, b"data: x" * 9_362]
+)
+def test_an_endless_line_ends_at_its_bound_whatever_it_is(piece: bytes) -> None:
+    parser = SseParser()
+
+    with pytest.raises(SseTooLarge):
+        [parser.feed(piece) for _ in range(LINE_BYTES_MAX // len(piece) + 2)]
+
+
+def test_a_line_of_a_mebibyte_comes_through_in_pieces_of_any_size() -> None:
+    value = ("é" * ((LINE_BYTES_MAX - 6) // 2)).encode()
+    stream = b"data: " + value + b"\n\n"
+
+    for size in (1_021, 65_537, len(stream)):
+        assert parse([stream[at : at + size] for at in range(0, len(stream), size)]) == [value]
