@@ -393,7 +393,7 @@ class Attempt:
     @property
     def answer(self) -> bytes:
         """Digest of the name that the provider gave its answer, by which its bill may be compared; b"" for none."""
-        answer_id: str = self._answer_id or getattr(self._reader, "answer_id", "")  # not every kind tells it
+        answer_id = self._answer_id if self._reader is None else self._reader.answer_id
         return answer_digest(answer_id) if answer_id else b""
 
     @property

@@ -38,6 +38,7 @@ COUNTED_EVERY = 32
 
 class _Answer(msgspec.Struct, gc=False):
     type: str = ""
+    id: str | None = None
     content: list[Block] | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
@@ -109,7 +110,7 @@ class Anthropic:
         if answer.content is None or not reason or n != 1:
             raise BadAnswer  # it stopped in the middle, or is no message
         choice = choice_of(0, reason, blocks, stop_sequence=answer.stop_sequence or "")
-        return Completion([choice], unknown_fields=unknown), usage_of(answer.usage)
+        return Completion([choice], unknown_fields=unknown, answer_id=answer.id or ""), usage_of(answer.usage)
 
     def failure(self, status: int, headers: Mapping[bytes, bytes], body: bytes, rules: Sequence[ErrorRule]) -> Failure:
         try:

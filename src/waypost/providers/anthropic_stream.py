@@ -41,6 +41,7 @@ class _Delta(msgspec.Struct, gc=False):
 
 
 class _Message(msgspec.Struct, gc=False):
+    id: str | None = None
     usage: msgspec.Raw = ABSENT
 
 
@@ -76,6 +77,7 @@ class AnthropicStream:
         "_parser",
         "_rules",
         "_signature",
+        "answer_id",
         "is_done",
         "output_bytes",
         "unknown_fields",
@@ -93,6 +95,7 @@ class AnthropicStream:
         self._calls = 0
         self._is_finished = False
         self._broken_by: UpstreamError | BadAnswer | None = None
+        self.answer_id = ""
         self.unknown_fields = 0
         self.output_bytes = 0
         self.is_done = False
@@ -152,6 +155,7 @@ class AnthropicStream:
                 self.unknown_fields = len(_decode_start(body).message.keys() - MESSAGE_FIELDS)
                 if event.message is not None:
                     self._counted.add(event.message.usage)
+                    self.answer_id = event.message.id or ""
             case "message_delta":
                 self._counted.add(event.usage)
                 if event.delta is not None and event.delta.stop_reason:

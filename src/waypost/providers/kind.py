@@ -128,6 +128,7 @@ class BadAnswer(Exception):
 class StreamReader(Protocol):
     """Reads one streamed answer."""
 
+    answer_id: str  # the provider's name for the answer, "" while it has told none; its bill may have it
     unknown_fields: int  # fields outside the closed set in the first event
     output_bytes: int  # UTF-8 bytes of content, reasoning, refusal and tool arguments so far
     is_done: bool  # the provider said that this was all

@@ -114,7 +114,7 @@ class OpenAIResponses:
         choice = choice_of(0, finish_reason_of(response, has_calls=has_calls), blocks)
         if logprobs:
             choice.logprobs = Logprobs(logprobs)
-        return Completion([choice], unknown_fields=unknown), usage_in(response.usage)
+        return Completion([choice], unknown_fields=unknown, answer_id=response.id or ""), usage_in(response.usage)
 
     def failure(self, status: int, headers: Mapping[bytes, bytes], body: bytes, rules: Sequence[ErrorRule]) -> Failure:
         return failure_of(read_error(status, body), rules, retry_after_s(headers), by_code=FAILURES)

@@ -84,6 +84,7 @@ class SentReason(msgspec.Struct, gc=False):
 
 
 class SentResponse(msgspec.Struct, gc=False):
+    id: str | None = None
     status: str | None = None
     output: list[SentItem] | None = None
     incomplete_details: SentReason | None = None

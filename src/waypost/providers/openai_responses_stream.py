@@ -84,6 +84,7 @@ class ResponsesReader:
         "_places",
         "_rules",
         "_usage",
+        "answer_id",
         "is_done",
         "output_bytes",
         "unknown_fields",
@@ -99,6 +100,7 @@ class ResponsesReader:
         self._is_message_begun = False  # so that another part of text is told from the first
         self._is_finished = False
         self._broken_by: UpstreamError | BadAnswer | None = None
+        self.answer_id = ""
         self.unknown_fields = 0
         self.output_bytes = 0
         self.is_done = False
@@ -154,6 +156,10 @@ class ResponsesReader:
         read = _READERS.get(event.type)
         if read is not None:
             read(self, event, chunks)
+
+    def _take_name(self, event: _Event, _: list[Chunk]) -> None:
+        if event.response is not None:
+            self.answer_id = event.response.id or ""
 
     def _fail(self, event: _Event) -> None:
         told: object = {"code": event.code, "message": event.message}
@@ -298,7 +304,8 @@ class ResponsesReader:
 
 _Read = Callable[[ResponsesReader, _Event, list[Chunk]], None]
 _READERS: dict[str, _Read] = {
-    "response.refusal.delta": ResponsesReader._add_refusal,  # noqa: SLF001  a table of its own methods
+    "response.created": ResponsesReader._take_name,  # noqa: SLF001  a table of its own methods
+    "response.refusal.delta": ResponsesReader._add_refusal,  # noqa: SLF001
     "response.output_text.annotation.added": ResponsesReader._add_annotation,  # noqa: SLF001
     "response.content_part.done": ResponsesReader._part_done,  # noqa: SLF001
     "response.reasoning_summary_text.delta": ResponsesReader._add_reasoning,  # noqa: SLF001

@@ -23,7 +23,8 @@ WITH rest AS (
 long AS (SELECT coalesce(sum(amount) FILTER (WHERE state = 'HELD'), 0) AS held, sum(charge) AS charge FROM long_hold)
 SELECT coalesce((SELECT sum(amount) FROM topup), 0) - coalesce((SELECT sum(amount) FROM chargeback), 0),
        coalesce((SELECT sum(charge - refunded) FROM settlement), 0) + coalesce((SELECT charge FROM long), 0),
-       (SELECT sum(cogs) FROM settlement) + coalesce((SELECT sum(raised - lowered) FROM cost_correction), 0),
+       coalesce((SELECT sum(cogs) FROM settlement), 0)
+           + coalesce((SELECT sum(raised - lowered) FROM cost_correction), 0),
        (SELECT sum(house) FROM settlement),
        coalesce((SELECT sum(available) FROM wallet), 0) + coalesce(sum(room - held) FILTER (WHERE is_live), 0),
        coalesce(sum(held) FILTER (WHERE is_live), 0) + (SELECT held FROM long),
