@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -12,6 +13,9 @@ from waypost.ledger.account import AccountKind
 from waypost.ledger.record import Balance, InsufficientFunds, Outcome
 from waypost.storage.general_ledger import account_sums
 from waypost.storage.ledger_check import check_ledger, check_quickly
+from waypost.storage.long_holds import end_hold_on
+from waypost.storage.pool import Pool
+from waypost.storage.roles import Role
 
 
 async def sums(books: Books) -> dict[AccountKind, tuple[int, int]]:
@@ -207,6 +211,43 @@ async def test_long_holds_are_created_settled_and_released_once(database: str) -
             await books.ledger.end_hold(hold_id=IDS.new(), charge_nanos=0)
         assert await books.ledger.snapshot(org_id) == Balance(850, 0, 0)
         assert (await books.totals()).charged_nanos == 150
+
+
+async def test_a_long_hold_waits_for_what_other_leases_give_back(database: str) -> None:
+    async with open_books(database) as books:
+        org_id, hold_id = await books.org(credit_nanos=1_000), IDS.new()
+        lease_id = await books.grant(org_id, 900)
+        holding = asyncio.ensure_future(
+            books.ledger.create_hold(hold_id=hold_id, org_id=org_id, amount_nanos=800, is_patient=True)
+        )
+        await books.ledger.wait_for_recall(5)
+        await books.ledger.release(lease_id=lease_id, released_nanos=800, is_last=False)
+        assert await holding == 800
+        assert await books.ledger.snapshot(org_id) == Balance(200, 800, 0)
+        with pytest.raises(InsufficientFunds):  # nobody has so much
+            await books.ledger.create_hold(hold_id=IDS.new(), org_id=org_id, amount_nanos=201, is_patient=True)
+
+
+async def test_a_hold_ends_with_the_transaction_that_it_is_a_part_of(database: str) -> None:
+    async with open_books(database) as books:
+        org_id, hold_id = await books.org(credit_nanos=1_000), IDS.new()
+        await books.ledger.create_hold(hold_id=hold_id, org_id=org_id, amount_nanos=400)
+        settling = Pool(database, Role.SETTLE, size=1)
+
+        async def end(*, fails: bool) -> None:
+            ids = UUID(bytes=IDS.new()), UUID(bytes=IDS.new())
+            async with settling.connection() as connection, connection.transaction():
+                assert await end_hold_on(connection, ids, hold_id=hold_id, charge_nanos=150)
+                if fails:
+                    raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            await end(fails=True)
+        assert await books.ledger.snapshot(org_id) == Balance(600, 400, 0)
+        await end(fails=False)
+        assert await books.ledger.snapshot(org_id) == Balance(850, 0, 0)
+        await settling.close()
+        await books.totals()
 
 
 async def test_of_long_holds_and_grants_at_once_as_many_succeed_as_there_is_money_for(database: str) -> None:

@@ -20,7 +20,7 @@ from waypost.storage.funding import charge_back, credit, refund_charge
 from waypost.storage.general_ledger import seal_transfers
 from waypost.storage.leases import RECALL_CHANNEL, extend_lease, grant_lease, release_lease
 from waypost.storage.ledger_check import check_quickly
-from waypost.storage.long_holds import create_hold, end_hold
+from waypost.storage.long_holds import create_hold, create_hold_in_time, end_hold
 from waypost.storage.orphans import finish_recovery, retire_node, sweep_leases
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
@@ -196,10 +196,18 @@ class PostgresLedger:
         )
 
     async def create_hold(
-        self, *, hold_id: bytes, org_id: bytes, amount_nanos: Nanos, owners: Sequence[bytes] = ()
+        self,
+        *,
+        hold_id: bytes,
+        org_id: bytes,
+        amount_nanos: Nanos,
+        owners: Sequence[bytes] = (),
+        is_patient: bool = False,
     ) -> Nanos:
-        """Set money aside for an asynchronous execution. Raises InsufficientFunds, LookupError."""
-        return await create_hold(
+        """Set money aside for an asynchronous execution; to who is patient, as soon as other leases have given back
+        what they were asked for. Raises InsufficientFunds, LookupError."""
+        create = create_hold_in_time if is_patient else create_hold
+        return await create(
             self._pool, self._new_id(), hold_id=hold_id, org_id=org_id, amount_nanos=amount_nanos, owners=owners
         )
 

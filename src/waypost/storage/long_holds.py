@@ -4,14 +4,17 @@ settled and released by one conditional statement each, and idempotent by id.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from uuid import UUID
 
 import psycopg
+from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from waypost.kit.money import Nanos
 from waypost.ledger.account import AccountKind, TransferCode
+from waypost.ledger.record import InsufficientFunds
 from waypost.storage.general_ledger import posting
 from waypost.storage.leases import (
     CURRENT_WINDOWS,
@@ -24,6 +27,8 @@ from waypost.storage.leases import (
     take_from_windows,
 )
 from waypost.storage.pool import Pool
+
+RECALL_LOOKS, RECALL_LOOK_MS = 24, 50
 
 CREATE = f"""
 WITH locked AS MATERIALIZED ({LOCK_WALLET.format("%(org_id)s")}),
@@ -111,6 +116,23 @@ EARLIER_HOLD = "SELECT amount FROM long_hold WHERE id = %(hold_id)s AND org_id =
 EARLIER = "SELECT state, charge FROM long_hold WHERE id = %(draw_id)s"
 
 
+async def create_hold_in_time(
+    pool: Pool, transfer_id: UUID, *, hold_id: bytes, org_id: bytes, amount_nanos: Nanos, owners: Sequence[bytes] = ()
+) -> Nanos:
+    """The same, and wait up to 1.2 s for what other leases may give back, as a request does."""
+    looks = 0
+    while True:
+        try:
+            return await create_hold(
+                pool, transfer_id, hold_id=hold_id, org_id=org_id, amount_nanos=amount_nanos, owners=owners
+            )
+        except InsufficientFunds as short:
+            if looks == RECALL_LOOKS or amount_nanos > short.available_nanos + short.recallable_nanos:
+                raise
+        looks += 1
+        await asyncio.sleep(RECALL_LOOK_MS / 1000)
+
+
 async def create_hold(
     pool: Pool, transfer_id: UUID, *, hold_id: bytes, org_id: bytes, amount_nanos: Nanos, owners: Sequence[bytes] = ()
 ) -> Nanos:
@@ -154,20 +176,27 @@ async def end_hold(pool: Pool, transfer_ids: tuple[UUID, UUID], *, hold_id: byte
     """Settle a hold, or with 0 release it; False when it ended so before.
 
     Raises LookupError for an unknown hold, ValueError for a charge above it, or when it ended otherwise."""
+    async with pool.connection() as connection:
+        return await end_hold_on(connection, transfer_ids, hold_id=hold_id, charge_nanos=charge_nanos)
+
+
+async def end_hold_on(
+    connection: AsyncConnection, transfer_ids: tuple[UUID, UUID], *, hold_id: bytes, charge_nanos: Nanos
+) -> bool:
+    """The same as a part of a transaction, which the execution's end is too. The connection has the settling role."""
     parameters = {
         "draw_id": UUID(bytes=hold_id),
         "charge": charge_nanos,
         "transfer_id": transfer_ids[0],
         "release_id": transfer_ids[1],
     }
-    async with pool.connection() as connection:
-        try:
-            row = await (await connection.execute(END, parameters)).fetchone()
-        except psycopg.errors.CheckViolation:
-            raise ValueError("more than was held") from None
-        if row == (1,):
-            return True
-        earlier = await (await connection.execute(EARLIER, parameters)).fetchone()
+    try:
+        row = await (await connection.execute(END, parameters)).fetchone()
+    except psycopg.errors.CheckViolation:
+        raise ValueError("more than was held") from None
+    if row == (1,):
+        return True
+    earlier = await (await connection.execute(EARLIER, parameters)).fetchone()
     if earlier is None:
         raise LookupError("no such hold")
     if earlier[1] != charge_nanos:
