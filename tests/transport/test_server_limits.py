@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 
 import msgspec
 import pytest
@@ -383,5 +384,21 @@ def test_a_bug_in_a_callback_is_counted_and_takes_nothing_down() -> None:
                 await arrived.wait()
             await failed.wait()
             assert (server.bugs, server.exchanges) == (1, 0)
+
+    run(main())
+
+
+def test_callers_that_wait_to_be_accepted_are_counted() -> None:
+    async def main() -> None:
+        async with serving(echo) as server:
+            # While this goes on the loop accepts nobody.
+            callers = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(9)]
+            assert (server.waiting, server.accepted) == (9 if sys.platform == "linux" else 0, 0)
+            async with asyncio.timeout(5):
+                while server.accepted < 9:  # noqa: ASYNC110  nothing tells
+                    await asyncio.sleep(0.01)
+            assert server.waiting == 0
+            for caller in callers:
+                caller.close()
 
     run(main())

@@ -211,7 +211,7 @@ class GatewayProcess:
         internal = Http1Server(self._answer_internal, self._refuse_framing)
         front = Front(gateway, self._refuse_framing, on_bug=report_bug, control_socket=options.control_socket)
         public = front.server
-        self._watch_bodies(public, dispatcher)
+        self._watch_port(public, dispatcher)
         reloading = self._follow_file(front, fleet, gateway)
         background.start(reloading.run())
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.look)
@@ -439,8 +439,10 @@ class GatewayProcess:
         else:
             exchange.respond(404, JSON_TYPE, b"{}")
 
-    def _watch_bodies(self, public: Http1Server, dispatcher: Dispatcher) -> None:
+    def _watch_port(self, public: Http1Server, dispatcher: Dispatcher) -> None:
         dispatcher.on_kept = public.keep
+        self.gateway.pressure.callers = lambda: (public.waiting, public.accepted)
+        self._page.gauge("waypost_callers_waiting", "Connections to be accepted.", lambda: public.waiting)
         self._page.gauge("waypost_request_bytes", "Request bodies in memory.", lambda: public.buffered_bytes)
 
     def _fail(self) -> None:

@@ -1,4 +1,4 @@
-"""Whether this process keeps up: how late its loop is, and how much memory it uses."""
+"""Whether this process keeps up: how late its loop is, how long callers wait at its port, how much memory it uses."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ class Pressure:
         self._dice = dice
         self._shed = shed
         self._resident_bytes = resident_bytes or read_resident_bytes
+        self.callers: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        """How many connections wait to be accepted, and how many have been since the start."""
+        self._accepted = 0
         self._looks = 0
         self._was_shedding = False
         self._loop = asyncio.get_running_loop()
@@ -59,6 +62,11 @@ class Pressure:
         if self._looks % _MEMORY_EVERY == 0:
             self.memory_bytes = self._resident_bytes()
         self._looks += 1
+        # A queue at the port does not make the loop late. At this pace, so long until it is worked off:
+        waiting, accepted = self.callers()
+        wait_s = waiting * (INTERVAL_S + lag_s) / max(1, accepted - self._accepted)
+        self._accepted = accepted
+        lag_s = max(lag_s, wait_s)
         memory_share = self.memory_bytes / self.memory_bytes_max if self.memory_bytes_max else 0.0
         self.shedding.look(now_s, lag_s=lag_s, memory_share=memory_share)
         is_shedding = self.shedding.share > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ __all__ = ["Exchange", "Handler", "Http1Server", "Refuse", "ServerLimits"]
 
 _BACKLOG = 4096  # a burst of reconnecting callers after a restart; the kernel caps it at somaxconn
 _TLS_SHUTDOWN_S = 2.0
+_TCP_INFO_UNACKED = 24  # after eight bytes and four 32-bit numbers
 _IDLE_LOOK_S = 0.02
 _RELIEF_S = 0.1  # between looks at the sockets of siblings
 _RELIEVED_AT_ONCE = 64  # callers taken from one of them in a look
@@ -51,6 +53,17 @@ class Http1Server:
     @property
     def connections(self) -> int:
         return len(self._rules.connections)
+
+    @property
+    def accepted(self) -> int:
+        """Connections since the start."""
+        return self._rules.state.accepted
+
+    @property
+    def waiting(self) -> int:
+        """Connections that wait to be accepted, which the loop does one at a time in each of its turns; 0 where the
+        system does not tell."""
+        return sum(_accept_queue(each) for listener in self._listeners for each in listener.sockets)
 
     @property
     def exchanges(self) -> int:
@@ -185,6 +198,14 @@ class Http1Server:
         rules.state.refresh_date()
         for connection in [each for each in rules.connections if each.deadline_s <= now_s]:
             connection.check(now_s)
+
+
+def _accept_queue(listening: socket.socket) -> int:
+    """`tcpi_unacked` of a listening socket: tcp(7), and `tcp_get_info` in Linux' net/ipv4/tcp.c."""
+    if sys.platform != "linux" or listening.family == socket.AF_UNIX:
+        return 0
+    info = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_UNACKED + 4)
+    return int.from_bytes(info[_TCP_INFO_UNACKED : _TCP_INFO_UNACKED + 4], sys.byteorder)
 
 
 async def _welcome(

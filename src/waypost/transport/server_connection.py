@@ -112,6 +112,7 @@ class Connection(asyncio.Protocol):
             if rules.is_proxy(self._client_host):
                 self._early = b""
         rules.connections.add(self)
+        rules.state.accepted += 1
         if rules.state.is_closing:
             self._close()
             return

@@ -10,9 +10,21 @@ from waypost.kit.clock import SystemClock
 class ServerState:
     """Plain numbers, read as gauges; `date_line` is refreshed by the server's sweep."""
 
-    __slots__ = ("_clock", "_dated_s", "buffered_bytes", "bugs", "date_line", "exchanges", "is_closing", "is_draining")
+    __slots__ = (
+        "_clock",
+        "_dated_s",
+        "accepted",
+        "buffered_bytes",
+        "bugs",
+        "date_line",
+        "exchanges",
+        "is_closing",
+        "is_draining",
+    )
 
     def __init__(self) -> None:
+        self.accepted = 0
+        """Connections since the start."""
         self.exchanges = 0
         """Requests whose answer has not ended."""
         self.buffered_bytes = 0

@@ -1,0 +1,39 @@
+"""Whether a process keeps up, as its timer sees it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from waypost.gateway.pressure import Pressure, read_resident_bytes
+from waypost.kit.errors import ErrorCode, Refusal
+from waypost.telemetry.metrics import Counter
+
+
+async def test_a_queue_at_the_port_is_a_reason_to_shed_although_the_loop_is_in_time() -> None:
+    shed = Counter("shed", "")
+    pressure = Pressure(lambda: 0.0, shed, memory_bytes_max=1 << 50)
+    accepted = 0
+
+    def callers() -> tuple[int, int]:
+        nonlocal accepted
+        accepted += 100  # a tenth of a second
+        return 500, accepted
+
+    pressure.callers = callers
+    pressure.admit()
+    async with asyncio.timeout(20):
+        while not pressure.shedding.share:  # noqa: ASYNC110  the timer tells nobody
+            await asyncio.sleep(0.05)
+    with pytest.raises(Refusal) as caught:
+        pressure.admit()
+    assert (caught.value.code, caught.value.retry_after_s) == (ErrorCode.SERVICE_UNAVAILABLE, 1)
+    assert shed.counts == {(): 1}
+    pressure.close()
+
+
+async def test_memory_in_use_is_measured() -> None:
+    pressure = Pressure(lambda: 0.0, Counter("shed", ""))
+    assert 0 < read_resident_bytes() < pressure.memory_bytes_max
+    pressure.close()
