@@ -118,6 +118,16 @@ def test_an_answer_comes_back_as_it_was_with_our_id_and_every_cookie(tmp_path: P
     run(main())
 
 
+def test_a_caller_of_http_1_0_needs_no_host(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "c.sock"
+        async with serving(show, unix_path=str(path)), handing_off(path) as (port, _):
+            answer = await ask(port, b"GET / HTTP/1.0\r\n\r\n")
+            assert (answer.status, json.loads(answer.body)[3]["host"]) == (201, "localhost")
+
+    run(main())
+
+
 def test_answers_without_a_body_stay_so(tmp_path: Path) -> None:
     def answer(exchange: Exchange) -> None:
         status = {"/none": 204, "/same": 304}.get(exchange.path, 200)

@@ -79,6 +79,8 @@ class HandOff:
             is_ours = name in _ABOUT_THE_CALLER or name.startswith(b"x-forwarded-")
             if not is_ours and name not in _HOP_BY_HOP and name not in gone:
                 lines.append(b"%b: %b\r\n" % (name, value))
+        if b"host" not in exchange.headers:
+            lines.append(b"host: localhost\r\n")  # HTTP/1.0 may leave it out, and we speak HTTP/1.1
         client = self._client_of(exchange).encode()
         lines.append(b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\n" % (client, self._scheme))
         lines.append(relay.id_line)
