@@ -43,7 +43,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _BUDGETS = {"minimal": 1_024, "low": 4_096, "medium": 16_384, "high": 32_768, "xhigh": 65_536}
 # Claude models that know a budget and no effort; later ones know effort and no budget.
-_WITH_BUDGET = re.compile(r"claude-(?:\d|(?:opus|sonnet|haiku)-4(?:-[0-5])?(?:[-@].*)?$)")
+_WITH_BUDGET = re.compile(r"claude-(?:[1-3]\b|(?:opus|sonnet|haiku)-4(?:-[0-5]\b|[-@]\d{8}|@|$))")
 _ANY_JSON = "Answer with a single JSON object and nothing else."
 _CONTINUE = "Continue."
 

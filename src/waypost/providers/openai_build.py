@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 
 import msgspec
@@ -148,6 +149,9 @@ def _part(part: Text | Media) -> JsonObject:
         return {"type": "image_url", "image_url": image}
     if part.kind == "audio":
         return {"type": "input_audio", "input_audio": {"data": part.data, "format": _AUDIO_FORMATS[part.media_type]}}
+    if part.media_type.startswith("text/"):  # files have pages here; text is text
+        text = base64.b64decode(part.data).decode("utf-8", "replace")
+        return {"type": "text", "text": f"{part.title}\n{text}" if part.title else text}
     name = part.title or "document.pdf"
     return {"type": "file", "file": {"file_data": data_url(part.media_type, part.data), "filename": name}}
 

@@ -190,7 +190,8 @@ class _Reader:
                 parts.append(Thinking("", opened))
             elif block.type == "tool_use":
                 self._names[block.id] = block.name
-                parts.append(Call(block.id, block.name, bytes(block.input).decode(), signature, _mark(block)))
+                arguments = msgspec.json.format(bytes(block.input), indent=-1).decode()
+                parts.append(Call(block.id, block.name, arguments, signature, _mark(block)))
                 signature = None
             else:
                 parts += self._parts(block, here)
