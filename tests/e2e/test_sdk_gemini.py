@@ -20,7 +20,7 @@ from tests.e2e.stack import PROVIDER_KEY, UPSTREAM_MODEL, deployment, model, pro
 from waypost.simulator import Simulator
 from waypost.tenancy.api_key import assemble
 
-KINDS = {"zeta": "gemini", "eta": "gemini", "alpha": "openai", "gamma": "openai"}
+KINDS = {"zeta": "gemini", "eta": "gemini", "alpha": "openai", "gamma": "openai", "delta": "anthropic"}
 MODELS = tuple(f"by-{style}" for style in KINDS)
 GEMINI = ("by-zeta", "by-eta")
 MODEL = "acme/by-all"
@@ -213,7 +213,7 @@ def test_a_chat_that_calls_functions_keeps_its_signatures(client: genai.Client) 
         """The weather in a city."""
         return f"Sunny in {city}."
 
-    for name in GEMINI:
+    for name in (*GEMINI, "by-delta"):
         config = types.GenerateContentConfig(
             tools=[get_weather], thinking_config=types.ThinkingConfig(thinking_level=types.ThinkingLevel.LOW)
         )

@@ -1,6 +1,6 @@
 """Conversations of other formats, written as Gemini's requests.
 
-WAYPOST_GENERATED=100000 makes that many generated conversations instead of a few.
+`WAYPOST_GENERATED=100000 ./run test tests/providers/test_gemini_build.py --timeout 0` generates that many.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from google.genai import types
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.wire.gemini_samples import SAID, events_of, identity_for, parsed, read
+from tests.wire.gemini_samples import SAID, converse, events_of, identity_for, parsed, read
 from tests.wire.samples import COST, ENVELOPE
 from waypost.kit.errors import ErrorCode, Refusal, invalid
 from waypost.wire.canonical import (
@@ -29,6 +29,7 @@ from waypost.wire.canonical import (
     Usage,
     choice_of,
 )
+from waypost.wire.conversation import Thinking
 from waypost.wire.dialects import render_error
 from waypost.wire.gemini_generate_answer import render_answer
 from waypost.wire.gemini_generate_stream import GeminiStream
@@ -121,6 +122,20 @@ def test_thoughts_that_nobody_asked_for_leave_their_signature_only() -> None:
     assert [part["text"] for part in parts] == ["", "a"]
     assert "thought" not in parts[0]
     assert "thoughtSignature" in parts[0]
+
+
+def test_thinking_that_is_not_shown_comes_back_with_its_text() -> None:
+    """Some providers take a signature back only beside what it signs."""
+    request = read({"contents": SAID}, is_stream=True, query="alt=sse")
+    writer = GeminiStream(request, identity_for(request))
+    streamed = writer.render([Chunk(0, reasoning="h"), Chunk(0, reasoning="m"), Chunk(0, signature=OURS)])
+    blocks: list[Block] = [ThinkingBlock("hm", OURS)]
+    whole = render_answer(Completion([choice_of(0, "stop", blocks)]), request, identity_for(request), USAGE, COST)
+
+    for answer in (events_of(streamed)[0], whole):
+        assert b"hm" not in answer
+        content = json.loads(answer)["candidates"][0]["content"]
+        assert converse(content).turns[0].parts == [Thinking("hm", OURS)]
 
 
 def test_a_call_whose_arguments_are_no_object_is_malformed_and_not_made_up() -> None:

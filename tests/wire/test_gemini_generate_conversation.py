@@ -20,6 +20,7 @@ from waypost.wire.conversation import (
     ToolChoice,
     Turn,
 )
+from waypost.wire.gemini_thought import hide
 
 OURS = Signature("gemini", "EqQB")
 
@@ -73,6 +74,24 @@ def test_a_foreign_signature_is_dropped_and_one_of_hidden_thinking_kept() -> Non
     )
 
     assert [turn.parts for turn in conversation.turns] == [[Text("a")], [Thinking("", OURS)]]
+
+
+def test_thinking_comes_back_whole_shown_in_pieces_or_not_shown() -> None:
+    theirs = Signature("anthropic", "ErUB")
+    conversation = converse(
+        {
+            "role": "model",
+            "parts": [
+                {"text": "h", "thought": True},
+                {"text": "m", "thought": True},
+                {"text": "", "thoughtSignature": sealed(theirs)},
+                {"text": "", "thoughtSignature": sealed(hide("so", theirs))},
+                {"text": "a"},
+            ],
+        },
+    )
+
+    assert conversation.turns[0].parts == [Thinking("hm", theirs), Thinking("so", theirs), Text("a")]
 
 
 def test_functions_come_with_either_kind_of_schema() -> None:

@@ -41,6 +41,7 @@ from waypost.wire.conversation import Conversation
 from waypost.wire.formats import conversation_of
 from waypost.wire.gemini_generate import NAME
 from waypost.wire.gemini_spelling import CONTENT, TOOL_CONFIG
+from waypost.wire.gemini_thought import unhide
 from waypost.wire.request import ChatRequest
 
 COUNTED_EVERY = 32
@@ -178,7 +179,8 @@ def _with_signatures_opened(sent: object, request: ChatRequest) -> object:
         for part in parts:
             signature = part.pop("thoughtSignature", None) if isinstance(part, dict) else None
             if isinstance(signature, str) and signature:
-                own = value_of(request.around.open_sealed(signature))
+                opened = request.around.open_sealed(signature)
+                own = None if opened is None else value_of(unhide(opened).signature)
                 if own is not None:
                     part["thoughtSignature"] = own
                 elif signature == SKIPS_VALIDATION:

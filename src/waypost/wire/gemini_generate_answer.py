@@ -24,6 +24,7 @@ from waypost.wire.canonical import (
     Usage,
     blocks_of,
 )
+from waypost.wire.gemini_thought import hide
 from waypost.wire.identity import AnswerIdentity
 from waypost.wire.request import ChatRequest
 
@@ -105,7 +106,7 @@ def _parts(block: Block, request: ChatRequest, identity: AnswerIdentity) -> Iter
         case TextBlock() | RefusalBlock():
             yield text_part(block.text)
         case ThinkingBlock(text, signature):
-            part = thought_part(text if request.shows_reasoning else "", signature, identity)
+            part = thought_part(text, signature, identity, is_shown=request.shows_reasoning)
             if part:
                 yield part
         case ImageBlock(media_type, data):
@@ -116,10 +117,12 @@ def text_part(text: str) -> bytes:
     return b'{"text":%b}' % encode_value(text)
 
 
-def thought_part(text: str, signature: Signature | None, identity: AnswerIdentity) -> bytes:
+def thought_part(text: str, signature: Signature | None, identity: AnswerIdentity, *, is_shown: bool) -> bytes:
     """b"" for nothing. The signature of thinking that is not shown stands beside an empty text, as Gemini writes it."""
+    if not is_shown and signature is not None:
+        signature = hide(text, signature)
     signed = _signed(signature, identity)
-    if text:
+    if text and is_shown:
         return b'{"text":%b,"thought":true%b}' % (encode_value(text), signed)
     return b'{"text":""%b}' % signed if signed else b""
 

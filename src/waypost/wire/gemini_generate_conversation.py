@@ -23,6 +23,7 @@ from waypost.wire.conversation import (
 )
 from waypost.wire.gemini_schema import json_schema_of
 from waypost.wire.gemini_spelling import REQUEST
+from waypost.wire.gemini_thought import unhide
 from waypost.wire.request import ChatRequest, refuse_value
 
 _JSON_TYPE = "application/json"
@@ -234,8 +235,20 @@ def _turns(contents: Sequence[_Content], request: ChatRequest) -> list[Turn]:
         parts: list[Part] = []
         for place, part in enumerate(_parts_of(content)):
             parts += _part(part, request, calls, f"{where}.parts[{place}]")
-        turns.append(Turn(role, parts))
+        turns.append(Turn(role, _joined(parts)))
     return turns
+
+
+def _joined(parts: Sequence[Part]) -> list[Part]:
+    """A stream's thoughts come in pieces, their signature last: together they are one."""
+    joined: list[Part] = []
+    for part in parts:
+        last = joined[-1] if joined else None
+        if isinstance(part, Thinking) and isinstance(last, Thinking) and last.signature is None:
+            joined[-1] = Thinking(last.text + part.text, part.signature)
+        else:
+            joined.append(part)
+    return joined
 
 
 class _Calls:
@@ -267,8 +280,9 @@ def _part(part: _Part, request: ChatRequest, calls: _Calls, where: str) -> list[
         return [Call(calls.called(call), call.name, _encode(call.args or {}).decode(), signature)]
     if part.function_response is not None:
         return [_result(part.function_response, calls)]
+    thinking = Thinking("") if signature is None else unhide(signature)
     if part.thought:
-        return [Thinking(part.text or "", signature)]
+        return [Thinking(part.text or thinking.text, thinking.signature)]
     said: list[Part] = []
     if part.text:
         said.append(Text(part.text))
@@ -279,7 +293,7 @@ def _part(part: _Part, request: ChatRequest, calls: _Calls, where: str) -> list[
     elif part.text is None:
         raise invalid(where, f"'{where}' is not a text, data, file or function part that this model can be given.")
     if signature is not None:
-        said.append(Thinking("", signature))  # of thinking that stayed hidden
+        said.append(thinking)  # which was not shown
     return said
 
 

@@ -35,11 +35,12 @@ _SPACE = b"\n"  # between the elements of an array, JSON allows it
 class _Candidate:
     """One choice so far."""
 
-    __slots__ = ("calls", "finish_reason", "is_malformed")
+    __slots__ = ("calls", "finish_reason", "hidden", "is_malformed")
 
     def __init__(self) -> None:
         self.calls: dict[int, ToolCall] = {}  # not written yet, by our index
         self.finish_reason = ""
+        self.hidden = ""  # thinking that is not shown and not signed yet
         self.is_malformed = False
 
 
@@ -115,11 +116,16 @@ class GeminiStream:
 
     def _parts(self, chunk: Chunk, candidate: _Candidate) -> list[bytes]:
         parts: list[bytes] = []
-        content, reasoning = chunk.content, chunk.reasoning if self._shows else ""
+        content, reasoning = chunk.content, chunk.reasoning
+        if reasoning and not self._shows:
+            candidate.hidden += reasoning
+            reasoning = ""
         if candidate.calls and (content or reasoning or chunk.images or chunk.refusal):
             parts += self._calls(chunk.index, candidate)  # something else begins: the calls before it are whole
         if reasoning or chunk.signature is not None:
-            part = thought_part(reasoning, chunk.signature, self._identity)
+            text = reasoning or candidate.hidden
+            part = thought_part(text, chunk.signature, self._identity, is_shown=self._shows)
+            candidate.hidden = ""
             parts += [part] if part else []
         if content:
             parts.append(b'{"text":%b}' % encode_value(content))
