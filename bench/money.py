@@ -40,8 +40,13 @@ def measure(place: Place, shape: Shape, *, scenario: str, seconds: float, rounds
                 if values["failed"]:
                     raise BenchError(f"{values['failed']:.0f} requests failed {side}")
                 found[side].append(values)
-                print(f"{number}  {side:11} cpu_us {values['cpu_us']:8.1f}  us_p50 {values['us_p50']:9.1f}", flush=True)
+                print(f"{number}  {side:11} {_line(values)}", flush=True)
     return found
+
+
+def _line(values: Values) -> str:
+    parts = [name for name in sorted(values) if name.startswith("cpu_us")]
+    return "  ".join(f"{name} {values[name]:8.1f}" for name in (*parts, "us_p50", "us_p99") if name in values)
 
 
 def main() -> int:

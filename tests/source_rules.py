@@ -15,8 +15,20 @@ MONEY_CODE = (
     "src/waypost/kit/money.py",
     "src/waypost/ledger/",
     "src/waypost/metering/",
+    "src/waypost/policy/price_document.py",
+    "src/waypost/dispatch/extension.py",
+    "src/waypost/dispatch/meter.py",
+    "src/waypost/dispatch/tally.py",
+    "src/waypost/gateway/books.py",
+    "src/waypost/gateway/recount.py",
     "src/waypost/gateway/wallet",
+    "src/waypost/storage/funding.py",
+    "src/waypost/storage/general_ledger.py",
+    "src/waypost/storage/idempotency.py",
+    "src/waypost/storage/leases.py",
     "src/waypost/storage/ledger",
+    "src/waypost/storage/settlement.py",
+    "src/waypost/app/list_prices.py",
 )
 
 
