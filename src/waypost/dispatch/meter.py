@@ -71,16 +71,17 @@ class AttemptMeter:
 
     def received(self, reported: Usage | None, output_bytes: int, then: Callable[[Bill], None]) -> None:
         """The bill of an answer that stopped in the middle: the input, and the output so far."""
+        told = self._believable(reported)
         usage = self._running(reported)
         if usage is not None:
             then(self._bill(usage, has_output=True))
             return
 
         def bill(counted: Usage) -> None:
-            if reported is not None and reported.all_input_tokens > 0:
+            if told is not None and told.all_input_tokens > 0:
                 # It told the input at the beginning, and would have told the output at the end.
                 counted = msgspec.structs.replace(
-                    reported, output_tokens=counted.output_tokens, reasoning_tokens=0, is_estimated=True
+                    told, output_tokens=counted.output_tokens, reasoning_tokens=0, is_estimated=True
                 )
             then(self._bill(counted, has_output=True))
 
@@ -102,7 +103,7 @@ class AttemptMeter:
             return None
         tally.pack()
         request = self._plan.admission.request
-        usage = tally.least(reported, output_bytes, request.fields, request.text_bytes)
+        usage = tally.least(self._believable(reported), output_bytes, request.fields, request.text_bytes)
         charge = min(amount(usage, self._offer.prices), self._plan.hold.amount_nanos)
         record = Progress(attempt_id, usage.all_input_tokens, usage.output_tokens, charge)
         if record == self._progress:
@@ -118,6 +119,10 @@ class AttemptMeter:
         self._counting.run(
             tally.count, lambda tokens: then(guess if tokens is None else tokens), text_bytes=output_bytes
         )
+
+    def _believable(self, reported: Usage | None) -> Usage | None:
+        """What a provider told before the end, when it can be."""
+        return None if reported is None or self._metered(reported, Usage()).is_alarming else reported
 
     def _metered(self, reported: Usage, estimate: Usage) -> Metered:
         model, request = self._offer.model, self._plan.admission.request

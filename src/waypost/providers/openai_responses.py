@@ -107,14 +107,15 @@ class OpenAIResponses:
         except (ValueError, RecursionError):
             # From the decoder: not JSON, cut off, not UTF-8, of wrong types, out of range or too deep.
             raise BadAnswer from None
-        if response.output is None:
-            raise BadAnswer
+        usage = usage_in(response.usage)
+        if response.output is None or (not response.output and usage is not None and usage.output_tokens):
+            raise BadAnswer  # what was said is not there
         blocks, logprobs = _blocks(response.output, origin_of(target))
         has_calls = any(isinstance(block, ToolCall) for block in blocks)
         choice = choice_of(0, finish_reason_of(response, has_calls=has_calls), blocks)
         if logprobs:
             choice.logprobs = Logprobs(logprobs)
-        return Completion([choice], unknown_fields=unknown, answer_id=response.id or ""), usage_in(response.usage)
+        return Completion([choice], unknown_fields=unknown, answer_id=response.id or ""), usage
 
     def failure(self, status: int, headers: Mapping[bytes, bytes], body: bytes, rules: Sequence[ErrorRule]) -> Failure:
         return failure_of(read_error(status, body), rules, retry_after_s(headers), by_code=FAILURES)

@@ -127,7 +127,7 @@ class ResponsesStyle(Style):
         for index, (item, run) in enumerate(self._items(answer, identity)):
             yield from self._item_events(answer, index, item, run)
             items.append(item)
-        if telling.has_done and telling.has_finish_reason:
+        if telling.has_finish_reason:
             response = self._response(answer, identity, telling, items)
             yield f"response.{response['status']}", {"response": response}, 0
 
