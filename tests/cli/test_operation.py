@@ -182,6 +182,21 @@ def test_a_mistake_in_the_settings_is_told_before_anything_is_started(run: Waypo
     assert not (nowhere.parent / "xdg").exists()
 
 
+def test_a_restart_needs_something_that_runs(run: Waypost, tmp_path: Path) -> None:
+    done = run("restart", "--data-dir", str(tmp_path))
+    assert (done.code, done.err) == (
+        1,
+        f"waypost: no `waypost up` runs on {tmp_path}: start it, or give its --data-dir.\n",
+    )
+
+
+@pytest.mark.parametrize("command", ["up", "demo", "gateway"])
+def test_nobody_is_served_in_the_clear_from_other_machines(run: Waypost, command: str) -> None:
+    done = run(command, "--host", "0.0.0.0")
+    assert done.code == 1
+    assert "0.0.0.0 is reachable from other machines, and there is no TLS: set tls =" in done.err
+
+
 def test_a_mistake_of_ours_is_one_line_without_content(monkeypatch: pytest.MonkeyPatch) -> None:
     def break_down() -> None:
         raise KeyError("canary")

@@ -13,7 +13,7 @@ import os
 import random  # noqa: TID251  the dice of routing and jitter; no secret hangs on them
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -101,6 +101,7 @@ class GatewayOptions(msgspec.Struct, frozen=True):
     port: int
     internal_path: Path
     name: str = "gateway-0"
+    metrics_port: int | None = None  # of `host`: /metrics for a gateway that no supervisor collects from
     listen_fd: int | None = None  # a socket that listens there already, from the supervisor
     sibling_fds: tuple[int, ...] = ()  # those of other gateways
     workers: int = 1  # gateways on this machine that share what a limit allows
@@ -216,6 +217,9 @@ class GatewayProcess:
         background.start(reloading.run())
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.look)
         await internal.listen(unix_path=str(options.internal_path))
+        if options.metrics_port is not None:
+            with _refusing_port(options.host, options.metrics_port, "--metrics-port"):
+                await internal.listen(host=options.host, port=options.metrics_port)
         await self._listen(front)
         self._state.is_ready = True
         emit(ProcessStarted(process=options.name, pid=os.getpid(), port=public.port))
@@ -290,14 +294,8 @@ class GatewayProcess:
                 ssl_context=ssl_context,
             )
             return
-        try:
+        with _refusing_port(options.host, options.port, "--port"):
             await front.server.listen(host=options.host, port=options.port, ssl_context=ssl_context)
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else "no such address"
-            raise GatewayRefused(
-                f"{options.host}:{options.port} cannot be listened at ({reason}): stop the program there, or give "
-                "another --port or --host"
-            ) from None
 
     def _bookkeeper(
         self, settler: Settler, node: NodeIdentity, recovered: frozenset[bytes] | None, dispatcher: Dispatcher
@@ -476,6 +474,16 @@ class GatewayProcess:
 
 def _is_reachable(settler: Settler, following: Following) -> bool:
     return following.is_database_reachable and settler.is_ledger_reachable
+
+
+@contextlib.contextmanager
+def _refusing_port(host: str, port: int, option: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else "no such address"
+        sentence = f"{host}:{port} cannot be listened at ({reason}): stop the program there, or give another {option}"
+        raise GatewayRefused(f"{sentence} or --host") from None
 
 
 def _report_from_loop(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

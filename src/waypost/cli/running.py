@@ -70,13 +70,20 @@ def gateway(
     database_url: DatabaseUrl = None,
     host: Host = "127.0.0.1",
     port: Port = 8080,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the metrics. Default: no such port.")
+    ] = None,
 ) -> None:
-    """Start one gateway alone: for a cluster, where the database is elsewhere."""
+    """Start one gateway alone: for a cluster, where the database is elsewhere.
+
+    Each has a data directory of its own, and all have the same secrets and database. The catalogue is what was
+    applied by command, or by an `up` on the same database.
+    """
     from waypost.app.gateway import serve_gateway
 
     settings = settings_of(data_dir, database_url, config)
     check_listening(settings, host)
-    raise typer.Exit(serve_gateway(settings, host=host, port=port))
+    raise typer.Exit(serve_gateway(settings, host=host, port=port, metrics_port=metrics_port))
 
 
 def control(
