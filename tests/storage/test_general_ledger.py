@@ -217,6 +217,7 @@ async def test_a_long_hold_waits_for_what_other_leases_give_back(database: str) 
     async with open_books(database) as books:
         org_id, hold_id = await books.org(credit_nanos=1_000), IDS.new()
         lease_id = await books.grant(org_id, 900)
+        await books.ledger.wait_for_recall(0.5)  # from now on nothing that is announced is missed
         holding = asyncio.ensure_future(
             books.ledger.create_hold(hold_id=hold_id, org_id=org_id, amount_nanos=800, is_patient=True)
         )

@@ -156,18 +156,23 @@ SELECT EXISTS (SELECT FROM fits), known.granted, is_open, CASE WHEN is_suspended
   FROM known, locked
 """  # noqa: S608
 
-# Others' leases that have something left; their nodes, as far as they live, give back what is free of them.
+# Others' leases that have something left; their nodes, as far as they live, give back what is free of them. Who was
+# asked already is not asked again: it gives back as soon as it has something, or says so with its next heartbeat.
 RECALL = """
-WITH others AS (
-    UPDATE lease
-       SET is_recalled = true
+WITH others AS MATERIALIZED (
+    SELECT id, is_recalled, granted - settled - released AS room
+      FROM lease
      WHERE org_id = %(org_id)s AND id <> %(lease_id)s
        AND state = 'ACTIVE' AND granted > settled + released
        AND EXISTS (SELECT FROM node
                     WHERE node.id = node_id AND epoch = node_epoch AND heartbeat_at > now() - interval '15 s')
-    RETURNING granted - settled - released AS room
+),
+asked AS (
+    UPDATE lease SET is_recalled = true FROM others WHERE lease.id = others.id AND NOT others.is_recalled
+    RETURNING lease.id
 )
-SELECT coalesce(sum(room), 0)::bigint, pg_notify(%(channel)s, '') IS NULL FROM others HAVING count(*) > 0
+SELECT coalesce(sum(room), 0)::bigint, CASE WHEN EXISTS (SELECT FROM asked) THEN pg_notify(%(channel)s, '') IS NULL END
+  FROM others
 """
 
 # `released` is a total, so a repeat adds nothing. It is never more than is left: what was settled stays settled. What
@@ -298,8 +303,9 @@ async def recall(pool: Pool, org_id: object, lease_id: object) -> Nanos:
     """Ask every other lease of the organisation for what is free of it; what they may have at most."""
     parameters = {"org_id": org_id, "lease_id": lease_id, "channel": RECALL_CHANNEL}
     async with pool.connection() as connection:
-        row = await (await connection.execute(RECALL, parameters)).fetchone()
-    return 0 if row is None else row[0]
+        row = await _one(connection, RECALL, parameters)
+    recallable: Nanos = row[0]
+    return recallable
 
 
 async def release_lease(
