@@ -58,7 +58,7 @@ class Copy:
         environment.pop("PYTEST_ADDOPTS", None)
         for name in [name for name in environment if name.startswith("PYTEST_XDIST")]:
             del environment[name]
-        words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *bug.tests]
+        words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout", "90", *bug.tests]
         try:
             run = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s)
         except subprocess.TimeoutExpired:

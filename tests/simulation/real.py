@@ -21,6 +21,7 @@ import uvloop
 from psycopg import conninfo as conninfos
 
 from tests.gateway.disk import Killed
+from tests.simulation.failing_disk import PowerDisk
 from tests.simulation.lockstep import Lockstep
 from tests.simulation.model_books import Budget, need
 from tests.simulation.real_node import Call, Node
@@ -37,7 +38,7 @@ from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
 from waypost.tenancy.budget import Chain, Period
 
-STEPS = 140
+STEPS = 110
 CENT = NANOS_PER_USD // 100
 _NOW_NS = 1_790_000_000 * 10**9
 _TURNS = 12  # of the event loop: more than any chain of callbacks here is long
@@ -88,6 +89,9 @@ class Schedule:
         return Chain(owners[0], owners, (Period.LIFETIME, Period.LIFETIME))
 
     # What nodes need of the world.
+
+    def make_disk(self, node: Node) -> PowerDisk:
+        return PowerDisk(node.unsynced.clear)
 
     def opened(self, hold: Hold, org_id: bytes, *, after: Open | None = None) -> Open:
         return Open(
@@ -176,20 +180,12 @@ class Schedule:
         is_dead = not call.line.is_up
         fate = self.dice.random()
         if fate < (0.5 if is_dead else 0.05):
-            _fail(call, LedgerUnavailable())
-            return
-        try:
-            answer = await call.work()
-        except (LedgerUnavailable, AssertionError):
-            raise
-        except Exception as error:  # noqa: BLE001  it is the product's to handle
-            _fail(call, error)
-            return
-        if is_dead or fate > 0.94:
+            call.fail(LedgerUnavailable())
+        elif is_dead or fate > 0.94:
             self.counts["reply lost"] += 1
-            _fail(call, LedgerUnavailable())
-        elif not call.answer.done():
-            call.answer.set_result(answer)
+            await call.arrive(is_answered=False)
+        else:
+            await call.arrive()
 
     async def let_run(self) -> None:
         if self.dice.random() < 0.5:
@@ -203,11 +199,14 @@ class Schedule:
     async def bury(self) -> None:
         for node in self.killed:
             if node.is_alive:
-                is_power_lost = self.dice.random() < 0.3
+                is_power_lost = self.is_power_lost()
                 self.counts["power lost" if is_power_lost else "killed"] += 1
                 node.die(is_power_lost=is_power_lost)
         self.killed.clear()
         await asyncio.sleep(0)
+
+    def is_power_lost(self) -> bool:
+        return self.dice.random() < 0.3
 
     async def topup(self, org_id: bytes) -> None:
         number = self.dice.randrange(20)
@@ -256,16 +255,7 @@ class Schedule:
                 if not any(task for node in self.nodes for task in node.tasks):
                     return
                 continue
-            call = self.calls.pop(0)
-            try:
-                answer = await call.work()
-            except AssertionError:
-                raise
-            except Exception as error:  # noqa: BLE001  it is the product's to handle
-                _fail(call, error)
-            else:
-                if not call.answer.done():
-                    call.answer.set_result(answer)
+            await self.calls.pop(0).arrive()
 
     async def check_exact(self) -> None:
         await self.books.seal()
@@ -297,12 +287,6 @@ class Schedule:
         )
         self.counts["lost with the power"] += len(lost)
         self.counts["late to the house"] += sum(row.house > 0 for row in model.settlements.values())
-
-
-def _fail(call: Call, error: Exception) -> None:
-    if not call.answer.done():
-        call.answer.set_exception(error)
-        call.answer.exception()  # a dead node hears nothing
 
 
 async def _request(_: Schedule, node: Node) -> None:
@@ -428,7 +412,7 @@ async def simulate(conninfo: str, seeds: range) -> Counter[str]:
     ledger, app, owner = PostgresLedger(conninfo), Pool(conninfo, Role.APP), Pool(conninfo, Role.OWNER)
     try:
         for seed in seeds:
-            with tempfile.TemporaryDirectory(dir=_memory()) as directory:
+            with tempfile.TemporaryDirectory(dir=memory()) as directory:
                 schedule = Schedule(seed, Path(directory), ledger, app, owner)
                 try:
                     await schedule.run()
@@ -455,7 +439,7 @@ def simulate_apart(template: str, seeds: range) -> Counter[str]:
     return happened
 
 
-def _memory() -> Path | None:
+def memory() -> Path | None:
     """A directory in memory where there is one: what a death leaves does not depend on the disk."""
     memory = Path("/dev/shm")
     return memory if memory.is_dir() else None

@@ -10,8 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tests.gateway.disk import Killed, closed, kill
-from tests.simulation.failing_disk import PowerDisk
-from waypost.gateway.journal import Journal, JournalFull
+from waypost.gateway.journal import Journal, JournalFailed, JournalFull
 from waypost.gateway.ports import KeptLedger, LedgerUnavailable
 from waypost.gateway.recovery import recover
 from waypost.gateway.settler import Settler
@@ -42,6 +41,25 @@ class Call:
         self.line = line
         self.work = work
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def arrive(self, *, is_answered: bool = True) -> None:
+        """Carry it out, and tell who asked, unless the answer is lost."""
+        try:
+            answer = await self.work()
+        except (LedgerUnavailable, AssertionError):
+            raise  # the proof's own
+        except Exception as error:  # noqa: BLE001  it is the product's to handle
+            self.fail(error if is_answered else LedgerUnavailable())
+            return
+        if not is_answered:
+            self.fail(LedgerUnavailable())
+        elif not self.answer.done():
+            self.answer.set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+            self.answer.exception()  # a dead node hears nothing
 
 
 class Line:
@@ -137,7 +155,7 @@ class Node:
         world = self.world
         epoch = await world.books.register_node(self.name)
         self.line = Line(world)
-        self.disk = PowerDisk(self.unsynced.clear)
+        self.disk = world.make_disk(self)
         self.unsynced.clear()
         self.running = []
         self.journal = Journal.open_dir(
@@ -206,7 +224,7 @@ class Node:
             self.world.counts["refused"] += 1
         except NodeSuperseded:
             self.world.counts["superseded"] += 1
-        except (LedgerUnavailable, LookupError, JournalFull):
+        except (LedgerUnavailable, LookupError, JournalFull, JournalFailed):
             self.world.counts["unavailable"] += 1
         except Killed:
             self.world.killed.append(self)
@@ -221,7 +239,7 @@ class Node:
         record = self.world.opened(hold, org_id)
         try:
             self.open(record)
-        except JournalFull:
+        except (JournalFull, JournalFailed):
             self.wallet.release(hold)
             return
         self.running.append(Running(hold, record))
@@ -239,21 +257,30 @@ class Node:
         record = one.record
         cost = world.bill[record.attempt_id] = dice.randint(0, record.cost_bound_nanos)
         if record.attempt_number < 3 and dice.random() < 0.25:
-            failed = ClosedAttempt(record, closed(record, is_final=False, cogs=cost))
-            following = world.opened(one.hold, record.org_id, after=record)
-            # Both orders occur; after the one a crash leaves an execution with no attempt open.
-            if dice.random() < 0.5:
-                self.end(failed)
-                self.open(following)
-            else:
-                self.open(following)
-                self.end(failed)
-            one.record = following
+            self.go_on(one, ClosedAttempt(record, closed(record, is_final=False, cogs=cost)))
             return
         charge = dice.randint(0, one.hold.amount_nanos)
         self.running.remove(one)
         self.end(ClosedAttempt(record, closed(record, charge=charge, cogs=cost)))
         self.wallet.settle(one.hold, charge)
+
+    def go_on(self, one: Running, failed: ClosedAttempt) -> None:
+        """To another attempt, or where there is no room for its OPEN, to the end."""
+        following = self.world.opened(one.hold, failed.open.org_id, after=failed.open)
+        # Both orders occur; after the one a crash leaves an execution with no attempt open.
+        is_closed_first = self.world.dice.random() < 0.5
+        if is_closed_first:
+            self.end(failed)
+        try:
+            self.open(following)
+        except (JournalFull, JournalFailed):
+            self.running.remove(one)
+            self.end(ClosedAttempt(failed.open, closed(failed.open, charge=0, cogs=failed.close.cogs_nanos)))
+            self.wallet.settle(one.hold, 0)
+            return
+        if not is_closed_first:
+            self.end(failed)
+        one.record = following
 
     def extend(self) -> None:
         """More of an answer is wanted than its hold covers: raised from the lease, journaled, and then delivered."""
@@ -283,7 +310,8 @@ class Node:
         self.world.ending[row.open.attempt_id] = row
         self.journal.close(row.close)
         self.settler.add(row)
-        self.world.ended.add(row.open.attempt_id)
+        if not self.journal.is_failed:  # else it is in memory alone, until it is booked
+            self.world.ended.add(row.open.attempt_id)
 
     # What goes on beside it; one of each at a time.
 
@@ -298,7 +326,7 @@ class Node:
             if is_over and self.world.dice.random() < 0.5:
                 await self.line.finish_recovery(node_id=self.name, node_epoch=self.epoch)
                 self.has_finished_recovery = True
-        except LedgerUnavailable:
+        except (LedgerUnavailable, JournalFull, JournalFailed):
             self.world.counts["unavailable"] += 1
         except Killed:
             self.world.killed.append(self)
@@ -311,7 +339,7 @@ class Node:
         try:
             await self.wallet.refill()
             await self.wallet.beat()
-        except LedgerUnavailable:
+        except (LedgerUnavailable, JournalFull, JournalFailed):
             self.world.counts["unavailable"] += 1
         except Killed:
             self.world.killed.append(self)
