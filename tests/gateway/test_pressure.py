@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -36,4 +37,17 @@ async def test_a_queue_at_the_port_is_a_reason_to_shed_although_the_loop_is_in_t
 async def test_memory_in_use_is_measured() -> None:
     pressure = Pressure(lambda: 0.0, Counter("shed", ""))
     assert 0 < read_resident_bytes() < pressure.memory_bytes_max
+    pressure.close()
+
+
+@pytest.mark.parametrize(("others_s", "is_late"), [(0.0, True), (10.0, False)])
+async def test_late_because_of_other_processes_is_not_late(others_s: float, is_late: bool) -> None:
+    waits_s = iter((0.0, others_s))
+    pressure = Pressure(lambda: 0.0, Counter("shed", ""), kept_waiting_s=lambda: next(waits_s, others_s))
+    time.sleep(0.4)  # noqa: ASYNC251  the loop is late
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        while not pressure.memory_bytes:  # noqa: ASYNC110  until the timer has looked
+            await asyncio.sleep(0)
+    assert (pressure.shedding.lag_s > 0.1) is is_late
     pressure.close()

@@ -28,6 +28,7 @@ class Pressure:
         *,
         memory_bytes_max: int | None = None,
         resident_bytes: Callable[[], int] | None = None,
+        kept_waiting_s: Callable[[], float] | None = None,
     ) -> None:
         self.shedding = Shedding()
         self.memory_bytes_max = _memory_limit() if memory_bytes_max is None else memory_bytes_max
@@ -35,6 +36,8 @@ class Pressure:
         self._dice = dice
         self._shed = shed
         self._resident_bytes = resident_bytes or read_resident_bytes
+        self._kept_waiting_s = kept_waiting_s or read_kept_waiting_s
+        self._waited_s = self._kept_waiting_s()
         self.callers: Callable[[], tuple[int, int]] = lambda: (0, 0)
         """How many connections wait to be accepted, and how many have been since the start."""
         self._accepted = 0
@@ -56,7 +59,10 @@ class Pressure:
 
     def _look(self) -> None:
         now_s = self._loop.time()
-        lag_s = now_s - self._due_s
+        # Late because other processes had the processor is not late because of too many requests.
+        waited_s = self._kept_waiting_s()
+        lag_s = max(0.0, now_s - self._due_s - (waited_s - self._waited_s))
+        self._waited_s = waited_s
         self._due_s = now_s + INTERVAL_S
         self._timer = self._loop.call_at(self._due_s, self._look)
         if self._looks % _MEMORY_EVERY == 0:
@@ -83,6 +89,15 @@ def read_resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE_BYTES
     except OSError:
         return 0
+
+
+def read_kept_waiting_s() -> float:
+    """How long this thread was ready to run and others ran instead, since its start: the second field of schedstat
+    (Linux, Documentation/scheduler/sched-stats.rst); 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _memory_limit() -> int:
