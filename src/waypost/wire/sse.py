@@ -110,12 +110,19 @@ class SseParser:
 
 
 def _whole_events(data: bytes) -> list[SseEvent] | None:
-    """The usual read: one or more unnamed events of one `data: …` line each, complete. None for anything else."""
+    """The usual read: one or more events of one `data: …` line each, with or without an `event: …` line before it,
+    complete. None for anything else."""
     if not data.endswith(b"\n\n") or b"\r" in data:
         return None
     events: list[SseEvent] = []
     for block in data[:-2].split(b"\n\n"):
-        if not block.startswith(b"data: ") or b"\n" in block or len(block) > EVENT_BYTES_MAX:
+        if len(block) > EVENT_BYTES_MAX:
             return None
-        events.append(block[6:])
+        name = b""
+        if block[:7] == b"event: ":
+            head, _, block = block.partition(b"\n")  # noqa: PLW2901  the line that is left
+            name = head[7:]
+        if block[:6] != b"data: " or block.find(b"\n") >= 0:
+            return None
+        events.append((name, block[6:]) if name and name != b"message" else block[6:])
     return events
