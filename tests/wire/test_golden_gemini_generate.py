@@ -52,7 +52,8 @@ def opened(answer: bytes) -> bytes:
     def show(found: re.Match[bytes]) -> bytes:
         signature = ENVELOPE.open(found[1].decode(), b"o" * 16)
         assert signature is not None
-        return f'"SEALED {signature.origin} {signature.value}"'.encode()
+        value = signature.value.replace("\0", " with the text ")
+        return f'"SEALED {signature.origin} {value}"'.encode()
 
     return _SEALED.sub(show, answer)
 

@@ -241,4 +241,9 @@ def _add(blocks: list[Block], part: Part) -> None:
     elif part.inline_data is not None and part.inline_data.data:
         blocks.append(ImageBlock(part.inline_data.mime_type or "image/png", part.inline_data.data))
     if signature is not None:
-        blocks.append(ThinkingBlock("", signature))
+        # It stands beside the last text, and is of what was thought before.
+        thought = next((each for each in reversed(blocks) if isinstance(each, ThinkingBlock)), None)
+        if thought is not None and thought.signature is None:
+            thought.signature = signature
+        else:
+            blocks.append(ThinkingBlock("", signature))

@@ -46,6 +46,7 @@ class GeminiStream:
         "_n",
         "_parser",
         "_rules",
+        "_thought",
         "_usage",
         "answer_id",
         "is_done",
@@ -60,6 +61,7 @@ class GeminiStream:
         self._usage = ABSENT
         self._calls: dict[int, int] = {}  # how many, by candidate
         self._finished: set[int] = set()
+        self._thought: set[int] = set()  # candidates whose thinking was shown
         self._is_first = True
         self._broken_by: UpstreamError | BadAnswer | None = None
         self.answer_id = ""  # the provider's
@@ -137,13 +139,18 @@ class GeminiStream:
         chunks += own or ([last] if has_content(last) or last.logprobs is not None else [])
 
     def _part(self, part: Part, index: int) -> list[Chunk]:
-        """Chunks of one part. A signature beside a text that is no thought is that of thinking which stays hidden."""
+        """Chunks of one part. A signature beside a text that is no thought is that of thinking which stays hidden.
+
+        Where the thinking was shown it comes too late for its place, which would tell the kind apart: the format gets
+        along without it."""
         signature = signature_of(part)
         if part.function_call is not None:
             return [self._call(part, index)]
         said: list[Chunk] = []
         if part.text:
             self.output_bytes += len(part.text) if part.text.isascii() else len(part.text.encode())
+            if part.thought:
+                self._thought.add(index)
             said.append(Chunk(index, reasoning=part.text) if part.thought else Chunk(index, part.text))
         elif part.inline_data is not None and part.inline_data.data:
             self.output_bytes += len(part.inline_data.data)
@@ -152,7 +159,7 @@ class GeminiStream:
         if signature is not None:
             if said and part.thought:
                 said[-1].signature = signature
-            else:
+            elif part.thought or index not in self._thought:
                 said.append(Chunk(index, signature=signature))
         return said
 
