@@ -17,7 +17,7 @@ from tests.metering.samples import ceilings, price_rows, splits, usage_within
 from waypost.kit.money import NANOS_MAX
 from waypost.metering.charge import bill_delivered
 from waypost.metering.estimate import Ceiling, affordable_output_tokens, ceiling, likely_tokens, upper_bound
-from waypost.metering.price import PARENTS, PriceRow, Tier, amount, price_row
+from waypost.metering.price import PARENTS, PriceChange, PriceRow, Tier, amount, price_row
 from waypost.wire.canonical import Usage
 
 CASES = int(os.environ.get("WAYPOST_MONEY_CASES", "10000"))  # pairs of (prices, usage), of forty usages each
@@ -132,3 +132,11 @@ def test_an_amount_is_the_exact_sum_rounded_up_once(price_row: PriceRow, usage: 
 
 def test_likely_tokens_round_up() -> None:
     assert [likely_tokens(size) for size in (0, 1, 4, 5)] == [0, 1, 1, 2]
+
+
+def test_prices_change_at_their_moment() -> None:
+    later = PriceChange(2_000, price_row({"input": 5, "output": 5}))
+    last = PriceChange(3_000, price_row({"input": 9, "output": 9}))
+    prices = price_row({"input": 1, "output": 1}, changes=(later, last))
+
+    assert [prices.in_force(at).input for at in (0, 1_999, 2_000, 2_999, 3_000, 10**13)] == [1, 1, 5, 5, 9, 9]

@@ -280,3 +280,40 @@ def test_a_model_keeps_its_time_of_creation_over_versions() -> None:
 def test_an_unchanged_document_is_an_equal_catalogue() -> None:
     assert read_catalogue(rich_document()) == read_catalogue(rich_document())
     assert msgspec.structs.asdict(read_catalogue(document())) == msgspec.structs.asdict(read_catalogue(document()))
+
+
+def test_tiers_and_changes_are_lists_of_their_own() -> None:
+    whole = document(FULL)
+    price = whole["models"][0]["price"]
+    price["tiers"] = [{"above": 200_000, "input": "5", "output": "20"}]
+    price["changes"] = [{"effective_from": "2027-01-01", "input": "2", "output": "9", "tiers": price["tiers"]}]
+    read = read_catalogue(whole).models[0].price
+
+    assert (read.tiers[0].above, read.tiers[0].prices.cache_read) == (200_000, 5_000_000_000)
+    assert read.in_force(1_798_761_599_999).output == 10_000_000_000
+    assert read.in_force(1_798_761_600_000).at(200_001).output == 20_000_000_000
+    assert read_catalogue(catalogue_document(read_catalogue(whole))) == read_catalogue(whole)
+
+
+@pytest.mark.parametrize(
+    ("more", "mistake"),
+    [
+        (
+            {"tiers": [{"above": 5, "input": "1"}]},
+            "models[0].price.tiers[0].output: missing; expected a price in quotes",
+        ),
+        ({"tiers": [{"input": "1", "output": "1"}]}, "models[0].price.tiers[0].above: missing"),
+        (
+            {"tiers": [{"above": 5, "input": "1", "output": "1"}] * 2},
+            "models[0].price.tiers[1].above: tiers stand in ascending order",
+        ),
+        (
+            {"changes": [{"effective_from": "soon", "input": "1", "output": "1"}]},
+            "models[0].price.changes[0].effective_from: expected a day or a moment in UTC in quotes",
+        ),
+    ],
+)
+def test_a_mistake_in_a_tier_or_change_is_told(more: dict[str, Any], mistake: str) -> None:
+    whole = document(FULL)
+    whole["models"][0]["price"] |= more
+    assert any(told.startswith(mistake) for told in mistakes_of(whole))

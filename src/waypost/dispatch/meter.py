@@ -18,7 +18,7 @@ from waypost.kit.money import Nanos
 from waypost.ledger.record import Progress
 from waypost.metering.charge import Bill, bill_delivered, bill_lost
 from waypost.metering.estimate import likely_tokens
-from waypost.metering.price import amount
+from waypost.metering.price import PriceRow, amount
 from waypost.metering.tokens import TokenCounter, completion_texts
 from waypost.metering.usage import Metered, meter
 from waypost.wire.canonical import Chunk, Completion, Usage
@@ -92,7 +92,7 @@ class AttemptMeter:
         return self._bill(self._running(reported) or self._guess(output_bytes), has_output=True)
 
     def lost(self) -> Bill:
-        return bill_lost(input_estimate=self._offer.input_estimate, costs=self._live.costs)
+        return bill_lost(input_estimate=self._offer.input_estimate, costs=self._costs)
 
     # While it runs.
 
@@ -168,6 +168,10 @@ class AttemptMeter:
 
         self._counting.run(spoken, have_output, text_bytes=output_bytes)
 
+    @property
+    def _costs(self) -> PriceRow:
+        return self._live.costs.in_force(self._plan.accepted_at_ms)
+
     def _guess(self, output_bytes: int) -> Usage:
         return Usage(
             input_tokens=self._offer.input_estimate, output_tokens=likely_tokens(output_bytes), is_estimated=True
@@ -177,7 +181,7 @@ class AttemptMeter:
         bill = bill_delivered(
             usage,
             prices=self._offer.prices,
-            costs=self._live.costs.in_force(self._plan.accepted_at_ms),
+            costs=self._costs,
             hold_nanos=self._plan.hold.amount_nanos,
             has_output=has_output,
         )

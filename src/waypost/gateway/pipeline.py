@@ -396,8 +396,7 @@ class Gateway:
         self._idempotency.ended(opened.execution_id, close.charge_nanos)
         self._answers_counted.add(opened.model, _OUTCOME_LABELS[close.outcome], close.error_code)
         self._answers_timed.observe((close.closed_at_ms - opened.accepted_at_ms) / 1000, opened.model)
-        used = close.input_tokens + close.cache_read_tokens + close.output_tokens
-        used += close.cache_write_5m_tokens + close.cache_write_1h_tokens
+        used = close.all_input_tokens + close.output_tokens + close.audio_output_tokens
         self._unreserve(opened.execution_id, opened.org_id, opened.api_key_id, used)
 
     def unused(self, plan: Plan) -> None:
