@@ -5,12 +5,14 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
+import pytest
 import sqlalchemy
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from waypost.privacy.data_map import drift, mistakes, sentence
 from waypost.storage.database import live_columns, migrate
+from waypost.storage.health import is_migrated
 from waypost.storage.tables import METADATA, data_map
 
 
@@ -65,3 +67,15 @@ def test_migrating_at_the_same_time_or_again_changes_nothing(empty_database: str
         list(pool.map(migrate, [empty_database] * 3))
     migrate(empty_database)
     assert drift(data_map(), live_columns(empty_database)) == []
+
+
+def test_a_migration_that_fails_half_way_leaves_nothing_and_can_be_tried_again(empty_database: str) -> None:
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute("CREATE TABLE account (in_the_way int)")  # a late revision makes one
+        with pytest.raises(sqlalchemy.exc.ProgrammingError):
+            migrate(empty_database)
+        found = connection.execute("SELECT to_regclass('wallet'), to_regclass('alembic_version')").fetchone()
+        assert found == (None, None)
+        connection.execute("DROP TABLE account")
+    migrate(empty_database)
+    assert is_migrated(empty_database)

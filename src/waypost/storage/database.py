@@ -42,7 +42,13 @@ def migrate(conninfo: str) -> None:
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS))
         config.attributes["engine"] = engine
-        command.upgrade(config, "head")
+        # All of it in one transaction: what is killed half-way leaves nothing, and the next start begins anew.
+        connection.autocommit = False
+        try:
+            command.upgrade(config, "head")
+        finally:
+            connection.rollback()
+            connection.autocommit = True
         _describe_columns(connection)
 
 
