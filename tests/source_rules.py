@@ -26,6 +26,8 @@ MONEY_CODE = (
     "src/waypost/storage/general_ledger.py",
     "src/waypost/storage/idempotency.py",
     "src/waypost/storage/leases.py",
+    "src/waypost/storage/orphans.py",
+    "src/waypost/storage/provider_bills.py",
     "src/waypost/storage/ledger",
     "src/waypost/storage/settlement.py",
     "src/waypost/app/list_prices.py",
