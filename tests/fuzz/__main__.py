@@ -2,7 +2,8 @@
 
     python -m tests.fuzz NAME [--runs 1000000] [--seconds 60]
 
-Names: those of `targets.TARGETS`. Ends with exit code 77 at an input that breaks a rule, and writes it to `crash-…`.
+Names: those of `targets.TARGETS`. Ends with exit code 77 at an input that breaks a rule, and writes it to
+`.cache/fuzz/`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ with atheris.instrument_imports(include=["waypost"]):
     from tests.fuzz.targets import TARGETS
 
 
+FOUND = Path(".cache/fuzz")
+
+
 def main() -> None:
+    FOUND.mkdir(parents=True, exist_ok=True)
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("name", choices=sorted(TARGETS))
     parser.add_argument("--runs", type=int, default=1_000_000)
@@ -29,7 +34,10 @@ def main() -> None:
         for number, sample in enumerate(target.samples):
             (Path(directory) / str(number)).write_bytes(sample)
         options = [f"-runs={words.runs}", f"-max_total_time={words.seconds}", "-max_len=4096", "-rss_limit_mb=512"]
-        atheris.Setup([sys.argv[0], *options, "-timeout=1", "-print_final_stats=1", directory], target.run)
+        atheris.Setup(
+            [sys.argv[0], *options, f"-artifact_prefix={FOUND}/", "-timeout=10", "-print_final_stats=1", directory],
+            target.run,
+        )
         atheris.Fuzz()
 
 
