@@ -69,6 +69,7 @@ def converse(asked: object = "hi", **fields: Any) -> Conversation:
         ({"input": [{"role": "user", "content": "a"}, {"type": "computer_call"}]}, "input[1]"),
         ({"input": [{"content": "a"}]}, "input[0]"),
         ({"input": []}, "input"),
+        ({"input": [{"type": "reasoning", "encrypted_content": 7}]}, "input[0].encrypted_content"),
         ({"input": 7}, "input"),
         ({"tools": [{"type": "web_search"}]}, "tools[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),

@@ -87,7 +87,7 @@ def _items(
     items = []
     for item in sent:
         item.pop("id", None)
-        if bytes(item.get("type", b"")) == b'"reasoning"':
+        if _decode_text(item.get("type", _NULL)) == "reasoning":
             sealed = _decode_text(item.get("encrypted_content", _NULL))
             signature = open_sealed(sealed) if sealed else None
             if signature is None or signature.origin != origin:

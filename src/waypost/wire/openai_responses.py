@@ -72,6 +72,7 @@ class _Choice(msgspec.Struct, gc=False):
 class _Item(msgspec.Struct, gc=False):
     type: str | None = None
     role: str | None = None
+    encrypted_content: str | None = None
 
 
 class _Known(msgspec.Struct, gc=False):
