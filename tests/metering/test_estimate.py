@@ -10,6 +10,7 @@ from fractions import Fraction
 from math import ceil
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,9 +22,12 @@ from waypost.metering.price import PARENTS, PriceChange, PriceRow, Tier, amount,
 from waypost.wire.canonical import Usage
 
 CASES = int(os.environ.get("WAYPOST_MONEY_CASES", "10000"))  # pairs of (prices, usage), of forty usages each
+# A million take some minutes; the suite's own limit is for what runs on every change.
+IN_TIME = pytest.mark.timeout(max(120, CASES // 300))
 REST = settings(database=None, deadline=None, max_examples=100)
 
 
+@IN_TIME
 @settings(database=None, deadline=None, max_examples=max(1, CASES // 40))
 @given(price_row=price_rows, c=ceilings, many=splits)
 def test_a_hold_covers_every_usage_within_its_ceiling(price_row: PriceRow, c: Ceiling, many: list[int]) -> None:
@@ -33,6 +37,7 @@ def test_a_hold_covers_every_usage_within_its_ceiling(price_row: PriceRow, c: Ce
         assert amount(usage_within(c, split), price_row) <= bound
 
 
+@IN_TIME
 @settings(database=None, deadline=None, max_examples=max(1, CASES // 40))
 @given(prices=price_rows, costs=price_rows, c=ceilings, many=splits)
 def test_a_charge_stays_within_its_hold_and_a_cost_within_its_bound(
