@@ -87,6 +87,7 @@ _OF_THE_JOURNAL = (
         "self.maintain)\n            except OSError:\n                self._fail()\n",
         "self.maintain)\n            except OSError:\n                continue\n",
         ("tests/gateway/test_journal_disk.py", "-n", "0"),
+        hangs=True,
     ),
     Bug(
         "segments are deleted before all in them is booked",
