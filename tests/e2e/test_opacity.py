@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ _MASKS = (
     (rb"(req|exec)_[0-9a-f-]{36}", rb"\1_<id>"),
     (rb"chatcmpl-[0-9a-f]{32}", b"chatcmpl-<id>"),
     (rb"call_[0-9a-f]{24}", b"call_<id>"),
-    (rb"model-[a-z]+", b"model"),
+    (rb"model-[a-z]+(-\d+)?", b"model"),
     (rb'"created":\d+', b'"created":<time>'),
     (rb"(?i)\r\ndate: [^\r]+", b"\r\ndate: <time>"),
     (rb"content-length: \d+", b"content-length: <n>"),
@@ -127,10 +127,21 @@ _MASKS = (
 
 def three_models(sim: Simulator) -> dict[str, Any]:
     """`model-alpha`, `model-beta`, `model-gamma`: each on one provider."""
+    return many_models(sim, [""])
+
+
+def many_models(sim: Simulator, endings: Sequence[str]) -> dict[str, Any]:
+    """The same three once for each ending of their names, and of the upstream model's."""
     whole = document(sim, error_map=_RULES)
     (template,) = whole["models"]
     whole["models"] = [
-        {**template, "slug": f"model-{style}", "aliases": [], "deployments": [deployment]}
+        {
+            **template,
+            "slug": f"model-{style}{ending}",
+            "aliases": [],
+            "deployments": [{**deployment, "upstream_model": UPSTREAM_MODEL + ending}],
+        }
+        for ending in endings
         for style, deployment in zip(STYLES, template["deployments"], strict=True)
     ]
     return whole
@@ -159,9 +170,9 @@ def names_nobody(sim: Simulator, answer: Answer) -> None:
     assert [secret for secret in secrets if secret.encode() in raw] == []
 
 
-async def ask_all(stack: Stack, body: Mapping[str, Any]) -> list[bytes]:
+async def ask_all(stack: Stack, body: Mapping[str, Any], ending: str = "") -> list[bytes]:
     """The same request to all three; what each caller received, masked."""
-    answers = await asyncio.gather(*(stack.chat({**body, "model": f"model-{style}"}) for style in STYLES))
+    answers = await asyncio.gather(*(stack.chat({**body, "model": f"model-{style}{ending}"}) for style in STYLES))
     for answer in answers:
         names_nobody(stack.sim, answer)
     return [masked(answer) for answer in answers]
@@ -182,13 +193,16 @@ async def test_the_same_conversation_reads_the_same_whoever_answers(database: st
 async def test_the_same_fault_reads_the_same_whoever_fails(database: str, tmp_path: Path) -> None:
     sim = Simulator()
     async with Stack(database, tmp_path, document=None, simulator=sim) as stack:
-        await stack.adopt(three_models(sim))
         plain = [(name, fault, False) for name, fault in FAULTS.items()]
         streamed = [(name, fault, True) for name, fault in (FAULTS | STREAM_FAULTS).items()]
-        for name, fault, is_stream in plain + streamed:
+        cases = plain + streamed
+        # Models of its own for each fault: a circuit that one of them opens must not answer for the next.
+        await stack.adopt(many_models(sim, [f"-{at}" for at in range(len(cases))]))
+        for at, (name, fault, is_stream) in enumerate(cases):
             sim.arm(count=0, **fault)
-            seen = await ask_all(stack, ask("The secret word is xyzzy.", stream=is_stream))
+            seen = await ask_all(stack, ask("The secret word is xyzzy.", stream=is_stream), f"-{at}")
             sim.disarm()
+            assert sim.requests[-1].model == f"{UPSTREAM_MODEL}-{at}", "no provider was asked"
             assert seen[0] == seen[1], (name, is_stream)
             assert seen[0] == seen[2], (name, is_stream)
             assert b"[DONE]" not in seen[0], (name, "an invented success")

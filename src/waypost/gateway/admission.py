@@ -26,7 +26,7 @@ from waypost.wire.formats import conversation_of
 from waypost.wire.request import ChatRequest, contexts
 
 OUTPUT_TOKENS_DEFAULT = 8_192  # held, and asked of the provider, for a caller who sets no maximum
-IMAGE_TOKENS_MAX = 4_096  # of input per image; more than the usual tilings come to
+IMAGE_TOKENS_MAX = 6_144  # of input per image; more than any tiling known to us comes to
 NAMES_MAX = 16  # told of the fields that could not be carried
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_.\[\] '-]{1,64}")
 _ASKED = {"chat": "chat completions", "image": "image generations", "embedding": "embeddings"}
