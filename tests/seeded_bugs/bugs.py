@@ -153,7 +153,7 @@ _OF_LEASES = (
         "storage/leases.py",
         "least(coalesce(%(released)s, granted), granted - settled) - released) AS more",
         "least(coalesce(%(released)s, granted), granted - settled - released)) AS more",
-        _SIMULATION,
+        _LEDGER,
     ),
     Bug(
         "a lease goes back before its attempts are booked",
@@ -183,7 +183,7 @@ _OF_LEASES = (
         "    UPDATE wallet SET available = wallet.available - %(amount)s",
         "       AND NOT EXISTS (SELECT FROM chain WHERE room < %(amount)s AND owner_kind = 'key')\n),\npaid AS (\n"
         "    UPDATE wallet SET available = wallet.available - %(amount)s",
-        _ONE_SIMULATION,
+        ("tests/storage/test_budgets.py", "-n", "0"),
     ),
     Bug(
         "a budget does not get back what a lease returns",
@@ -302,7 +302,7 @@ _OF_METERING = (
         "metering/charge.py",
         "charge_nanos=0, cogs_nanos=amount(usage, costs))\n",
         "charge_nanos=0, cogs_nanos=0)\n",
-        ("tests/e2e/test_failover.py", "-n", "0"),
+        _METERING,
     ),
     Bug(
         "free on disconnect",
