@@ -10,7 +10,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import msgspec
 from psycopg import conninfo as conninfos
@@ -104,6 +104,10 @@ class Plane:
         """Take in changed keys, as the process does within a second."""
         keys, version = await api_keys_since(self.pool, self.keyring.version)
         self.keyring.adopt(keys, version, self.clock.unix_ns() // 1_000_000)
+
+    async def rows(self, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
+        async with self.pool.system() as connection:
+            return await (await connection.execute(query, parameters)).fetchall()
 
     async def ask(
         self,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from tests.control.plane import API_KEYS_MAX, Plane
+from waypost.app.operator import NewKey
 from waypost.kit import ids
 from waypost.storage.api_keys import Limits
 from waypost.tenancy.api_key import Scope, is_well_formed
+from waypost.tenancy.budget import Budget, Period
 
 
 async def test_a_key_is_made_listed_rotated_and_revoked(database: str, tmp_path: Path) -> None:
@@ -84,6 +87,47 @@ async def test_a_key_gives_no_more_than_it_has(database: str, tmp_path: Path) ->
 
         assert (made.json["requests_per_minute"], made.json["models"]) == (60, ["swift-1", "swift-2"])
         assert (wider.status, wider.json["error"]["details"][0]["field"]) == (400, "models")
+
+
+async def test_a_key_with_a_budget_of_its_own_rotates_only_itself(database: str, tmp_path: Path) -> None:
+    async with Plane(database, tmp_path) as plane:
+        bounded = await plane.make_key(plane.org_id, budget=Budget(1_000, Period.LIFETIME))
+
+        assert await _rotation(plane, plane.key, by=bounded) == 403, "that one has no budget"
+        assert await _rotation(plane, bounded, by=bounded) == 200
+
+
+async def test_a_key_rotates_none_that_may_do_more_than_itself(database: str, tmp_path: Path) -> None:
+    async with Plane(database, tmp_path) as plane:
+        project_id = await plane.operator.create_project(plane.org_id, name="reports", budget=None)
+        two = frozenset(("swift-1", "swift-2"))
+
+        async def key(limits: Limits, project_id: bytes | None = None) -> NewKey:
+            return await plane.make_key(plane.org_id, limits=limits, project_id=project_id)
+
+        bounded = await key(Limits(60, 1000, two, 4))
+        for wider in (Limits(61, 1000, two, 4), Limits(60, None, two, 4), Limits(60, 1000, None, 4)):
+            assert await _rotation(plane, await key(wider), by=bounded) == 403
+        for wider in (Limits(60, 1000, two | {"swift-3"}, 4), Limits(60, 1000, two, 5), Limits(60, 1000, two)):
+            assert await _rotation(plane, await key(wider), by=bounded) == 403
+        assert await _rotation(plane, await key(Limits(60, 999, frozenset(("swift-1",)), 3)), by=bounded) == 200
+        assert await _rotation(plane, bounded, by=bounded) == 200
+
+        of_project = await key(Limits(), project_id)
+        assert await _rotation(plane, plane.key, by=of_project) == 403
+        assert await _rotation(plane, await key(Limits(), project_id), by=of_project) == 200
+        assert await _rotation(plane, of_project, by=plane.key) == 200
+
+
+async def _rotation(plane: Plane, rotated: NewKey, *, by: NewKey) -> int:
+    """The answer's status. A refused one changes nothing: no text of the key ends."""
+    answer = await plane.ask("POST", f"/v1/api-keys/{ids.text('key', rotated.id)}/rotate", key=by.text)
+    if answer.status != 200:
+        assert answer.json["error"]["code"] == "PERMISSION_DENIED"
+        assert rotated.text.encode() not in answer.body
+        ends = await plane.rows("SELECT valid_until FROM api_key_digest WHERE api_key_id = %s", UUID(bytes=rotated.id))
+        assert ends == [(None,)]
+    return answer.status
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from waypost.kit.errors import ErrorCode, Refusal, invalid
 from waypost.storage.api_keys import (
     Limits,
     ListedKey,
+    MayDoMore,
     Secret,
     TooManyKeys,
     create_api_key,
@@ -96,12 +97,19 @@ class _Actions:
         return answer(page(valid, None))
 
     async def rotate(self, request: Request) -> Response:
-        org_id = self._services.administrator(request).org_id
+        """200 with a new text, for a key that may do no more than the one that asks: else its limits were none."""
+        asker = self._services.administrator(request)
         api_key_id, text = path_id(request, "key"), assemble(os.urandom(32))
         try:
-            until = await rotate_api_key(self._services.pool, api_key_id, _secret(self._services, text), org_id=org_id)
+            until = await rotate_api_key(self._services.pool, api_key_id, _secret(self._services, text), asker=asker)
         except LookupError:
             raise Refusal(ErrorCode.NOT_FOUND) from None
+        except MayDoMore:
+            raise Refusal(
+                ErrorCode.PERMISSION_DENIED,
+                "That key may do more than this one, whose budget, project, limits or models are narrower. Ask with a "
+                "wider key, or the operator.",
+            ) from None
         shown_key = {"id": ids.text("key", api_key_id), "new_key": text, "previous_key_valid_until": moment(until)}
         return answer(shown_key)
 

@@ -38,6 +38,7 @@ UPDATE api_key SET valid_until = now(), version = %(version)s
 ROTATE = """
 UPDATE api_key SET version = %(version)s
  WHERE id = %(id)s AND org_id = coalesce(%(org_id)s, org_id) AND (valid_until IS NULL OR valid_until > now())
+RETURNING project_id, requests_per_minute, tokens_per_minute, models, in_flight_max
 """
 
 END_DIGESTS = """
@@ -95,6 +96,10 @@ class Limits(msgspec.Struct, frozen=True):
 
 class TooManyKeys(Exception):
     """The organisation has as many valid keys as it may have."""
+
+
+class MayDoMore(Exception):
+    """The key is not for the one that asks, which may do less."""
 
 
 class Secret(msgspec.Struct, frozen=True):
@@ -207,23 +212,45 @@ async def revoke_api_key(pool: Pool, api_key_id: bytes, *, org_id: bytes | None 
                 raise LookupError(text("key", api_key_id))
 
 
-async def rotate_api_key(pool: Pool, api_key_id: bytes, secret: Secret, *, org_id: bytes | None = None) -> datetime:
+async def rotate_api_key(pool: Pool, api_key_id: bytes, secret: Secret, *, asker: ApiKey | None = None) -> datetime:
     """Give a key a new text; until when the one before it stays valid. Raises LookupError for an unknown or revoked
-    key, or one of another organisation than the given."""
+    key. `asker` is the key that asks for it and will have the text, None for the operator; with it also LookupError for
+    a key of another organisation, and MayDoMore for one that may do anything which `asker` may not."""
     async with pool.system() as connection:
         parameters = {
             **_digest_parameters(api_key_id, secret),
-            "org_id": None if org_id is None else UUID(bytes=org_id),
+            "org_id": None if asker is None else UUID(bytes=asker.org_id),
             "version": await take_version(connection, Followed.API_KEYS),
             "grace_s": ROTATION_GRACE_S,
         }
-        if not (await connection.execute(ROTATE, parameters)).rowcount:
+        found = await (await connection.execute(ROTATE, parameters)).fetchone()
+        if found is None:
             raise LookupError(text("key", api_key_id))
+        if asker is not None and asker.id != api_key_id:
+            project_id, requests, tokens, models, in_flight = found
+            limits = Limits(requests, tokens, _models(models), in_flight)
+            if not _covers(asker, None if project_id is None else project_id.bytes, limits):
+                raise MayDoMore  # which takes the update back
         row = await (await connection.execute(END_DIGESTS, parameters)).fetchone()
         await connection.execute(ADD_DIGEST, parameters)
     assert row is not None
     valid_until: datetime = row[0]
     return valid_until
+
+
+def _covers(asker: ApiKey, project_id: bytes | None, limits: Limits) -> bool:
+    """Whether another key, of that project and with those limits, may do nothing that `asker` may not. A budget of its
+    own is what no other key spends from."""
+    if asker.has_own_budget or asker.project_id not in (None, project_id):
+        return False
+    if asker.models is not None and (limits.models is None or not limits.models <= asker.models):
+        return False
+    pairs = (
+        (limits.requests_per_minute, asker.requests_per_minute),
+        (limits.tokens_per_minute, asker.tokens_per_minute),
+        (limits.in_flight_max, asker.in_flight_max),
+    )
+    return all(own is None or (limit is not None and limit <= own) for limit, own in pairs)
 
 
 async def api_keys_since(pool: Pool, version: int) -> tuple[Sequence[ApiKey], int]:
