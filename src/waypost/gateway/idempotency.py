@@ -23,6 +23,10 @@ from waypost.telemetry.events import report_bug
 HEADER = b"idempotency-key"
 KEY_CHARS_MAX = 255
 IN_FLIGHT_RETRY_S = 1
+# Between attempts to give back what could not be given back. More than a statement may take in the database: a claim
+# that ends there without us is written by then.
+RETRY_S = 6.0
+WAITING_MAX = 10_000  # keys to be given back when the database answers, some 2 MB; the oldest beyond that wait a day
 
 
 class AlreadyDone(Refusal):
@@ -43,12 +47,25 @@ class AlreadyDone(Refusal):
 class Idempotency:
     """Claims of this process."""
 
-    def __init__(self, claims: Claims, *, secret: bytes, node_id: bytes, node_epoch: int) -> None:
+    def __init__(
+        self,
+        claims: Claims,
+        *,
+        secret: bytes,
+        node_id: bytes,
+        node_epoch: int,
+        retry_s: float = RETRY_S,
+        waiting_max: int = WAITING_MAX,
+    ) -> None:
         self._claims = claims
         self._digest = HmacSha256(secret).digest
         self._node_id = node_id
         self._node_epoch = node_epoch
         self._held: dict[bytes, bytes] = {}  # organisation by execution
+        self.waiting: dict[bytes, bytes] = {}  # the same of those to be given back, the oldest first
+        self._retry_s = retry_s
+        self._waiting_max = waiting_max
+        self._retrying: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def claim_of(
@@ -65,13 +82,19 @@ class Idempotency:
 
     async def take(self, claim: Claim) -> None:
         """Raises Refusal when the key is another call's, or, with the database away, may be."""
+        # Before it is asked for: it may become ours and nobody be there to hear of it.
+        self._held[claim.execution_id] = claim.org_id
         try:
             outcome = await self._claims.claim(claim, node_id=self._node_id, node_epoch=self._node_epoch)
         except LedgerUnavailable:
+            del self._held[claim.execution_id]
+            self._give_back_later(claim.org_id, claim.execution_id)
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
+        if isinstance(outcome, Earlier):
+            del self._held[claim.execution_id]
         match outcome:
             case Claimed():
-                self._held[claim.execution_id] = claim.org_id
+                pass
             case Earlier(is_same=False):
                 raise Refusal(ErrorCode.IDEMPOTENCY_MISMATCH)
             case Earlier(charge_nanos=None):
@@ -96,9 +119,25 @@ class Idempotency:
         try:
             await self._claims.forget(org_id=org_id, execution_id=execution_id)
         except LedgerUnavailable:
-            pass  # its execution's row, once booked, frees the key as well; else a day does
+            self._give_back_later(org_id, execution_id)
         except Exception as bug:  # noqa: BLE001  the edge of a task
             report_bug(bug)
+
+    def _give_back_later(self, org_id: bytes, execution_id: bytes) -> None:
+        if len(self.waiting) >= self._waiting_max:
+            del self.waiting[next(iter(self.waiting))]
+        self.waiting[execution_id] = org_id
+        if self._retrying is None:
+            self._retrying = asyncio.get_running_loop().create_task(self._give_back())
+
+    async def _give_back(self) -> None:
+        """Until nothing waits. One at a time, the newest last: what comes in meanwhile has its time as well."""
+        while self.waiting:
+            await asyncio.sleep(self._retry_s)
+            due, self.waiting = self.waiting, {}
+            for execution_id, org_id in due.items():
+                await self._forget(org_id, execution_id)
+        self._retrying = None
 
     async def keep(self, *, every_s: float = 3600.0) -> None:
         """Forget what is a day old, until cancelled."""
