@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from tests.e2e.stack import ask, connect, deployment, model
-from tests.e2e.test_heartbeat import relaying
+from tests.e2e.test_heartbeat import KeptBooks, Relaying, relaying
+from waypost.dispatch.counting import Counting
 from waypost.dispatch.fleet import LiveRoute
-from waypost.ledger.record import Outcome
+from waypost.dispatch.streams import Streams
+from waypost.ledger.record import ClosedAttempt, Outcome, Progress
+from waypost.metering.tokens import TokenCounter
 from waypost.policy.document import read_catalogue
 from waypost.policy.snapshot import build_view
 from waypost.providers.openai import OpenAIChat
@@ -32,7 +35,46 @@ class Broken(OpenAIChat):
     def stream(self, **options: Any) -> Any:
         if self._method == "stream":
             raise RuntimeError
-        return super().stream(**options)
+        reader = super().stream(**options)
+        return NoUsage(reader) if self._method == "usage" else reader
+
+
+class NoUsage:
+    """A stream's reader with a defect where it is asked what the provider counted."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+    @property
+    def usage(self) -> None:
+        raise RuntimeError
+
+
+def break_kinds(gateway: Relaying, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every provider of the gateway has the defect."""
+    original = LiveRoute.__init__
+
+    def broken(self: LiveRoute, route: Any, kind: Any, *rest: Any) -> None:
+        original(self, route, Broken(method), *rest)
+
+    monkeypatch.setattr(LiveRoute, "__init__", broken)
+    gateway.fleet.adopt(gateway.view)
+
+
+async def hang_up_in_the_middle(sim: Simulator, gateway: Relaying, body: dict[str, Any] | bytes) -> ClosedAttempt:
+    """The one attempt of a caller who left after the first piece of a stream."""
+    sim.arm("silence", phase="mid", count=0)
+    reader, writer = await connect(gateway.server.port, "POST", "/v1/chat/completions", body)
+    async with asyncio.timeout(5):
+        await reader.readuntil(b"data: ")
+        writer.transport.abort()
+        while not gateway.books.closed_attempts:  # noqa: ASYNC110  the transport tells the books, not us
+            await asyncio.sleep(0.01)
+    (attempt,) = gateway.books.closed_attempts
+    return attempt
 
 
 @pytest.mark.parametrize("method", ["call", "stream"])
@@ -40,13 +82,7 @@ async def test_a_defect_in_reading_or_writing_is_booked_and_answered(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Simulator() as sim, relaying(sim) as gateway:
-        original = LiveRoute.__init__
-
-        def broken(self: LiveRoute, route: Any, kind: Any, *rest: Any) -> None:
-            original(self, route, Broken(method), *rest)
-
-        monkeypatch.setattr(LiveRoute, "__init__", broken)
-        gateway.fleet.adopt(gateway.view)
+        break_kinds(gateway, method, monkeypatch)
         answer = await gateway.ask()
         assert answer.status >= 500
         assert gateway.dispatcher.running == 0
@@ -54,6 +90,84 @@ async def test_a_defect_in_reading_or_writing_is_booked_and_answered(
         closes = [attempt.close for attempt in gateway.books.closed_attempts]
         assert [close.outcome for close in closes] == [Outcome.FAILED] * len(closes)
         assert [close.is_final for close in closes] == [False] * (len(closes) - 1) + [True]
+
+
+async def test_a_defect_in_making_the_bill_of_a_whole_stream_is_booked_at_a_guess(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with Simulator() as sim, relaying(sim) as gateway:
+        break_kinds(gateway, "usage", monkeypatch)
+        await gateway.ask()
+        assert gateway.dispatcher.running == 0
+        (attempt,) = gateway.books.closed_attempts
+        assert attempt.close.outcome is Outcome.FAILED
+        assert attempt.close.is_final
+        assert attempt.close.is_estimated
+        assert attempt.close.charge_nanos > 0
+
+
+async def test_a_defect_in_making_the_bill_of_a_caller_who_left_is_booked_at_a_guess(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with Simulator() as sim, relaying(sim) as gateway:
+        break_kinds(gateway, "usage", monkeypatch)
+        attempt = await hang_up_in_the_middle(sim, gateway, ask("Hi", stream=True))
+        assert attempt.close.is_final
+        assert attempt.close.charge_nanos > 0
+        assert gateway.dispatcher.running == 0
+
+
+@pytest.mark.parametrize("around", [("", ',"metadata":{"a":1e999}'), (',"a":1e999', "")])
+async def test_a_caller_who_sends_what_cannot_be_read_and_leaves_is_charged(around: tuple[str, str]) -> None:
+    body = b'{"model":"swift-1","stream":true,"messages":[{"role":"user","content":"Hi"%b}]%b}'
+    body %= tuple(part.encode() for part in around)
+    async with Simulator() as sim, relaying(sim) as gateway:
+        gateway.dispatcher.counting.counter.load()
+        attempt = await hang_up_in_the_middle(sim, gateway, body)
+        assert attempt.close.outcome is Outcome.DISCONNECTED
+        assert attempt.close.input_tokens > 0
+        assert attempt.close.charge_nanos > 0
+        assert gateway.dispatcher.running == 0
+
+
+async def test_a_count_that_cannot_be_had_is_none_at_once_and_later() -> None:
+    counting = Counting()
+    counting.counter.load()
+
+    def fail(_: TokenCounter) -> int:
+        raise RuntimeError
+
+    for text_bytes in (0, 1_000_000):
+        heard: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        counting.run(fail, heard.set_result, text_bytes=text_bytes)
+        assert await heard is None
+
+
+async def test_a_defect_in_one_stream_keeps_no_other_from_writing_its_progress() -> None:
+    written = asyncio.Event()
+
+    class Books(KeptBooks):
+        def progress(self, record: Progress) -> None:
+            assert record is sound.record
+            written.set()
+
+    class Unsound:
+        def progress(self) -> Progress:
+            raise RuntimeError
+
+    class Sound:
+        record = Progress(bytes(16), 1, 1, 1)
+
+        def progress(self) -> Progress:
+            return self.record
+
+    sound = Sound()
+    streams = Streams(Books(), every_s=0.01)
+    streams.add(Unsound())
+    streams.add(sound)
+    async with asyncio.timeout(5):
+        await written.wait()
+    streams.close()
 
 
 async def test_a_caller_who_leaves_while_the_provider_is_refusing_pays_nothing() -> None:

@@ -245,10 +245,14 @@ class Attempt:
     def _end_by_bug(self, bug: Exception) -> None:
         report_bug(bug)
         self._stop_call()
-        if self._is_over:
+        if self._is_ended:
             self._owner.break_off()
-        else:
+        elif not self._is_over:
             self._broke(_OUR_FAULT)
+        elif self._owner.is_committed:  # the defect is in the making of its bill: what was reported is left out
+            self._end(Outcome.FAILED, self.meter.guessed(None, self.output_bytes), _OUR_FAULT)
+        else:
+            self._end(Outcome.FAILED, self.meter.lost(), _OUR_FAULT)
 
     def _read_events(self, reader: StreamReader, data: bytes) -> None:
         owner = self._owner
@@ -359,14 +363,21 @@ class Attempt:
     def _end_received(self, outcome: Outcome, failure: Failure) -> None:
         """Input, and the output so far: by the provider's own running count where it gives one, else by ours."""
         self._is_over = True
-        self.meter.received(self._reported, self.output_bytes, lambda bill: self._settle(outcome, bill, failure))
+        try:
+            self.meter.received(self._reported, self.output_bytes, lambda bill: self._settle(outcome, bill, failure))
+        except Exception as bug:  # noqa: BLE001  an edge: whoever leaves, or is cut off, does not come through another
+            self._end_by_bug(bug)
 
     def _settle(
         self, outcome: Outcome, bill: Bill, failure: Failure | None, completion: Completion | None = None
     ) -> None:
         """Its bill is made, now or after counting for a moment; it may have been cut off meanwhile."""
-        if not self._is_ended:
+        if self._is_ended:
+            return
+        try:
             self._end(outcome, bill, failure, completion)
+        except Exception as bug:  # noqa: BLE001  an edge: after counting, nobody above would tell the caller
+            self._end_by_bug(bug)
 
     # What its meter and its hold need.
 

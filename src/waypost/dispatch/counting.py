@@ -20,10 +20,18 @@ class Counting:
     def run(self, count: Callable[[TokenCounter], int], then: Callable[[int | None], None], *, text_bytes: int) -> None:
         """`then` gets the count: at once for a short text, else a moment later; None when it cannot be had."""
         if text_bytes <= AT_ONCE_BYTES and self.counter.is_loaded:
-            then(count(self.counter))
+            then(_counted(count, self.counter))
             return
         counted = asyncio.get_running_loop().run_in_executor(None, count, self.counter)
         counted.add_done_callback(lambda done: then(_result(done)))
+
+
+def _counted(count: Callable[[TokenCounter], int], counter: TokenCounter) -> int | None:
+    try:
+        return count(counter)
+    except Exception as bug:  # noqa: BLE001  an edge: what waits for the count must go on, as it does after a thread
+        report_bug(bug)
+        return None
 
 
 def _result(done: asyncio.Future[int]) -> int | None:

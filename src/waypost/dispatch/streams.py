@@ -7,6 +7,7 @@ from typing import Protocol
 
 from waypost.dispatch.ports import Books
 from waypost.ledger.record import Progress
+from waypost.telemetry.events import report_bug
 
 PROGRESS_S = 1.0  # what a process that dies may leave uncharged of each stream
 
@@ -38,10 +39,13 @@ class Streams:
             self._timer = None
 
     def _write(self) -> None:
-        # Set again first: a defect that one stream brings to light must not end the records of all.
+        # Set again first: whatever happens below must not end the records of all.
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._every_s, self._write) if self._streams else None
         for stream in list(self._streams):
-            record = stream.progress()
-            if record is not None:
-                self._books.progress(record)
+            try:
+                record = stream.progress()
+                if record is not None:
+                    self._books.progress(record)
+            except Exception as bug:  # noqa: BLE001  an edge: the next stream's record must be written all the same
+                report_bug(bug)

@@ -64,11 +64,16 @@ def least_tokens(text_bytes: int, deltas: int = 0) -> int:
 
 
 def prompt_texts(fields: Mapping[str, msgspec.Raw]) -> list[str]:
-    """The texts of a request in any chat format, of its top-level fields as they were received."""
+    """The texts of a request in any chat format, of its top-level fields as they were received. A field that cannot be
+    decoded (a number like 1e999 is enough) is one text as it stands: what a caller sends is never counted as nothing.
+    """
     texts: list[str] = []
     for name, value in fields.items():
         if name not in _NO_TEXT and memoryview(value)[0] in _TEXT_BEGINS:
-            _collect(_decode(value), texts)
+            try:
+                _collect(_decode(value), texts)
+            except (ValueError, RecursionError):
+                texts.append(str(memoryview(value), "utf-8", "replace"))
     return texts
 
 
