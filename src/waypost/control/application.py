@@ -24,7 +24,7 @@ def build(services: Services, lifespan: Lifespan[Starlette]) -> Starlette:
     not hand over. `lifespan` is around everything."""
 
     async def readyz(_: Request) -> Response:
-        return answer({}, status=200 if services.is_ready() else 503)
+        return answer({"degraded": []}, status=200 if services.is_ready() else 503)
 
     async def metrics(_: Request) -> Response:
         return Response(services.metrics(), media_type="text/plain; version=0.0.4")
