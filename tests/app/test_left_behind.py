@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from tests.gateway.disk import attempt, kill, opened, write
 from tests.gateway.fake_ledger import FakeLedger
@@ -44,3 +47,30 @@ async def test_a_journal_that_somebody_has_is_left_alone(tmp_path: Path) -> None
 
     assert books.settlements == {}
     running.shut()
+
+
+async def test_a_journal_that_cannot_be_read_is_told_once_and_keeps_nobody_from_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unreadable, nameless, whole = (tmp_path / f"gateway-{number}" for number in (1, 2, 3))
+    unreadable.mkdir()
+    (unreadable / "00000001-000001.wal").mkdir()  # opening it is an OSError, for root as well
+    done = []
+    for directory in (nameless, whole):
+        dead = open_journal(directory)
+        done.append(attempt())
+        write(dead, done[-1])
+        kill(dead)
+    (nameless / "node_id").write_bytes(b"damaged")
+    books = Books()
+    left_behind = LeftBehind(tmp_path / "gateway-0", books, SystemClock())
+
+    await left_behind.look()
+    await left_behind.look()
+
+    assert set(books.settlements) == {each.open.attempt_id for each in done}
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "JournalNotTakenOver" in line]
+    assert [(each["process"], each["error_type"]) for each in told] == [
+        ("gateway-1", "IsADirectoryError"),
+        ("gateway-2", "SecretsError"),
+    ]

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from waypost.app.secrets import open_node_id
+from waypost.app.secrets import SecretsError, open_node_id
 from waypost.gateway.journal import Journal
 from waypost.gateway.ports import KeptLedger, LedgerUnavailable
 from waypost.gateway.recovery import Recovery, recover
@@ -16,7 +16,14 @@ from waypost.gateway.segment import segment_paths
 from waypost.gateway.settler import Settler
 from waypost.kit.clock import Clock
 from waypost.ledger.record import ClosedAttempt, Outcome
-from waypost.telemetry.events import JournalQuarantined, JournalRecovered, SettlementRefused, emit
+from waypost.telemetry.events import (
+    JournalNotTakenOver,
+    JournalQuarantined,
+    JournalRecovered,
+    SettlementRefused,
+    emit,
+    report_bug,
+)
 
 LOOK_S = 15.0  # between looks: a gateway that crashed is back long before, and recovers its journal itself
 BOOK_S = 60.0  # for one journal; what is not booked by then stays for the next look
@@ -30,6 +37,7 @@ class LeftBehind:
         self._own = own
         self._ledger = ledger
         self._clock = clock
+        self._told: set[Path] = set()  # directories that could not be taken over, each told once
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
@@ -38,10 +46,17 @@ class LeftBehind:
             await self.look()
 
     async def look(self) -> None:
-        """Book what stands in every journal that nobody has."""
+        """Book what stands in every journal that nobody has. One that cannot be taken over is told and left."""
         for directory in sorted(self._own.parent.iterdir()):
-            if directory != self._own and segment_paths(directory):
+            if directory == self._own or not segment_paths(directory):
+                continue
+            try:
                 await self._take(directory)
+                self._told.discard(directory)
+            except Exception as error:  # noqa: BLE001  the edge of a directory: ours and the next are as good as before
+                if directory not in self._told:
+                    self._told.add(directory)
+                    _tell(directory, error)
 
     async def _take(self, directory: Path) -> None:
         try:
@@ -68,6 +83,13 @@ class LeftBehind:
         with contextlib.suppress(LedgerUnavailable):  # then at the node's next start, or after a day
             epoch = await self._ledger.register_node(node_id)
             await self._ledger.finish_recovery(node_id=node_id, node_epoch=epoch)
+
+
+def _tell(directory: Path, error: Exception) -> None:
+    if isinstance(error, (OSError, SecretsError)):
+        emit(JournalNotTakenOver(process=directory.name, error_type=type(error).__name__))
+    else:
+        report_bug(error)
 
 
 def book_recovered(recovery: Recovery, settler: Settler, *, process: str) -> frozenset[bytes] | None:

@@ -146,6 +146,14 @@ class JournalQuarantined(Event, frozen=True):
     process: str
 
 
+class JournalNotTakenOver(Event, frozen=True):
+    """`process` is whose it was."""
+
+    level = "error"
+    process: str
+    error_type: str
+
+
 class AdmissionStopped(Event, frozen=True):
     """The books cannot be kept here any more: the journal cannot be written, a task of ours died (a BugCaught says
     where), or another process took this node's place. The process leaves."""
