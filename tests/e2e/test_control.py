@@ -41,6 +41,8 @@ async def test_keys_are_made_through_the_gateway_and_calls_go_on_without_the_con
                 return (await stack.request("GET", "/v1/models", key=made.json["key"])).status == 200
 
             await eventually(is_known)
+            for path in ("/metrics", "/%6detrics", "/%72eadyz"):
+                assert (await stack.request("GET", path)).status == 404, path
         finally:
             control.kill()
             await control.wait()

@@ -20,13 +20,15 @@ _BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
 def build(services: Services, lifespan: Lifespan[Starlette]) -> Starlette:
-    """Every public path of the control plane, and `/readyz` and `/metrics` for the supervisor, which the gateway does
-    not hand over. `lifespan` is around everything."""
+    """Every public path of the control plane, and `/readyz` and `/metrics` for the supervisor, which asks at the socket
+    itself. `lifespan` is around everything."""
 
-    async def readyz(_: Request) -> Response:
+    async def readyz(request: Request) -> Response:
+        _refuse_relayed(request)
         return answer({"degraded": []}, status=200 if services.is_ready() else 503)
 
-    async def metrics(_: Request) -> Response:
+    async def metrics(request: Request) -> Response:
+        _refuse_relayed(request)
         return Response(services.metrics(), media_type="text/plain; version=0.0.4")
 
     async def on_refusal(request: Request, refusal: Exception) -> Response:
@@ -59,3 +61,10 @@ def build(services: Services, lifespan: Lifespan[Starlette]) -> Starlette:
             Exception: on_bug,
         },
     )
+
+
+def _refuse_relayed(request: Request) -> None:
+    """404 for callers, however they spell the path: the gateway says of each of them where it is, and lets nobody else
+    say so."""
+    if "x-forwarded-for" in request.headers:
+        raise Refusal(ErrorCode.NOT_FOUND)
