@@ -38,7 +38,7 @@ def sent(kind: str, request: ChatRequest) -> Any:
 
 def test_a_provider_of_the_same_format_is_asked_as_the_caller_asked() -> None:
     asked = openai_asks(dimensions=8, user="u", newer=1)
-    assert sent("openai", asked) == {"model": "embed-9", "input": ["a", "b"], "dimensions": 8, "user": "u", "newer": 1}
+    assert sent("openai", asked) == {"model": "embed-9", "input": ["a", "b"], "dimensions": 8, "newer": 1}
     one = gemini_asks(content={"parts": [{"text": "a"}]}, task_type="RETRIEVAL_QUERY")
     assert sent("gemini", one) == {
         "requests": [{"content": {"parts": [{"text": "a"}]}, "taskType": "RETRIEVAL_QUERY", "model": "models/embed-9"}]

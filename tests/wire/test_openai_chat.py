@@ -7,7 +7,7 @@ import pytest
 
 from tests.wire.samples import read as read_request
 from waypost.kit.errors import ErrorCode, Refusal
-from waypost.wire.request import MESSAGES_MAX, OUTPUT_TOKENS_MAX
+from waypost.wire.request import MESSAGES_MAX, MORE_THAN_A_CONTEXT, OUTPUT_TOKENS_MAX
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -218,14 +218,33 @@ def test_an_image_under_an_escaped_name_is_still_counted() -> None:
     assert request.image_count == 1
 
 
-def test_audio_and_file_data_count_as_bytes() -> None:
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBE", "filename": "a.pdf"}},
+        {"type": "file", "file": {"file_data": "JVBERi0xLjQ=", "filename": "a.txt"}},
+        {"type": "file", "file": {"file_data": "data:text/plain;base64,aGk=", "file_id": "file-1"}},
+        {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}},
+        {"type": "document_url", "document_url": "https://example.org/a.pdf"},
+        {"type": "audio_url", "audio_url": {"url": "https://example.org/a.mp3"}},
+        {"video_url": {"url": "https://example.org/a.mp4"}},
+    ],
+)
+def test_what_no_number_of_bytes_bounds_counts_as_more_than_a_context(part: dict[str, Any]) -> None:
+    request = read_request(body(messages=[{"role": "user", "content": [{"type": "text", "text": "?"}, part]}]))
+
+    assert request.image_count == MORE_THAN_A_CONTEXT
+
+
+def test_audio_and_inline_texts_count_as_bytes() -> None:
     parts = [
         {"type": "input_audio", "input_audio": {"data": "A" * 500, "format": "wav"}},
-        {"type": "file", "file": {"file_data": "B" * 500}},
+        {"type": "file", "file": {"file_data": "data:text/plain;base64," + "B" * 500}},
     ]
     document = body(messages=[{"role": "user", "content": parts}])
 
-    assert read_request(document).text_bytes == len(document)
+    request = read_request(document)
+    assert (request.text_bytes, request.image_count) == (len(document), 0)
 
 
 def test_odd_contents_are_for_the_provider_to_judge() -> None:
@@ -236,3 +255,27 @@ def test_odd_contents_are_for_the_provider_to_judge() -> None:
 def test_the_legacy_functions_are_noticed_only_without_tools() -> None:
     assert read_request(body(functions=[{"name": "f"}])).uses_functions
     assert not read_request(body(functions=[{"name": "f"}], tools=[{"type": "function"}])).uses_functions
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("web_search_options", {}),
+        ("search_parameters", {"mode": "on"}),
+        ("search_settings", {"include_domains": []}),
+        ("plugins", [{"id": "web"}]),
+        ("enable_search", True),
+    ],
+)
+def test_what_runs_at_a_provider_is_refused_by_its_name(field: str, value: Any) -> None:
+    assert refusal_of(body(**{field: value})).param == field
+    assert field in read_request(body(**{field: None})).fields
+
+
+@pytest.mark.parametrize(
+    "tool", [{"type": "web_search"}, {"type": "mcp", "function": {"name": "f"}}, {}, {"google_search": {}}]
+)
+def test_only_tools_that_the_caller_runs_are_taken(tool: Any) -> None:
+    function = {"type": "function", "function": {"name": "f"}}
+    assert refusal_of(body(tools=[function, tool])).param == "tools[1]"
+    assert read_request(body(tools=[function, {"type": "custom", "custom": {"name": "c"}}, {"function": {}}])).n == 1

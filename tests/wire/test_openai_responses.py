@@ -107,7 +107,10 @@ def test_images_are_counted_wherever_they_stand_and_files_of_unknown_length_as_m
     by_url = {"type": "input_file", "file_url": "https://example.org/a.pdf"}
     assert read([{"role": "user", "content": [by_url]}]).image_count == MORE_THAN_A_CONTEXT
     inline = {"type": "input_file", "file_data": "data:application/pdf;base64,JVBE"}
-    assert read([{"role": "user", "content": [inline]}]).image_count == 0
+    assert read([{"role": "user", "content": [inline]}]).image_count == MORE_THAN_A_CONTEXT
+    text = {"type": "input_file", "file_data": "data:text/plain;base64,aGk="}
+    assert read([{"role": "user", "content": [text]}]).image_count == 0
+    assert read([{"role": "user", "content": [{**text, "file_url": "https://x"}]}]).image_count == MORE_THAN_A_CONTEXT
 
 
 # ── conversations ───────────────────────────────────────────────────────────────────────────────────────────────────

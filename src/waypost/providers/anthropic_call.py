@@ -11,11 +11,11 @@ from collections.abc import Callable
 import msgspec
 
 from waypost.providers.anthropic_fields import signed_block
+from waypost.providers.withheld import withhold
 from waypost.wire.canonical import Signature
 from waypost.wire.request import Around, ChatRequest
 
 BUDGET_TOKENS_MIN = 1_024  # of thinking; Anthropic takes no smaller one
-_NOT_FORWARDED = ("service_tier", "speed")
 _WORDS = (b'thinking"', b'"citations"', b"\\u")  # without one of them no message needs a look
 
 Fields = dict[str, msgspec.Raw]
@@ -53,10 +53,9 @@ _decode_metadata = msgspec.json.Decoder(_Metadata | None).decode
 
 def as_it_came(request: ChatRequest) -> Fields:
     fields = request.fields.copy()
-    for name in _NOT_FORWARDED:
-        fields.pop(name, None)
-    if "metadata" in fields:
-        metadata = metadata_for(_user_of(fields.pop("metadata")), request.around)
+    withhold(fields, request.around)
+    if "metadata" in request.fields:
+        metadata = metadata_for(_user_of(request.fields["metadata"]), request.around)
         if metadata is not None:
             fields["metadata"] = metadata
     messages = bytes(fields["messages"])

@@ -26,6 +26,7 @@ from waypost.providers.gemini_fields import (
 )
 from waypost.providers.gemini_stream import GeminiStream, count_unknown
 from waypost.providers.kind import BadAnswer, ErrorRule, Failure, RequestChanges, StreamReader, Target
+from waypost.providers.withheld import withhold
 from waypost.wire.canonical import (
     Block,
     Choice,
@@ -46,8 +47,6 @@ from waypost.wire.request import ChatRequest
 
 COUNTED_EVERY = 32
 """Of so many answers one is read a second time, to count its fields outside the closed set."""
-# A tier changes what the provider bills, and storing is what nobody does for us; labels are for a bill that is ours.
-_NOT_FORWARDED = ("model", "serviceTier", "store", "labels", "cachedContent")
 PLAIN = "generateContent"
 _PLAIN, _STREAMED = b":generateContent HTTP/1.1", b":streamGenerateContent?alt=sse HTTP/1.1"
 _VERSIONS = ("v1", "v1beta", "v1beta1", "v1alpha")
@@ -151,7 +150,8 @@ def head_of(target: Target, verb: str) -> bytes:
 def _as_it_came(request: ChatRequest) -> dict[str, msgspec.Raw]:
     """The caller's fields, with the signatures in them opened: those of this kind as they were, others left out."""
     fields = request.fields.copy()
-    for name in _NOT_FORWARDED:
+    withhold(fields, request.around)
+    for name in ("model", "store"):  # the path names the one, and the other is false where nobody says it
         fields.pop(name, None)
     contents = fields["contents"]
     if _may_be_signed(bytes(contents)):

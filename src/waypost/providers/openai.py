@@ -34,6 +34,7 @@ from waypost.providers.openai_fields import (
     usage_of,
 )
 from waypost.providers.openai_stream import OpenAIStream
+from waypost.providers.withheld import withhold
 from waypost.wire.canonical import Choice, Completion, Logprobs, ToolCall, Usage
 from waypost.wire.conversation import Conversation
 from waypost.wire.formats import conversation_of
@@ -41,8 +42,6 @@ from waypost.wire.openai_chat import NAME
 from waypost.wire.request import ChatRequest
 
 _ASKS_FOR_USAGE = msgspec.Raw(b'{"include_usage":true}')
-# A tier changes what the provider bills; every call runs in the tier that the catalogue has the price of.
-_NOT_FORWARDED = ("service_tier",)
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -99,8 +98,7 @@ class OpenAIChat:
             fields["stream_options"] = _stream_options(fields.get("stream_options"))
         if output_tokens_max is not None:
             _bound_output(fields, request.output_tokens_max, output_tokens_max)
-        for name in _NOT_FORWARDED:
-            fields.pop(name, None)
+        withhold(fields, request.around)
         if target.changes is not None:
             change_fields(fields, target.changes)
         return target.head or head_of(target, "/chat/completions"), _encode(fields)

@@ -11,6 +11,7 @@ from waypost.providers.error_map import error_of, failure_of, read_error, retry_
 from waypost.providers.kind import BadAnswer, ErrorRule, Failure, StreamReader, Target, UpstreamError
 from waypost.providers.openai import change_fields, head_of
 from waypost.providers.openai_fields import ABSENT, is_error
+from waypost.providers.withheld import withhold
 from waypost.wire.canonical import Completion, Usage
 from waypost.wire.conversation import Conversation, Text
 from waypost.wire.formats import conversation_of
@@ -61,6 +62,7 @@ class OpenAIEmbeddings:
     def call(self, request: ChatRequest, target: Target, *, output_tokens_max: int | None) -> tuple[bytes, bytes]:  # noqa: ARG002
         fields = request.fields.copy() if request.format == NAME else _build(conversation_of(request))
         fields["model"] = msgspec.Raw(_encode(target.upstream_model))
+        withhold(fields, request.around)
         if target.changes is not None:
             change_fields(fields, target.changes)
         return target.head or head_of(target, PATH), _encode(fields)

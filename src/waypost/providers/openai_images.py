@@ -12,6 +12,7 @@ from waypost.providers.kind import BadAnswer, ErrorRule, Failure, StreamReader, 
 from waypost.providers.openai import change_fields, head_of
 from waypost.providers.openai_fields import ABSENT, is_error
 from waypost.providers.openai_responses_fields import FAILURES
+from waypost.providers.withheld import withhold
 from waypost.wire.canonical import Choice, Completion, ImageBlock, Usage
 from waypost.wire.conversation import Conversation
 from waypost.wire.openai_images import IMAGES_MAX, NAME
@@ -71,6 +72,7 @@ class OpenAIImages:
         fields = request.fields.copy()
         fields["model"] = msgspec.Raw(_encode(target.upstream_model))
         fields.pop("stream", None)
+        withhold(fields, request.around)
         # An address at the provider would tell whose it is; we make one of the data where it is asked for.
         fields["response_format"] = _BASE64
         if target.upstream_model.startswith(_ALWAYS_BASE64):

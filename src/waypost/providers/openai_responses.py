@@ -24,6 +24,7 @@ from waypost.providers.openai_responses_fields import (
     usage_in,
 )
 from waypost.providers.openai_responses_stream import ResponsesReader
+from waypost.providers.withheld import withhold
 from waypost.wire.canonical import (
     Block,
     Completion,
@@ -41,8 +42,6 @@ from waypost.wire.formats import conversation_of
 from waypost.wire.openai_responses import NAME
 from waypost.wire.request import ChatRequest
 
-# A tier changes what the provider bills; every call runs in the tier that the catalogue has the price of.
-_NOT_FORWARDED = ("service_tier",)
 _TRUE = msgspec.Raw(b"true")
 _KNOWN_FIELDS = frozenset(
     (
@@ -84,8 +83,7 @@ class OpenAIResponses:
         asked = request.output_tokens_max
         if output_tokens_max is not None and (asked is None or asked > output_tokens_max):
             fields["max_output_tokens"] = msgspec.Raw(b"%d" % output_tokens_max)
-        for name in _NOT_FORWARDED:
-            fields.pop(name, None)
+        withhold(fields, request.around)
         if target.changes is not None:
             change_fields(fields, target.changes)
         return target.head or head_of(target, "/responses"), _encode(fields)

@@ -39,7 +39,6 @@ _NULL = msgspec.Raw(b"null")
 _SCALARS = ("temperature", "top_p", "top_logprobs", "user")
 # What the format has no word for.
 _LOST = ("top_k", "presence_penalty", "frequency_penalty", "seed")
-_STORED = ("previous_response_id", "conversation", "prompt", "background", "metadata")
 
 
 def losses(conversation: Conversation) -> tuple[str, ...]:
@@ -63,10 +62,9 @@ def losses(conversation: Conversation) -> tuple[str, ...]:
 def pass_on(
     sent: dict[str, msgspec.Raw], origin: str, open_sealed: Callable[[str], Signature | None]
 ) -> dict[str, msgspec.Raw]:
-    """The fields of a caller of this format, as they came, but for what would be stored and what only we understand."""
+    """The fields of a caller of this format, as they came, but for what only we understand."""
     fields = sent.copy()
-    for name in _STORED:
-        fields.pop(name, None)
+    fields.pop("prompt", None)  # null, or it was refused
     fields["store"] = msgspec.Raw(b"false")
     items = bytes(fields["input"])
     has_reasoning = False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
 
 from waypost.kit.errors import invalid
+from waypost.wire.media_type import is_inline_text
 from waypost.wire.request import (
     MESSAGES_MAX,
     MORE_THAN_A_CONTEXT,
@@ -20,13 +22,21 @@ from waypost.wire.request import (
 NAME = "openai_chat"
 CHOICES_MAX = 128
 # Two readers may disagree about which of two equal keys counts; these decide what is billed and how.
-_SINGLE_KEYS = ("model", "stream", "max_tokens", "max_completion_tokens", "n")
+_SINGLE_KEYS = ("model", "stream", "max_tokens", "max_completion_tokens", "n", "tools")
+# What a provider searches or runs itself, under its relatives' names: it bills that beside the tokens.
+_RUN_AT_THE_PROVIDER = ("web_search_options", "search_parameters", "search_settings", "plugins", "enable_search")
+_NOT_ASKED = (b"null", b"false")
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_TOKENS_MAX)]
 
 
 class _Object(msgspec.Struct, gc=False):
     """Any JSON object."""
+
+
+class _Tool(msgspec.Struct, gc=False):
+    type: str = ""
+    function: _Object | None = None
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -45,7 +55,7 @@ class _Known(msgspec.Struct, gc=False):
     max_completion_tokens: _Count | None = None
     max_tokens: _Count | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=CHOICES_MAX)] | None = None
-    tools: list[_Object] | None = None
+    tools: list[_Tool] | None = None
     functions: list[_Object] | None = None
     response_format: _Object | None = None
     temperature: float | None = None
@@ -59,7 +69,13 @@ class _Known(msgspec.Struct, gc=False):
 
 _decode_known = msgspec.json.Decoder(_Known).decode
 _decode_any = msgspec.json.Decoder().decode
-_MEDIA = (b'_url"', b'"image', b'"file')  # one of them stands in every part that names or holds a medium
+_MEDIA = (
+    b'_url"',
+    b'"image',
+    b'"file',
+    b'"video',
+    b'"document',
+)  # one of them stands in every part that names or holds a medium
 
 
 def read_request(body: bytes, around: Around) -> ChatRequest:
@@ -71,6 +87,7 @@ def read_request(body: bytes, around: Around) -> ChatRequest:
     check_model_name(model)
     if options is not None and not is_stream:
         raise invalid("stream_options", "'stream_options' is only allowed when 'stream' is true.")
+    _refuse_what_a_provider_runs(fields, known)
     image_count = image_bytes = 0
     # Parts stand in an array of their own, the second at least.
     if has_escapes or (has_more_arrays and any(body.find(word) >= 0 for word in _MEDIA)):
@@ -91,6 +108,18 @@ def read_request(body: bytes, around: Around) -> ChatRequest:
     )
 
 
+def _refuse_what_a_provider_runs(fields: Mapping[str, msgspec.Raw], known: _Known) -> None:
+    """No price and no hold here covers it."""
+    for name in _RUN_AT_THE_PROVIDER:
+        if name in fields and bytes(fields[name]) not in _NOT_ASKED:
+            raise invalid(name, f"'{name}' runs at the provider, which is not available. Declare functions.")
+    for at, tool in enumerate(known.tools or ()):
+        if tool.type not in ("function", "custom") and (tool.type or tool.function is None):
+            raise invalid(
+                f"tools[{at}]", f"'tools[{at}]' is neither a function nor a custom tool: others are not available."
+            )
+
+
 def _output_tokens_max(known: _Known) -> int | None:
     new, legacy = known.max_completion_tokens, known.max_tokens
     if new is not None and legacy is not None and new != legacy:
@@ -101,8 +130,9 @@ def _output_tokens_max(known: _Known) -> int | None:
 def _images(messages: bytes | msgspec.Raw) -> tuple[int, int]:
     """How many image parts there are, and how many bytes their inline data takes up.
 
-    What such data costs is tokens per image, not per byte. Any other inline data keeps counting as bytes; what stands
-    elsewhere and is no image could be of any length, so it counts as more images than a context holds.
+    What such data costs is tokens per image, not per byte. Inline texts and sounds keep counting as bytes; a document
+    of few bytes may have many pages, and what stands elsewhere and is no image could be of any length: they count as
+    more images than a context holds.
     """
     count = inline_bytes = 0
     try:
@@ -117,10 +147,8 @@ def _images(messages: bytes | msgspec.Raw) -> tuple[int, int]:
             if not isinstance(part, dict):
                 continue
             kind = part.get("type")
-            if isinstance(kind, str) and ("video" in kind or "file" in kind):
-                file = part.get("file")
-                is_inline = isinstance(file, dict) and isinstance(file.get("file_data"), str)
-                count += 0 if is_inline else MORE_THAN_A_CONTEXT
+            if _is_of_any_length(kind) or any(_is_of_any_length(name) for name in part):
+                count += 0 if is_inline_text(part.get("file")) else MORE_THAN_A_CONTEXT
                 continue
             image = part.get("image_url")
             if image is None and not (isinstance(kind, str) and "image" in kind):
@@ -130,3 +158,10 @@ def _images(messages: bytes | msgspec.Raw) -> tuple[int, int]:
             if isinstance(url, str) and url.startswith("data:image/"):
                 inline_bytes += len(url)
     return count, inline_bytes
+
+
+def _is_of_any_length(word: object) -> bool:
+    """Whether a part of this type, or with this field, holds or names what no number of bytes bounds."""
+    return isinstance(word, str) and (
+        any(each in word for each in ("video", "file", "document")) or (word.endswith("_url") and word != "image_url")
+    )

@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from waypost.kit.errors import invalid
+from waypost.wire.media_type import is_inline_text
 from waypost.wire.request import (
     MESSAGES_MAX,
     MORE_THAN_A_CONTEXT,
@@ -177,8 +178,8 @@ def _check_items(items: list[_Item]) -> None:
 
 
 def _images(items: bytes | msgspec.Raw) -> tuple[int, int]:
-    """How many images there are, and how many bytes their inline data takes up: see `openai_chat`. A file that is not
-    inline could be of any length."""
+    """How many images there are, and how many bytes their inline data takes up: see `openai_chat`. A file that is no
+    inline text could be of any length."""
     count = inline_bytes = 0
     try:
         decoded = _decode_any(items)
@@ -196,6 +197,6 @@ def _images(items: bytes | msgspec.Raw) -> tuple[int, int]:
                     count += 1
                     if isinstance(url, str) and url.startswith("data:image/"):
                         inline_bytes += len(url)
-                elif part.get("type") == "input_file" and not isinstance(part.get("file_data"), str):
+                elif part.get("type") == "input_file" and not is_inline_text(part):
                     count += MORE_THAN_A_CONTEXT
     return count, inline_bytes
