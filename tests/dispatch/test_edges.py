@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stack import ask, connect, deployment, model
+from tests.e2e.stack import ask, connect, deployment, model, provider
 from tests.e2e.test_heartbeat import KeptBooks, Relaying, relaying
 from waypost.dispatch.counting import Counting
 from waypost.dispatch.fleet import LiveRoute
 from waypost.dispatch.streams import Streams
-from waypost.ledger.record import ClosedAttempt, Outcome, Progress
+from waypost.ledger.record import ClosedAttempt, Open, Outcome, Progress
 from waypost.metering.tokens import TokenCounter
 from waypost.policy.document import read_catalogue
 from waypost.policy.snapshot import build_view
+from waypost.providers.anthropic import Anthropic
 from waypost.providers.openai import OpenAIChat
 from waypost.simulator import Simulator
 
@@ -210,3 +211,104 @@ async def test_a_caller_who_leaves_while_the_provider_is_refusing_pays_nothing()
         assert (attempt.close.charge_nanos, attempt.close.cogs_nanos) == (0, 0)
     provider.close()
     await provider.wait_closed()
+
+
+class Unlosing(Anthropic):
+    """A provider kind with a defect where it is asked what it cannot carry."""
+
+    def losses(self, _: Any) -> tuple[str, ...]:
+        raise RuntimeError
+
+
+def adopt_two_kinds(sim: Simulator, gateway: Relaying, **first: Any) -> None:
+    """`swift-1` on an openai provider with these fields, and then on an anthropic one."""
+    document: dict[str, Any] = {
+        "providers": [provider(sim, "openai", "alpha", **first), provider(sim, "other", "delta", kind="anthropic")],
+        "models": [model("swift-1", deployment("openai"), deployment("other"))],
+    }
+    gateway.view = build_view(read_catalogue(document), 2)
+    gateway.fleet.adopt(gateway.view)
+
+
+def break_the_second_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = LiveRoute.__init__
+
+    def broken(self: LiveRoute, route: Any, kind: Any, *rest: Any) -> None:
+        original(self, route, Unlosing() if isinstance(kind, Anthropic) else kind, *rest)
+
+    monkeypatch.setattr(LiveRoute, "__init__", broken)
+
+
+async def test_what_only_one_kind_can_be_given_fails_over_to_no_other_kind() -> None:
+    async with Simulator() as sim, relaying(sim) as gateway:
+        adopt_two_kinds(sim, gateway)
+        sim.arm("status", status=503, style="alpha", count=0)
+        answer = await gateway.ask(reasoning_effort="default")
+        assert answer.status >= 500
+        assert gateway.dispatcher.running == 0
+        closes = [attempt.close for attempt in gateway.books.closed_attempts]
+        assert closes[-1].is_final
+        assert {attempt.open.provider for attempt in gateway.books.closed_attempts} == {"openai"}
+
+
+async def test_a_defect_in_choosing_the_next_route_is_booked_and_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Simulator() as sim, relaying(sim) as gateway:
+        break_the_second_kind(monkeypatch)
+        adopt_two_kinds(sim, gateway)
+        sim.arm("status", status=503, style="alpha", count=0)
+        answer = await gateway.ask()
+        assert answer.status == 500
+        assert gateway.dispatcher.running == 0
+        (attempt,) = gateway.books.closed_attempts
+        assert attempt.close.is_final
+
+
+@pytest.mark.parametrize("queue", [0, 5], ids=["at once", "after waiting for a place"])
+async def test_a_defect_in_choosing_a_route_before_anything_was_sent_frees_the_hold(
+    queue: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Simulator() as sim, relaying(sim) as gateway:
+        break_the_second_kind(monkeypatch)
+        adopt_two_kinds(sim, gateway, bulkhead={"in_flight": 1, "queue": queue, "wait_s": 0.05})
+        gate = gateway.fleet.gates()["openai"]
+        assert gate.places.take()  # somebody else's call
+        answer = await gateway.ask()
+        assert answer.status == 500
+        assert gateway.dispatcher.running == 0
+        assert len(gateway.books.unused_plans) == 1
+        assert not gateway.books.closed_attempts
+        gate.release()
+        assert (gate.places.in_flight, gate.places.waiting) == (0, 0)
+
+
+async def test_a_defect_in_opening_the_second_attempt_ends_the_first_for_good() -> None:
+    class Books(KeptBooks):
+        def opened(self, record: Open) -> None:
+            if self.closed_attempts:
+                raise RuntimeError
+            super().opened(record)
+
+    async with Simulator() as sim, relaying(sim) as gateway:
+        gateway.dispatcher.books = gateway.books = Books()
+        sim.arm("status", status=503, style="alpha", count=0)
+        answer = await gateway.ask()
+        assert answer.status == 500
+        assert gateway.dispatcher.running == 0
+        first, again = gateway.books.closed_attempts
+        assert first.open is again.open
+        assert (first.close.is_final, again.close.is_final) == (False, True)
+        assert [gate.places.in_flight for gate in gateway.fleet.gates().values()] == [0, 0]
+
+
+async def test_a_defect_between_the_record_and_the_request_ends_the_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Simulator() as sim, relaying(sim) as gateway:
+        monkeypatch.setattr(gateway.dispatcher.books, "when_safe", _fail)
+        answer = await gateway.ask()
+        assert answer.status == 500
+        assert gateway.dispatcher.running == 0
+        assert gateway.books.closed_attempts[-1].close.is_final
+        assert {attempt.close.charge_nanos for attempt in gateway.books.closed_attempts} == {0}
+
+
+def _fail(_: object) -> None:
+    raise RuntimeError

@@ -123,9 +123,10 @@ class Relaying:
         relay = StreamRelay(exchange, b"", chat_format, request, identity, bytes(16), open_streams=self.open_streams)
         self.dispatcher.begin(plan, relay)
 
-    async def ask(self) -> Answer:
+    async def ask(self, **fields: Any) -> Answer:
+        body = ask("Tell", stream=True, **fields)
         async with asyncio.timeout(20):
-            return await exchange(self.server.port, "POST", "/v1/chat/completions", ask("Tell", stream=True))
+            return await exchange(self.server.port, "POST", "/v1/chat/completions", body)
 
 
 @contextlib.asynccontextmanager

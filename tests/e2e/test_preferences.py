@@ -89,3 +89,24 @@ async def test_a_model_to_fall_back_to_answers_under_its_own_name_and_price(data
         usage = plain.json["usage"]
         nanos = -(-(usage["prompt_tokens"] * 20_000 + usage["completion_tokens"] * 80_000) // 1)
         assert rows[0]["charge"] == nanos
+
+
+async def test_what_only_one_kind_can_be_given_goes_to_that_kind_or_is_refused_by_name(
+    database: str, tmp_path: Path
+) -> None:
+    async with Stack(database, tmp_path) as stack:
+        sim = stack.sim
+        both = [deployment("anthropic"), deployment("openai")]
+        await stack.adopt(
+            {
+                "providers": [provider(sim, "anthropic", "delta", kind="anthropic"), provider(sim, "openai", "alpha")],
+                "models": [model("swift-1", *both), model("one-kind", both[0])],
+            }
+        )
+        body = ask("hi", reasoning_effort="default")
+        for fields in ({}, {"provider": {"data_collection": "allow"}}, {"provider": {"require_parameters": False}}):
+            assert (await stack.chat({**body, **fields})).status == 200
+            refused = await stack.chat({**body, **fields, "model": "one-kind"})
+            assert (refused.status, refused.json["error"]["param"]) == (400, "reasoning_effort"), refused.body
+        assert len(sim.requests) == 3
+        await stack.at_rest()

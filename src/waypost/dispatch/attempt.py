@@ -169,7 +169,7 @@ class Attempt:
         try:
             self._send()
         except Exception as bug:  # noqa: BLE001  an edge: a defect of ours must still end the attempt in the books
-            self._end_by_bug(bug)
+            self.end_by_bug(bug)
 
     def _send(self) -> None:
         plan = self._owner.plan
@@ -206,14 +206,14 @@ class Attempt:
         try:
             self._take(data)
         except Exception as bug:  # noqa: BLE001  an edge: a defect of ours must still end the attempt in the books
-            self._end_by_bug(bug)
+            self.end_by_bug(bug)
 
     def on_end(self) -> None:
         if not self._is_over:
             try:
                 self._read_whole()
             except Exception as bug:  # noqa: BLE001  as above
-                self._end_by_bug(bug)
+                self.end_by_bug(bug)
         self._call = None  # it holds on to this object: without the cycle the request is freed now, with its payload
 
     def on_failure(self, failure: TransportFailure) -> None:
@@ -221,7 +221,7 @@ class Attempt:
             try:
                 self._broke(_FAILURES[failure])
             except Exception as bug:  # noqa: BLE001  as above
-                self._end_by_bug(bug)
+                self.end_by_bug(bug)
         self._call = None  # as above
 
     def _take(self, data: bytes) -> None:
@@ -242,7 +242,8 @@ class Attempt:
 
     # How it ends.
 
-    def _end_by_bug(self, bug: Exception) -> None:
+    def end_by_bug(self, bug: Exception) -> None:
+        """A defect of ours, at whatever point."""
         report_bug(bug)
         self._stop_call()
         if self._is_ended:
@@ -366,7 +367,7 @@ class Attempt:
         try:
             self.meter.received(self._reported, self.output_bytes, lambda bill: self._settle(outcome, bill, failure))
         except Exception as bug:  # noqa: BLE001  an edge: whoever leaves, or is cut off, does not come through another
-            self._end_by_bug(bug)
+            self.end_by_bug(bug)
 
     def _settle(
         self, outcome: Outcome, bill: Bill, failure: Failure | None, completion: Completion | None = None
@@ -377,7 +378,7 @@ class Attempt:
         try:
             self._end(outcome, bill, failure, completion)
         except Exception as bug:  # noqa: BLE001  an edge: after counting, nobody above would tell the caller
-            self._end_by_bug(bug)
+            self.end_by_bug(bug)
 
     # What its meter and its hold need.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -28,9 +28,11 @@ from waypost.metering.charge import Bill
 from waypost.policy.bulkhead import Waiter
 from waypost.policy.failover import AttemptResult, GiveUp, TryNext, next_step
 from waypost.providers.kind import Failure
-from waypost.telemetry.events import HoldOverrun, RefusedByProvider, UsageDoubtful, emit
+from waypost.telemetry.events import HoldOverrun, RefusedByProvider, UsageDoubtful, emit, report_bug
 from waypost.telemetry.metrics import Counter
 from waypost.wire.canonical import Chunk, Completion
+
+_Input = TypeVar("_Input")
 
 
 class Services(Protocol):
@@ -57,6 +59,7 @@ class Execution:
         "_caller",
         "_choice",
         "_first_content_ms",
+        "_is_over",
         "_last",
         "_loop",
         "_pause",
@@ -85,6 +88,7 @@ class Execution:
         self._choice: Choice | None = None  # from the first route on that did not do
         self._first_content_ms = 0
         self._last: ClosedAttempt | None = None
+        self._is_over = False  # in the books, to the end
         self._pause: asyncio.TimerHandle | None = None  # before the next attempt, or the end of waiting for a place
         self._queued: LiveRoute | None = None  # whose bulkhead it waits at, as
         self._waiter: Waiter | None = None
@@ -93,13 +97,17 @@ class Execution:
         """The first attempt, or the queue for it. Raises Refusal when its OPEN cannot be written: then nothing was sent
         and nobody told."""
         live = self.plan.admission.first.live
-        has_place = live.gate.places.take()
-        attempt = self._open(live) if has_place else None
+        if live.gate.places.take():
+            self._open(live)
         self._services.began(self)
+        self._guarded(self._begun, live)
+
+    def _begun(self, live: LiveRoute) -> None:
+        attempt = self._attempt
         if self._caller is not None:
             self._caller.attach(self)
         if attempt is not None:
-            self._services.books.when_safe(attempt.send)
+            self._send(attempt)
         else:
             self._queue_for(live)
 
@@ -172,13 +180,12 @@ class Execution:
             return
         self._results += (AttemptResult(route=attempt.live.route, failure=failure),)
         step = self._next_step(attempt.live, outcome)
+        self._record(attempt, outcome, bill, failure.code, is_final=isinstance(step, GiveUp))
         self._tell_operator(attempt.live, failure)
         if isinstance(step, GiveUp):
-            self._record(attempt, outcome, bill, failure.code, is_final=True)
             self._give_up(Refusal(step.code, retry_after_s=step.retry_after_s))
-            return
-        self._record(attempt, outcome, bill, failure.code, is_final=False)
-        self._follow(step)
+        else:
+            self._guarded(self._follow, step)
 
     def _measure(self, attempt: Attempt, bill: Bill) -> None:
         opened_ms = attempt.record.opened_at_ms
@@ -219,7 +226,30 @@ class Execution:
 
     # Steps.
 
+    def _guarded(self, step: Callable[[_Input], None], given: _Input) -> None:
+        """An edge, around whatever happens before an attempt: a defect of ours ends the execution, in the books and for
+        its caller. Nobody above could: a timer has nobody, and who begins it releases the hold of what never began."""
+        try:
+            step(given)
+        except Exception as bug:  # noqa: BLE001  as said above
+            if self._attempt is not None:
+                self._attempt.end_by_bug(bug)
+                return
+            report_bug(bug)
+            if self._is_over:
+                self.break_off()
+            else:
+                self._end_before_next(Outcome.FAILED, Refusal(ErrorCode.INTERNAL_ERROR))
+
     def _next_step(self, failed: LiveRoute, outcome: Outcome) -> TryNext | GiveUp:
+        """Never raises: the attempt's record comes after it."""
+        try:
+            return self._chosen_step(failed, outcome)
+        except Exception as bug:  # noqa: BLE001  an edge: the attempt that has ended must be booked
+            report_bug(bug)
+            return GiveUp(ErrorCode.INTERNAL_ERROR, retry_after_s=None)
+
+    def _chosen_step(self, failed: LiveRoute, outcome: Outcome) -> TryNext | GiveUp:
         is_over = self.is_committed or self._caller is None or outcome in (Outcome.DISCONNECTED, Outcome.CUT_OFF)
         if is_over:
             return GiveUp(code=self._results[-1].failure.code, retry_after_s=None)
@@ -242,7 +272,7 @@ class Execution:
         if self._is_repetition(live):
             live.gate.budget.spend(self.now_s())  # now, not after the pause: others decide meanwhile
         if step.delay_s:
-            self._pause = self._loop.call_later(step.delay_s, self._try, live)
+            self._pause = self._loop.call_later(step.delay_s, self._guarded, self._try, live)
         else:
             self._try(live)
 
@@ -262,16 +292,17 @@ class Execution:
         try:
             attempt = self._open(live)
         except Refusal as refusal:
-            self._end_before_next(Outcome.FAILED)
-            self._give_up(refusal)
+            self._end_before_next(Outcome.FAILED, refusal)
         else:
-            self._services.books.when_safe(attempt.send)
+            self._send(attempt)
 
     def _queue_for(self, live: LiveRoute) -> None:
-        waiter = partial(self._take_place, live)
+        waiter = partial(self._guarded, self._take_place, live)
         if live.gate.wait(waiter):
             self._queued, self._waiter = live, waiter
-            self._pause = self._loop.call_later(live.gate.places.settings.wait_s, self._go_elsewhere)
+            self._pause = self._loop.call_later(
+                live.gate.places.settings.wait_s, self._guarded, self._go_elsewhere, live
+            )
         else:
             self._try_without(live)
 
@@ -288,14 +319,12 @@ class Execution:
             live.gate.release()
             self._try_without(live)
 
-    def _go_elsewhere(self) -> None:
+    def _go_elsewhere(self, full: LiveRoute) -> None:
         """No place came free in time."""
-        live = self._queued
         self._pause = None
         self._leave_queue()
-        if live is not None:
-            live.gate.refused()
-            self._try_without(live)
+        full.gate.refused()
+        self._try_without(full)
 
     def _leave_queue(self) -> None:
         live, waiter = self._queued, self._waiter
@@ -316,9 +345,8 @@ class Execution:
             step = GiveUp(ErrorCode.MODEL_OVERLOADED, retry_after_s=1)
         if isinstance(step, TryNext):
             self._follow(step)
-            return
-        self._end_before_next(Outcome.FAILED)
-        self._give_up(Refusal(step.code, retry_after_s=step.retry_after_s))
+        else:
+            self._end_before_next(Outcome.FAILED, Refusal(step.code, retry_after_s=step.retry_after_s))
 
     def _end_waiting(self, outcome: Outcome) -> None:
         """Before an attempt: there will be no further one."""
@@ -326,15 +354,16 @@ class Execution:
             self._pause.cancel()
             self._pause = None
             self._leave_queue()
-            self._end_before_next(outcome)
-            self._services.ended(self)
+            self._end_before_next(outcome, Refusal(ErrorCode.SERVICE_UNAVAILABLE))
 
-    def _end_before_next(self, outcome: Outcome) -> None:
+    def _end_before_next(self, outcome: Outcome, refusal: Refusal) -> None:
         """Between two attempts, or before the first: then nothing was sent, and there is nothing to book."""
+        self._is_over = True
         if self._last is None:
             self._services.books.unused(self.plan)
         else:
             self._end_last(outcome)
+        self._give_up(refusal)
 
     def _end_last(self, outcome: Outcome) -> None:
         """The last attempt was not meant to end the execution, and now does: said by a second CLOSE."""
@@ -358,12 +387,16 @@ class Execution:
         except BaseException:
             live.gate.release()
             raise
+        self._attempt = attempt  # at once: from here on whatever goes wrong ends it
+        return attempt
+
+    def _send(self, attempt: Attempt) -> None:
+        live = attempt.live
         if self._caller is not None and len(self.plan.admission.offers) > 1:
             self._caller.on_model(attempt.offer.model.slug)
         if not self._is_repetition(live):
             live.gate.budget.count(self.now_s())
-        self._attempt = attempt
-        return attempt
+        self._services.books.when_safe(attempt.send)
 
     def _record(self, attempt: Attempt, outcome: Outcome, bill: Bill, code: ErrorCode, *, is_final: bool) -> None:
         is_answered = outcome is Outcome.COMPLETED or self.is_committed
@@ -394,6 +427,7 @@ class Execution:
             characters=usage.characters,
             answer=attempt.answer,
         )
+        self._is_over = is_final
         self._last = ClosedAttempt(attempt.record, close)
         self._services.books.closed(self._last, self.plan.hold)
 

@@ -50,7 +50,7 @@ def admit(
         first = first_of(_able(request, in_order(found, fleet, dice)), now_s)
 
     def ranked(offers: tuple[Offer, ...]) -> list[Candidate]:
-        return [Candidate(live, offers[0]) for live in in_order(found, fleet, dice) if not losses(request, live)]
+        return [Candidate(live, offers[0]) for live in in_order(found, fleet, dice) if _carries(request, live)]
 
     return Admission(
         request=request,
@@ -83,22 +83,24 @@ def first_of(routes: Sequence[LiveRoute], now_s: float) -> LiveRoute:
 
 
 def losses(request: ChatRequest, live: LiveRoute) -> tuple[str, ...]:
-    """What of the request this route cannot carry; nothing where the provider speaks the caller's format."""
+    """What of the request this route cannot carry; nothing where the provider speaks the caller's format. Raises
+    Refusal 400 when it can be said in no other format at all."""
     return () if live.kind.format == request.format else live.kind.losses(conversation_of(request))
 
 
 def _able(request: ChatRequest, routes: list[LiveRoute]) -> list[LiveRoute]:
-    """The routes that carry all of the request. Raises Refusal 400 when each of them would lose something, naming
-    what."""
-    lost: tuple[str, ...] = ()
-    able = []
-    for live in routes:
-        lost = losses(request, live)
-        if not lost:
-            able.append(live)
+    """The routes that carry all of the request. Raises Refusal 400 when none does, naming what the last would lose."""
+    able = [live for live in routes if _carries(request, live)]
     if routes and not able:
-        raise cannot_carry(lost)
+        raise cannot_carry(losses(request, routes[-1]))
     return able
+
+
+def _carries(request: ChatRequest, live: LiveRoute) -> bool:
+    try:
+        return not losses(request, live)
+    except Refusal:
+        return False
 
 
 def cannot_carry(lost: Sequence[str]) -> Refusal:

@@ -33,6 +33,7 @@ class _Preferred:
         self._fleet = fleet
         self._dice = dice
         self.excluded: Counter[str] = Counter()
+        self.refusal: Refusal | None = None  # of a request that only providers of the caller's own format can be given
         self.lost: dict[str, None] = {}  # of the request, by any of the eligible routes
 
     def eligible(self, found: ModelView) -> list[LiveRoute]:
@@ -40,15 +41,23 @@ class _Preferred:
         eligible = []
         for live in in_order(found, self._fleet, self._dice):
             constraint = excluded_by(self._preferences, found.model, live.provider)
-            lost = () if constraint is not None else losses(self._request, live)
-            self.lost |= dict.fromkeys(lost)
-            if lost and not self._preferences.drops_parameters:
+            if constraint is None and not self._carries(live):
                 constraint = "require_parameters"
             if constraint is None:
                 eligible.append(live)
             else:
                 self.excluded[constraint] += 1
         return eligible
+
+    def _carries(self, live: LiveRoute) -> bool:
+        """Whether this route can be given the request, less what may be dropped."""
+        try:
+            lost = losses(self._request, live)
+        except Refusal as refusal:
+            self.refusal = refusal
+            return False
+        self.lost |= dict.fromkeys(lost)
+        return not lost or self._preferences.drops_parameters
 
     def ordered(self, candidates: list[Candidate]) -> list[Candidate]:
         """In the caller's order; where that says nothing, as they came."""
@@ -125,7 +134,7 @@ def _refusal(choice: _Preferred) -> Refusal:
     if not choice.excluded:
         return Refusal(ErrorCode.MODEL_UNAVAILABLE)
     if set(choice.excluded) == {"require_parameters"}:
-        return cannot_carry(tuple(choice.lost))
+        return choice.refusal or cannot_carry(tuple(choice.lost))
     return NoEligibleRoute(dict(choice.excluded))
 
 
