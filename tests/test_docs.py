@@ -18,6 +18,7 @@ from tests.documents import ROOT, Block, blocks, code_of, page, pages
 from waypost.app.live_settings import DRAIN_S
 from waypost.app.settings import SettingsError, read_settings
 from waypost.cli.command import cli
+from waypost.gateway.cross_origin import EXPOSED
 from waypost.gateway.models import ModelEntry, Pricing
 from waypost.kit.errors import ErrorCode
 from waypost.policy.catalogue import Breaker, Bulkhead, Timeouts
@@ -248,6 +249,12 @@ def test_every_metric_is_documented_as_it_is() -> None:
     assert len(metrics) == SOURCE.count('"waypost_') - len(
         re.findall(r'= "waypost_(?:change|recall|owner|app|settle)"', SOURCE)
     )
+
+
+def test_scripts_of_other_sites_may_read_every_header_that_answers_are_said_to_have() -> None:
+    rows = page("docs/reference/endpoints.md").rows("Answer headers")
+    documented = [name for row in rows for name in re.findall(r"`([a-z-]+)(?:: \w+)?`", row[0])]
+    assert sorted(EXPOSED.decode().split(", ")) == sorted(documented)
 
 
 def test_every_event_and_field_is_documented_as_it_is() -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 from waypost.transport.exchange import Exchange
 
-# What a browser hides from a script unless it is named.
-_EXPOSED = (
-    b"x-request-id, x-execution-id, x-should-retry, retry-after, "
+# What a browser hides from a script unless it is named: every header of our answers that says something.
+EXPOSED = (
+    b"x-request-id, request-id, x-execution-id, x-should-retry, retry-after, x-dropped-parameters, "
     b"x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset"
 )
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
@@ -40,7 +40,7 @@ class CrossOrigin:
             exchange.respond(204, _preflight(allowed, headers.get(b"access-control-request-headers", b"")), b"")
             return
         else:
-            exchange.more_headers = b"%b%baccess-control-expose-headers: %b\r\n" % (allowed, _VARY, _EXPOSED)
+            exchange.more_headers = b"%b%baccess-control-expose-headers: %b\r\n" % (allowed, _VARY, EXPOSED)
         self._handler(exchange)
 
 
