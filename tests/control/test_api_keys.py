@@ -136,7 +136,7 @@ async def _rotation(plane: Plane, rotated: NewKey, *, by: NewKey) -> int:
         ({"scope": "root"}, 400, "scope"),
         ({"requests_per_minute": 0}, 400, "requests_per_minute"),
         ({"models": []}, 400, "models"),
-        ({"surprise": 1}, 400, None),
+        ({"surprise": 1}, 400, "surprise"),
         (b"[", 400, None),
         (b"x" * 1_100_000, 413, None),
     ],

@@ -152,6 +152,16 @@ async def test_without_a_database_a_follower_waits_its_time() -> None:
     await directory.close_connections()
 
 
+async def test_a_demo_does_not_hold_against_the_file(database: str) -> None:
+    async with open_books(database) as books:
+        demo = msgspec.structs.replace(CATALOGUE, models=(msgspec.structs.replace(CATALOGUE.models[0], slug="demo"),))
+        assert await apply_catalogue(books.app, CATALOGUE, source="file", now_s=1) == 1
+        assert await apply_catalogue(books.app, demo, source="demo at 1700000000", now_s=1) == 2
+
+        assert await apply_catalogue(books.app, CATALOGUE, source="file", now_s=1) == 3
+        assert await apply_catalogue(books.app, CATALOGUE, source="file", now_s=1) is None
+
+
 async def test_the_same_content_is_applied_once_and_a_rollback_holds_until_it_changes(database: str) -> None:
     async with open_books(database) as books:
         assert await newest_catalogue(books.app) is None

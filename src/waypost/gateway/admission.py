@@ -136,7 +136,9 @@ def shrink(admission: Admission, short: InsufficientFunds) -> Admission:
 def too_dear(admission: Admission, short: InsufficientFunds) -> Refusal:
     """402, telling how long an answer would fit, and which budget is used up."""
     tokens = _affordable(admission.first.offer, admission.request, short.available_nanos)
-    fits = f"It affords at most {tokens} output tokens." if tokens > 0 else "It does not even cover the input."
+    fits = (
+        f"It affords at most {tokens} output tokens." if tokens > 0 else "It does not cover what the input may come to."
+    )
     if short.budget is None:
         return Refusal(ErrorCode.INSUFFICIENT_BALANCE, f"{ErrorCode.INSUFFICIENT_BALANCE.message} {fits} Add credit.")
     return Refusal(ErrorCode.INSUFFICIENT_BALANCE, f"{used_up(short.budget)} {fits}")

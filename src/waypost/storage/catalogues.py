@@ -18,8 +18,13 @@ INSERT = """
 INSERT INTO catalogue_version (version, content_hash, document, source)
 VALUES (%(version)s, %(content_hash)s, %(document)s, %(source)s)
 """
+# A demo on the same database does not hold as a rollback does: who starts with a file wants the file.
 LAST_OF_SOURCE = """
-SELECT content_hash FROM catalogue_version WHERE source = %(source)s ORDER BY version DESC LIMIT 1
+SELECT content_hash
+  FROM catalogue_version
+ WHERE source = %(source)s
+   AND version > (SELECT coalesce(max(version), 0) FROM catalogue_version WHERE source LIKE 'demo at %%')
+ ORDER BY version DESC LIMIT 1
 """
 NEWEST = "SELECT version, document FROM catalogue_version ORDER BY version DESC LIMIT 1"
 ONE = "SELECT content_hash, document FROM catalogue_version WHERE version = %(version)s"
@@ -38,8 +43,9 @@ class CatalogueVersion(msgspec.Struct, frozen=True):
 async def apply_catalogue(pool: Pool, catalogue: Catalogue, *, source: str, now_s: int) -> int | None:
     """Make a catalogue the newest version, unless its content is what was last applied from this source; its version.
 
-    So a file that did not change is not applied again, and a rollback holds until it does. `now_s` (Unix) becomes the
-    creation time of models that have none. Raises ValueError when a credential stands in it. `pool` is the app's."""
+    So a file that did not change is not applied again, unless a demo came between, and a rollback holds until it does.
+    `now_s` (Unix) becomes the creation time of models that have none. Raises ValueError when a credential stands in it.
+    `pool` is the app's."""
     document = catalogue_document(catalogue)
     content_hash = hashlib.sha256(msgspec.json.encode(document, order="deterministic")).digest()
     async with pool.system() as connection:

@@ -29,6 +29,7 @@ _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}")
 _ESCAPED_ASCII = re.compile(rb"\\u00[4-7]")
 _PATH = re.compile(r"^(.*?)(?: - at `\$\.?(.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
+_UNKNOWN = re.compile(r"Object contains unknown field `(\w{1,64})`", re.ASCII)
 _BYTE = re.compile(r"\(byte \d+\)")
 
 _Known = TypeVar("_Known")
@@ -131,6 +132,10 @@ def refuse_value(error: msgspec.ValidationError) -> NoReturn:
     if missing is not None:
         param = f"{param}.{missing[1]}" if param else missing[1]
         raise invalid(param, f"'{param}' is missing.") from None
+    unknown = _UNKNOWN.fullmatch(text)
+    if unknown is not None:
+        param = f"{param}.{unknown[1]}" if param else unknown[1]
+        raise invalid(param, f"'{param}' means nothing here.") from None
     if not param:
         raise invalid(None, "The body must be a JSON object.") from None
     raise invalid(param, f"'{param}' is not valid: {text[:1].lower()}{text[1:]}.") from None
