@@ -140,6 +140,18 @@ def test_the_doctor_looks_at_everything(waypost: Waypost, nowhere: Path, monkeyp
     assert "      data_dir " in done.out
 
 
+def test_the_doctor_says_of_the_file_what_up_would_say(
+    waypost: Waypost, nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ALPHA_API_KEY", raising=False)
+    write(nowhere / "waypost.toml", FULL)
+    done = waypost("doctor")
+
+    assert done.code == 1
+    assert findings(done.out)["configuration"] == "FAIL"
+    assert "ALPHA_API_KEY is not set" in done.out
+
+
 def test_the_doctor_tells_what_is_wrong(waypost: Waypost, nowhere: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]

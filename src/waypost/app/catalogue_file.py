@@ -48,9 +48,9 @@ def apply_watched_file(settings: Settings, conninfo: str) -> Sequence[str]:
         catalogue = read_catalogue_file(settings, settings.config_path)
     except (CatalogueError, SettingsError) as error:
         return error.mistakes
-    mistakes = _unreadable_credentials(catalogue)
+    mistakes = unreadable_credentials(catalogue, settings.config_path)
     if mistakes:
-        return [f"{settings.config_path}: {mistake}" for mistake in mistakes]
+        return mistakes
 
     async def work(operator: Operator) -> None:
         await operator.follow_catalogue(catalogue, source=FROM_FILE)
@@ -82,8 +82,9 @@ def apply_first(settings: Settings, conninfo: str) -> Sequence[str]:
     return [*mistakes, f"Version {version} of the catalogue serves on."]
 
 
-def _unreadable_credentials(catalogue: Catalogue) -> list[str]:
-    """The gateways read credentials from the same places as this process, whose children they are."""
+def unreadable_credentials(catalogue: Catalogue, path: Path) -> list[str]:
+    """What of the file at `path` refers to a credential that cannot be read. The gateways read credentials from the
+    same places as this process, whose children they are."""
     read_credential = CredentialReader(os.environ)
     mistakes = []
     for i, provider in enumerate(catalogue.providers):
@@ -91,5 +92,5 @@ def _unreadable_credentials(catalogue: Catalogue) -> list[str]:
             try:
                 read_credential(reference)
             except LookupError as error:
-                mistakes.append(f"providers[{i}].api_keys[{j}]: {error.args[0]}; set it, and start again")
+                mistakes.append(f"{path}: providers[{i}].api_keys[{j}]: {error.args[0]}; set it, and start again")
     return mistakes

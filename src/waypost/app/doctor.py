@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 import psycopg
 
-from waypost.app.catalogue_file import read_catalogue_file
+from waypost.app.catalogue_file import read_catalogue_file, unreadable_credentials
 from waypost.app.database import open_database
 from waypost.app.doctor_processes import processes
 from waypost.app.doctor_tls import certificates
@@ -77,11 +77,15 @@ def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
 def _configuration(settings: Settings, path: Path) -> Iterator[Finding]:
     """What `up` would say of the file; the version before it serves on while it is refused."""
     try:
-        read_catalogue_file(settings, path)
+        catalogue = read_catalogue_file(settings, path)
     except (CatalogueError, SettingsError) as error:
         for mistake in error.mistakes:
             yield Finding("configuration", Verdict.BAD, mistake)
-    else:
+        return
+    missing = unreadable_credentials(catalogue, path)
+    for mistake in missing:
+        yield Finding("configuration", Verdict.BAD, mistake)
+    if not missing:
         yield Finding("configuration", Verdict.FINE, str(path))
 
 
