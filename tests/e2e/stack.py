@@ -37,6 +37,10 @@ UPSTREAM_MODEL = "zephyr-upstream-9000"
 PROVIDER_KEY = "pk-secret-of-the-operator-4711"
 PRICE = {"input": "2.50", "cache_read": "0.25", "output": "10.00"}
 COST = {"input": "2.00", "cache_read": "0.20", "output": "8.00"}
+COUNTS: list[tuple[str, dict[str, Any]]] = [  # requests that count tokens: path and body
+    ("/v1/messages/count_tokens", {"model": "swift-1", "messages": [{"role": "user", "content": "Count me."}]}),
+    ("/v1beta/models/swift-1:countTokens", {"contents": [{"parts": [{"text": "Count me."}]}]}),
+]
 
 
 class Answer(msgspec.Struct):

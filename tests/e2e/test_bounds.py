@@ -6,7 +6,8 @@ import asyncio
 from pathlib import Path
 
 from tests.e2e.inside import InsideStack
-from tests.e2e.stack import ask, document, eventually
+from tests.e2e.stack import COUNTS, ask, document, eventually
+from waypost.gateway.callers import InFlight
 from waypost.policy.address import TrustedProxies
 from waypost.storage.api_keys import Limits
 from waypost.tenancy.api_key import Scope
@@ -47,6 +48,15 @@ async def check_requests_under_way_are_bounded_by_key(stack: InsideStack) -> Non
     answers = await asyncio.gather(stack.chat(waiting), *(stack.chat(waiting, key=other.text) for _ in range(2)))
     assert sorted(answer.status for answer in answers) == [200, 200, 429]
     in_flight.per_org = 1000
+    # A count of tokens is over at once, and not made for those whose places are taken.
+    in_flight.per_key = 1
+    running = asyncio.ensure_future(stack.chat(waiting))
+    await eventually(lambda: _are(in_flight, 1))
+    assert [(await stack.request("POST", path, body)).status for path, body in COUNTS] == [429, 429]
+    assert (await running).status == 200
+    await eventually(lambda: _are(in_flight, 0))
+    assert [(await stack.request("POST", path, body)).status for path, body in COUNTS] == [200, 200]
+    in_flight.per_key = 1000
     # Those that were refused later on, or whose caller left, count no more.
     for _ in range(3):
         _, writer = await stack.connect("POST", "/v1/chat/completions", waiting)
@@ -55,6 +65,10 @@ async def check_requests_under_way_are_bounded_by_key(stack: InsideStack) -> Non
     assert (await stack.chat({**ask(), "model": "unknown"})).status == 404
     await stack.at_rest()
     assert len(in_flight) == 0
+
+
+async def _are(in_flight: InFlight, count: int) -> bool:
+    return len(in_flight) == count
 
 
 async def check_failed_keys_are_bounded_by_address(stack: InsideStack) -> None:
@@ -120,6 +134,7 @@ async def check_all_are_refused_while_memory_is_short(stack: InsideStack) -> Non
 
     await eventually(is_short)
     assert {answer.status for answer in await asyncio.gather(*(stack.chat(ask()) for _ in range(10)))} == {503}
+    assert [(await stack.request("POST", path, body)).status for path, body in COUNTS] == [503, 503]
     assert (await running).events[-1] == "[DONE]", "what runs goes on"
     pressure.memory_bytes_max *= 100
 

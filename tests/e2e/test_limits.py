@@ -6,7 +6,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from tests.e2e.stack import COST, Stack, ask, deployment, eventually, model, provider
+from tests.e2e.stack import COST, COUNTS, Stack, ask, deployment, eventually, model, provider
 from waypost.storage.api_keys import Limits
 from waypost.tenancy.api_key import Scope
 
@@ -39,6 +39,16 @@ async def check_requests_per_minute(stack: Stack) -> None:
     assert len(stack.sim.requests) == 5, "no provider hears of the others"
     await stack.executions(5)
     assert "x-ratelimit-limit" not in (await stack.request("GET", "/v1/models")).headers
+
+
+async def test_a_count_of_tokens_is_a_request_to_the_keys_limit(database: str, tmp_path: Path) -> None:
+    async with Stack(database, tmp_path, limits=Limits(requests_per_minute=3)) as stack:
+        answers = [await stack.request("POST", path, body) for path, body in COUNTS * 2]
+
+        assert [answer.status for answer in answers] == [200, 200, 200, 429]
+        assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == ["2", "1", "0", "0"]
+        assert 1 <= int(answers[-1].headers["retry-after"]) <= WINDOW_S
+        assert (await stack.chat(ask())).status == 429
 
 
 async def check_tokens_per_minute(stack: Stack) -> None:

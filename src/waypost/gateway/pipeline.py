@@ -326,13 +326,15 @@ class Gateway:
         name = unquote(path[len(root) + 1 :])
         if path != root and not (path.startswith(root + "/") and name):
             raise Refusal(ErrorCode.NOT_FOUND)
-        api_key = self._authenticate(exchange, self._now_ms())
         view = self._view()
         if called is not None:
-            _expect_json(exchange)
+            api_key, headers = self._admit_count(exchange)
             around = Around(self._opener(api_key.org_id), called[0], query=exchange.query)
             body = count_tokens(exchange.body.unwrap(), around, view, api_key)
-        elif root == GEMINI_MODELS or b"x-goog-api-key" in exchange.headers:
+            exchange.respond(200, JSON_TYPE + _request_header(request_id) + headers, body)
+            return
+        api_key = self._authenticate(exchange, self._now_ms())
+        if root == GEMINI_MODELS or b"x-goog-api-key" in exchange.headers:
             # The SDK's default version of the API is v1, where OpenAI's models stand too: its header tells.
             body = show_gemini_model(view, api_key, name) if name else list_gemini_models(view, api_key)
         elif is_anthropic(exchange.headers):
@@ -347,11 +349,21 @@ class Gateway:
 
     def _count_message_tokens(self, exchange: Exchange, request_id: bytes) -> None:
         _expect_method(exchange, "POST")
-        api_key = self._authenticate(exchange, self._now_ms())
-        _expect_json(exchange)
+        api_key, headers = self._admit_count(exchange)
         around = Around(self._opener(api_key.org_id), headers=exchange.headers)
         body = count_message_tokens(exchange.body.unwrap(), around, self._view(), api_key)
-        exchange.respond(200, JSON_TYPE + _request_header(request_id), body)
+        exchange.respond(200, JSON_TYPE + _request_header(request_id, "anthropic") + headers, body)
+
+    def _admit_count(self, exchange: Exchange) -> tuple[ApiKey, bytes]:
+        """Whose request to count tokens it is, with the `x-ratelimit-*` header lines. It reads a whole body, as a call
+        does, and so counts as one; it has ended before the next one begins, so it never is under way."""
+        self.pressure.admit()
+        now_ms = self._now_ms()
+        api_key = self._authenticate(exchange, now_ms)
+        _expect_json(exchange)
+        self.in_flight.check(api_key)
+        now_s = self._loop.time()
+        return api_key, self._limits.take(api_key, now_s=now_s, now_unix_s=now_ms / 1000, tokens=0)
 
     def _authenticate(self, exchange: Exchange, now_ms: int) -> ApiKey:
         """Raises Refusal: 401, or 429 for an address that keeps trying keys."""
