@@ -28,8 +28,9 @@ class Reservation(msgspec.Struct, frozen=True, gc=False):
 
 
 class KeyLimits:
-    """Windows of the keys that have limits, made when first used. Of several processes each allows its part, so that
-    together they never allow more than the limit."""
+    """Windows of the keys that have limits, made when first used. Of several processes each allows its part, rounded
+    down, so that together they allow the limit at most. But each allows one, or no call would ever be let through: of
+    a limit smaller than the number of processes they allow that number."""
 
     def __init__(self, processes: int = 1) -> None:
         self._processes = processes
