@@ -163,8 +163,8 @@ class Journal:
     def open(self, record: Open) -> None:
         """Before the first upstream byte. Raises JournalFull, JournalFailed: then nothing may be sent.
 
-        When an execution goes on to another attempt, OPEN that first and CLOSE the failed one after it: an OPEN that
-        does not fit can then still be told by an `is_final` CLOSE.
+        When an execution goes on to another attempt, the CLOSE of the failed one, which is not final, stands before
+        this. If the OPEN does not fit, a second CLOSE of that attempt, with `is_final`, ends the execution.
         """
         self._append(encode_open(self._lsn + 1, record), is_admission=True)
         execution = self._executions.get(record.execution_id)
