@@ -270,7 +270,7 @@ def test_every_event_and_field_is_documented_as_it_is() -> None:
 
 def test_every_answer_field_is_documented_and_no_other() -> None:
     likely = Logprobs([TokenLogprob("a", -1.0, [97], [TopLogprob("a", -1.0, [97])])])
-    call, audio = ToolCall("1", "f", "{}"), Audio("1", "aa", "a", 1)
+    call, audio = ToolCall("1", "f", "{}"), Audio("1", "aa", "a")
     choice = Choice(0, "stop", "a", "a", "", [call], audio, likely)
     identity = AnswerIdentity("chatcmpl-0", 0, "m", b"", b"", Envelope(b""))
     whole = render_completion(Completion([choice]), identity, Usage(is_estimated=True), "0.00")

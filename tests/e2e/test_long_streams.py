@@ -70,6 +70,16 @@ async def test_where_closing_does_not_stop_the_billing_a_maximum_is_asked_of_the
         assert b"[DONE]" in answer.body
 
 
+async def test_an_answer_that_may_be_spoken_is_bounded_from_the_beginning(database: str, tmp_path: Path) -> None:
+    """Nobody here counts sound while it comes, so no hold could be raised in time."""
+    async with Stack(database, tmp_path, credit_usd=50) as stack:
+        await one_model(stack)
+        spoken = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
+        answer = await stack.chat(ask(MANY, stream=True, stream_options={"include_usage": True}, **spoken))
+        assert answer.chunks[-1]["usage"]["completion_tokens"] == 8_192
+        assert b"[DONE]" in answer.body
+
+
 async def test_a_crash_charges_what_was_delivered_and_no_more(database: str, tmp_path: Path) -> None:
     async with Stack(database, tmp_path, credit_usd=50) as stack:
         await one_model(stack)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from tests.policy.samples import catalogue_of, minimal_model
 from tests.wire.samples import AROUND
 from waypost.dispatch.ports import Admission, Candidate, Offer
 from waypost.gateway.recount import recounted
@@ -15,6 +16,7 @@ from waypost.metering.tokens import TokenCounter
 from waypost.wire.formats import FORMATS
 
 PRICES = price_row({"input": 2_000_000_000, "output": 8_000_000_000})
+MODEL = catalogue_of(minimal_model("m")).models[0]
 PROSE = "All the world's a stage, and all the men and women merely players. " * 100
 
 
@@ -23,7 +25,7 @@ def admission_of(text: str) -> Admission:
     request = FORMATS[next(iter(FORMATS))].read(body, AROUND)
     ceiling = Ceiling(request.text_bytes, 100)
     nothing: Any = None
-    offer = Offer(model=nothing, prices=PRICES, ceiling=ceiling, output_tokens_max=100, input_estimate=1)
+    offer = Offer(model=MODEL, prices=PRICES, ceiling=ceiling, output_tokens_max=100, input_estimate=1)
     return Admission(
         request=request,
         price_version=1,
@@ -36,7 +38,7 @@ def admission_of(text: str) -> Admission:
 
 async def test_prose_takes_a_third_of_what_its_bytes_would() -> None:
     before = admission_of(PROSE)
-    after = await recounted(before, TokenCounter(), image_tokens_max=4_096)
+    after = await recounted(before, TokenCounter())
     tokens = TokenCounter().count([PROSE])
     assert tokens < after.offers[0].ceiling.input_tokens_max < before.offers[0].ceiling.input_tokens_max // 2
     assert after.first.offer is after.offers[0]
@@ -46,5 +48,5 @@ async def test_prose_takes_a_third_of_what_its_bytes_would() -> None:
 async def test_a_short_request_is_not_counted() -> None:
     counter = TokenCounter()
     before = admission_of("Hello")
-    assert await recounted(before, counter, image_tokens_max=4_096) is before
+    assert await recounted(before, counter) is before
     assert not counter.is_loaded

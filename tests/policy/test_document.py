@@ -86,6 +86,7 @@ MISTAKES = [
     ("models/0/context_window", 1.5, ": expected an integer, got a float"),
     ("models/0/context_window", True, ": expected an integer, got a boolean"),
     ("models/0/max_output", 0, ": expected an integer from 1 to 100000000, got 0"),
+    ("models/0/image_tokens_max", 0, ": expected an integer from 1 to 100000000, got 0"),
     ("models/0/max_output", GONE, ": missing; expected an integer"),
     ("models/0/aliases", "gpt", ": expected an array, got a string"),
     ("models/0/aliases/0", 1, ": expected a name, or a prefix and '*', got an integer"),
@@ -317,3 +318,11 @@ def test_a_mistake_in_a_tier_or_change_is_told(more: dict[str, Any], mistake: st
     whole = document(FULL)
     whole["models"][0]["price"] |= more
     assert any(told.startswith(mistake) for told in mistakes_of(whole))
+
+
+def test_what_an_image_comes_to_is_the_models_or_6144() -> None:
+    catalogue = catalogue_of(minimal_model("a", image_tokens_max=16_384), minimal_model("b"))
+    models: Any = catalogue_document(catalogue)["models"]
+
+    assert [each.image_tokens_max for each in catalogue.models] == [16_384, 6_144]
+    assert [each.get("image_tokens_max") for each in models] == [16_384, None]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.wire.samples import AROUND
+from waypost.kit.errors import ErrorCode, Refusal
 from waypost.providers import MODALITIES
 from waypost.providers.kind import BadAnswer, Target, UpstreamError
 from waypost.wire.canonical import Usage
@@ -111,3 +112,12 @@ def test_what_are_no_vectors_is_not_taken_for_some(data: list[Any]) -> None:
 def test_an_error_with_status_200_is_an_error() -> None:
     with pytest.raises(UpstreamError):
         OPENAI.completion({}, b'{"error":{"message":"no","type":"server_error"}}')
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999"])
+def test_a_number_out_of_range_is_a_mistake_of_the_callers(number: bytes) -> None:
+    body = b'{"content":{"parts":[{"text":"a"}]},"x":%b}' % number
+    with pytest.raises(Refusal) as refused:
+        FORMATS["gemini_embed"].read(body, Around(AROUND.open_sealed, "vec-1"))
+
+    assert refused.value.code is ErrorCode.INPUT_VALIDATION_ERROR

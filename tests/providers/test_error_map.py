@@ -27,6 +27,8 @@ def failure(
         (403, {"code": 403, "metadata": {"error_type": "content_policy_violation"}}, "CONTENT_MODERATION_REJECTED"),
         (400, {"message": "content_filter is not a known field"}, ErrorCode.INPUT_VALIDATION_ERROR),
         (400, {"type": "invalid_request_error"}, ErrorCode.INPUT_VALIDATION_ERROR),
+        (400, {"message": "'authentication' is no role"}, ErrorCode.INPUT_VALIDATION_ERROR),
+        (400, {"message": "unknown role 'API key not valid'"}, ErrorCode.INPUT_VALIDATION_ERROR),
         (413, None, ErrorCode.INPUT_VALIDATION_ERROR),
         (422, b'{"detail":[{"loc":["body"]}]}', ErrorCode.INPUT_VALIDATION_ERROR),
         (408, None, ErrorCode.GENERATION_TIMEOUT),

@@ -7,7 +7,7 @@ import pytest
 
 from tests.wire.anthropic_samples import around, asked, request_of
 from waypost.kit.errors import ErrorCode, Refusal
-from waypost.wire.anthropic_messages import BETAS_MAX, CLIENT_TOOL_BYTES, TOOLS_BYTES, read_counted, read_request
+from waypost.wire.anthropic_messages import BETAS_MAX, CLIENT_TOOL_BYTES, read_counted, read_request
 from waypost.wire.request import MORE_THAN_A_CONTEXT
 
 PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
@@ -120,10 +120,10 @@ def test_an_escaped_spelling_hides_no_image() -> None:
     assert read_request(body, around()).image_count == 1
 
 
-def test_room_is_left_for_what_a_provider_says_about_tools() -> None:
+def test_room_is_left_for_tools_that_a_provider_describes() -> None:
     tools = [{"name": "f", "input_schema": {"type": "object"}}, {"type": "bash_20250124", "name": "bash"}]
 
-    assert request_of(tools=tools).text_bytes == len(asked(tools=tools)) + TOOLS_BYTES + CLIENT_TOOL_BYTES
+    assert request_of(tools=tools).text_bytes == len(asked(tools=tools)) + CLIENT_TOOL_BYTES
 
 
 def test_tokens_are_counted_without_a_length() -> None:

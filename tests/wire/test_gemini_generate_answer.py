@@ -128,14 +128,14 @@ def test_thinking_that_is_not_shown_comes_back_with_its_text() -> None:
     """Some providers take a signature back only beside what it signs."""
     request = read({"contents": SAID}, is_stream=True, query="alt=sse")
     writer = GeminiStream(request, identity_for(request))
-    streamed = writer.render([Chunk(0, reasoning="h"), Chunk(0, reasoning="m"), Chunk(0, signature=OURS)])
-    blocks: list[Block] = [ThinkingBlock("hm", OURS)]
+    streamed = writer.render([Chunk(0, reasoning="h "), Chunk(0, reasoning="m"), Chunk(0, signature=OURS)])
+    blocks: list[Block] = [ThinkingBlock("h m", OURS)]
     whole = render_answer(Completion([choice_of(0, "stop", blocks)]), request, identity_for(request), USAGE, COST)
 
     for answer in (events_of(streamed)[0], whole):
-        assert b"hm" not in answer
+        assert b"h m" not in answer  # with a blank, which no seal has
         content = json.loads(answer)["candidates"][0]["content"]
-        assert converse(content).turns[0].parts == [Thinking("hm", OURS)]
+        assert converse(content).turns[0].parts == [Thinking("h m", OURS)]
 
 
 def test_a_call_whose_arguments_are_no_object_is_malformed_and_not_made_up() -> None:

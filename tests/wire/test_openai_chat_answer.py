@@ -84,16 +84,16 @@ def test_content_is_null_only_where_something_else_stands_in_its_place() -> None
     assert content(tool_calls=[ToolCall("", "f", "{}")]) is None
     assert content(content="a", tool_calls=[ToolCall("", "f", "{}")]) == "a"
     assert content(refusal="no") is None
-    assert content(audio=Audio("audio_1", "AA==", "hi", 5)) is None
+    assert content(audio=Audio("audio_1", "AA==", "hi")) is None
 
 
 def test_audio_is_rendered_under_an_id_of_ours() -> None:
-    choice = Choice(0, "stop", audio=Audio("audio_up", "AA==", "hi", 5))
+    choice = Choice(0, "stop", audio=Audio("audio_up", "AA==", "hi"))
     answer = render_completion(Completion([choice]), IDENTITY, Usage(), COST)
 
     audio = ChatCompletion.model_validate_json(answer, strict=True).choices[0].message.audio
     assert audio is not None
-    assert (audio.data, audio.transcript, audio.expires_at) == ("AA==", "hi", 5)
+    assert (audio.data, audio.transcript, audio.expires_at) == ("AA==", "hi", IDENTITY.created_s + 3_600)
     assert b"audio_up" not in answer
 
 

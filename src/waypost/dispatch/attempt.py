@@ -132,7 +132,8 @@ class Attempt:
         output_tokens_max = offer.ceiling.output_tokens_max
         if plan.admission.request.output_tokens_max is None and plan.admission.request.is_stream:
             most_tokens = plan.admission.request.n * offer.model.max_output
-            if live.stops_billing_on_cancel and output_tokens_max < most_tokens:
+            can_be_cut = live.stops_billing_on_cancel and not offer.ceiling.may_speak
+            if can_be_cut and output_tokens_max < most_tokens:
                 output_tokens_max = most_tokens
                 self._extension = Extension(self, offer.ceiling, offer.prices, most_tokens=most_tokens)
         self._output_bytes_max = OUTPUT_BYTES_MIN + OUTPUT_BYTES_PER_TOKEN * output_tokens_max

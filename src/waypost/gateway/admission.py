@@ -23,12 +23,14 @@ from waypost.policy.routing import draw, order
 from waypost.policy.snapshot import ModelView, View
 from waypost.tenancy.api_key import ApiKey
 from waypost.wire.formats import conversation_of
-from waypost.wire.request import ChatRequest, contexts
+from waypost.wire.request import MORE_THAN_A_CONTEXT, ChatRequest, contexts
 
 OUTPUT_TOKENS_DEFAULT = 8_192  # held, and asked of the provider, for a caller who sets no maximum
-IMAGE_TOKENS_MAX = 6_144  # of input per image; more than any tiling known to us comes to
+TOOLS_TOKENS = 2_048  # that some providers add to a prompt with tools, at most, in words of their own
 NAMES_MAX = 16  # told of the fields that could not be carried
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_.\[\] '-]{1,64}")
+# The word, or ASCII that stands escaped.
+_SOUND = re.compile(rb"audio|\\u00[4-7]", re.IGNORECASE)
 _ASKED = {"chat": "chat completions", "image": "image generations", "embedding": "embeddings"}
 SHRUNK_TOKENS_MIN = 16  # a shorter answer than this is of no use to anybody
 
@@ -197,16 +199,19 @@ def _affordable(offer: Offer, request: ChatRequest, available_nanos: Nanos) -> i
 
 
 def _ceiling(request: ChatRequest, model: Model, prices: PriceRow, output_tokens_max: int) -> Ceiling:
+    may_speak = _asks_for_sound(request)
     is_audio_dear = prices.audio_input > prices.input or prices.audio_output > prices.output
     ceiling = ceiling_of(
-        text_bytes=request.text_bytes,
+        text_bytes=request.text_bytes + tools_tokens(request),
         image_count=request.image_count,
-        image_tokens_max=IMAGE_TOKENS_MAX,
+        image_tokens_max=model.image_tokens_max,
         n=request.n,
         output_tokens_max=output_tokens_max,
         context_window=model.context_window,
-        has_audio=(is_audio_dear or bool(prices.tiers)) and _may_hold_audio(request),
+        has_audio=(is_audio_dear or bool(prices.tiers)) and (may_speak or _may_hold_sound(request)),
     )
+    if may_speak:
+        ceiling = msgspec.structs.replace(ceiling, may_speak=True)
     match request.modality:
         case "image":
             return msgspec.structs.replace(ceiling, images_max=request.n)
@@ -217,6 +222,25 @@ def _ceiling(request: ChatRequest, model: Model, prices: PriceRow, output_tokens
     return ceiling
 
 
-def _may_hold_audio(request: ChatRequest) -> bool:
-    """Whether the word stands anywhere outside of a text, or in one: most requests do not hold it at all."""
-    return any(bytes(value).find(b"audio") >= 0 for value in request.fields.values()) or "audio" in request.fields
+def tools_tokens(request: ChatRequest) -> int:
+    """Room for what stands in no request: a provider's own words about tools, whichever route is taken."""
+    for name in ("tools", "functions"):
+        if name in request.fields and bytes(request.fields[name]) not in (b"null", b"[]"):
+            return TOOLS_TOKENS
+    return 0
+
+
+def _asks_for_sound(request: ChatRequest) -> bool:
+    """Whether the answer may be spoken: by `audio` and `modalities` of OpenAI's, `responseModalities` of Gemini's."""
+    fields = request.fields
+    return bytes(fields.get("audio", b"null")) != b"null" or any(
+        name in fields and _SOUND.search(fields[name]) is not None for name in ("modalities", "generationConfig")
+    )
+
+
+def _may_hold_sound(request: ChatRequest) -> bool:
+    """Whether the input may be heard. Types are written in either case, and an escape could hide the word; what is of
+    any length, such as a video, has its sound with it."""
+    return request.image_count >= MORE_THAN_A_CONTEXT or any(
+        _SOUND.search(value) is not None for value in request.fields.values()
+    )

@@ -17,7 +17,7 @@ import msgspec
 from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.ports import Admission, Plan
-from waypost.gateway.admission import IMAGE_TOKENS_MAX, admit, model_for, shown_names, shrink, too_dear
+from waypost.gateway.admission import admit, model_for, shown_names, shrink, too_dear
 from waypost.gateway.anthropic_models import count_message_tokens, list_anthropic_models, show_anthropic_model
 from waypost.gateway.callers import FailedKeys, InFlight
 from waypost.gateway.endpoints import (
@@ -259,7 +259,7 @@ class Gateway:
                 return await self._wallet.hold_with_grant(org_id, admission.hold_nanos, chain), admission
             except InsufficientFunds as short:
                 counter = self._dispatcher.counting.counter
-                admission = await recounted(admission, counter, image_tokens_max=IMAGE_TOKENS_MAX)
+                admission = await recounted(admission, counter)
                 if admission.hold_nanos > short.available_nanos:
                     admission = shrink(admission, short)
                 return await self._wallet.hold_with_grant(org_id, admission.hold_nanos, chain), admission

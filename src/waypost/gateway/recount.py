@@ -9,6 +9,7 @@ import asyncio
 import msgspec
 
 from waypost.dispatch.ports import Admission, Offer
+from waypost.gateway.admission import tools_tokens
 from waypost.metering.estimate import upper_bound
 from waypost.metering.tokens import TokenCounter, prompt_texts
 from waypost.wire.request import ChatRequest
@@ -18,15 +19,16 @@ _TEMPLATE_TOKENS = 256
 _BYTES_MIN = 1_024  # of a request; the bound of a shorter one is near enough
 
 
-async def recounted(admission: Admission, counter: TokenCounter, *, image_tokens_max: int) -> Admission:
+async def recounted(admission: Admission, counter: TokenCounter) -> Admission:
     """The same request with a ceiling of input from a count of its texts; counting is a thread's work."""
     request = admission.request
     if request.text_bytes < _BYTES_MIN:
         return admission
     counted = await asyncio.to_thread(_count, counter, request)
-    tokens_max = counted * _MARGIN_PERCENT // 100 + _TEMPLATE_TOKENS + request.image_count * image_tokens_max
+    text_tokens_max = counted * _MARGIN_PERCENT // 100 + _TEMPLATE_TOKENS + tools_tokens(request)
 
     def tighter(offer: Offer) -> Offer:
+        tokens_max = text_tokens_max + request.image_count * offer.model.image_tokens_max
         tokens = min(tokens_max, offer.ceiling.input_tokens_max)
         ceiling = msgspec.structs.replace(offer.ceiling, input_tokens_max=tokens)
         return msgspec.structs.replace(offer, ceiling=ceiling)

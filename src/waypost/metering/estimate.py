@@ -21,6 +21,7 @@ class Ceiling(msgspec.Struct, frozen=True, gc=False):
     images_max: int = 0  # to be generated
     duration_ms_max: int = 0
     characters_max: int = 0
+    may_speak: bool = False  # whether output may be sound, which nobody here can count while it is streamed
 
 
 def ceiling(

@@ -9,6 +9,8 @@ import msgspec
 from waypost.kit.errors import ErrorCode
 from waypost.metering.price import PriceRow
 
+IMAGE_TOKENS_MAX = 6_144  # where a model does not say: a large image in tiles of today's models
+
 
 class CancelBilling(Enum):
     """Whether a provider stops billing when we close the connection."""
@@ -98,6 +100,7 @@ class Model(msgspec.Struct, frozen=True):
     deployments: tuple[Deployment, ...]
     aliases: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    image_tokens_max: int = IMAGE_TOKENS_MAX  # of input, that one image comes to at most
     created_s: int = 0  # Unix seconds shown as `created` in model lists
 
 

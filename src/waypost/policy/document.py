@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from waypost.policy.catalogue import Catalogue, Deployment, Model, RequestChanges
+from waypost.policy.catalogue import IMAGE_TOKENS_MAX, Catalogue, Deployment, Model, RequestChanges
 from waypost.policy.price_document import TOKENS_MAX, prices_document, read_prices
 from waypost.policy.provider_document import provider_document, read_provider
 from waypost.policy.table import Table, did_you_mean
@@ -96,6 +96,7 @@ def _read_model(table: Table, kinds: dict[str, str]) -> Model:
         deployments=_read_deployments(table, kinds, modality),
         aliases=table.texts("aliases", form=_ALIAS, hint="a name, or a prefix and '*'"),
         features=table.texts("features", form=_FEATURE, hint="a word of lower-case letters, digits and _"),
+        image_tokens_max=table.integer("image_tokens_max", IMAGE_TOKENS_MAX, least=1, most=TOKENS_MAX),
         created_s=table.integer("created", 0, least=0, most=CREATED_S_MAX),
     )
     table.close()
@@ -197,7 +198,13 @@ def _note_repeated_names(mistakes: list[str], models: tuple[Model, ...]) -> None
 
 
 def _model_document(model: Model) -> dict[str, object]:
-    optional = {"aliases": list(model.aliases), "features": list(model.features), "created": model.created_s}
+    optional: dict[str, object] = {
+        "aliases": list(model.aliases),
+        "features": list(model.features),
+        "created": model.created_s,
+    }
+    if model.image_tokens_max != IMAGE_TOKENS_MAX:
+        optional["image_tokens_max"] = model.image_tokens_max
     return {
         "slug": model.slug,
         "modality": model.modality,

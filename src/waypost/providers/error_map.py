@@ -20,7 +20,9 @@ _decode_any = msgspec.json.Decoder().decode
 
 _CONTEXT = ("context_length_exceeded", "max_tokens_exceeded", "token_limit_exceeded", "string_too_long")
 _MODERATION = ("content_filter", "content_policy", "moderation", "responsibleai", "safety")
-_CREDENTIAL = ("invalid_api_key", "incorrect_api_key", "api key not valid", "authentication", "account_deactivated")
+_CREDENTIAL = ("invalid_api_key", "incorrect_api_key", "authentication", "account_deactivated")
+# Google's words in a 400 whose code names no credential. Elsewhere in a message they may be a caller's own, repeated.
+_KEY_NOT_VALID = "api key not valid"
 _ACCOUNT = ("insufficient_quota", "billing", "payment_required", "insufficient balance", "credit balance")
 _MODEL = ("model_not_found", "model_deprecated", "model not found", "no_endpoints")
 _TIMEOUT = ("timeout",)
@@ -123,13 +125,13 @@ def retry_after_s(headers: Mapping[bytes, bytes]) -> float | None:
 
 def _built_in(error: ProviderError, wait_s: float | None) -> Failure:
     status = error.status
-    words = f"{error.code}\n{error.type}\n{error.message}".lower()
     names = f"{error.code}\n{error.type}".lower()  # what a message says in passing must not decide these
     if _has(names, _CONTEXT):
         return Failure(ErrorCode.INPUT_VALIDATION_ERROR)
     if _has(names, _MODERATION):
         return Failure(ErrorCode.CONTENT_MODERATION_REJECTED)
-    if status in (401, 402, 403) or _has(names, _CREDENTIAL + _ACCOUNT) or (status == 400 and _has(words, _CREDENTIAL)):
+    is_key_not_valid = status == 400 and error.message.lower().startswith(_KEY_NOT_VALID)
+    if status in (401, 402, 403) or _has(names, _CREDENTIAL + _ACCOUNT) or is_key_not_valid:
         return Failure(ErrorCode.MODEL_UNAVAILABLE, wait_s, is_our_credential=True)
     if status == 404 or _has(names, _MODEL):
         return Failure(ErrorCode.MODEL_UNAVAILABLE, wait_s, is_our_model_name=True)

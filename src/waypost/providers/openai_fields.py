@@ -43,7 +43,6 @@ class SentAudio(msgspec.Struct, gc=False):
     id: str | None = None
     data: str | None = None
     transcript: str | None = None
-    expires_at: int | None = None
 
 
 class Said(msgspec.Struct, gc=False):
@@ -140,7 +139,7 @@ def arguments_of(function: Function) -> str:
 def audio_of(sent: SentAudio | None) -> Audio | None:
     if sent is None:
         return None
-    return Audio(sent.id or "", sent.data or "", sent.transcript or "", sent.expires_at or 0)
+    return Audio(sent.id or "", sent.data or "", sent.transcript or "")
 
 
 def logprobs_of(sent: Logprobs | None) -> Logprobs | None:

@@ -31,8 +31,7 @@ BETAS_MAX = 32
 CLIENT_TOOLS = ("bash_", "text_editor_", "memory_", "computer_")
 """What the types of tools begin with that Anthropic describes and the caller runs."""
 
-TOOLS_BYTES = 2_048  # what a provider adds to a prompt with tools, at most, in tokens and so in bytes
-CLIENT_TOOL_BYTES = 2_048  # and for each tool that it describes itself
+CLIENT_TOOL_BYTES = 2_048  # what it adds to a prompt for each of them, at most, in tokens and so in bytes
 _SINGLE_KEYS = ("model", "stream", "max_tokens")
 _BETA = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PRICED_BETAS = ("context-1m-", "fast-mode-")
@@ -155,7 +154,7 @@ def _check_roles(known: _Known) -> None:
 
 
 def _added_bytes(known: _Known) -> int:
-    """Room for what stands in no request: the provider's own words about tools. Raises Refusal for a tool that would
+    """Room for what stands in no request: the provider's own description of tools. Raises Refusal for a tool that would
     run at the provider."""
     tools = known.tools or ()
     described = 0
@@ -169,7 +168,7 @@ def _added_bytes(known: _Known) -> int:
                 f"{', '.join(CLIENT_TOOLS)}… .",
             )
         described += 1
-    return described * CLIENT_TOOL_BYTES + (TOOLS_BYTES if tools else 0)
+    return described * CLIENT_TOOL_BYTES
 
 
 def _upstream_headers(headers: Mapping[bytes, bytes]) -> bytes:

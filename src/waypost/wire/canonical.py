@@ -76,7 +76,6 @@ class Audio(msgspec.Struct, gc=False):
     id: str = ""  # as the upstream called it
     data: str = ""
     transcript: str = ""
-    expires_at: int = 0
 
 
 class Signature(msgspec.Struct, frozen=True, gc=False):

@@ -12,7 +12,9 @@ import binascii
 from waypost.kit.crypto import Sealer
 from waypost.wire.canonical import Signature
 
-_STEP_BYTES = 258  # plain bytes are padded to a multiple, so that the length does not tell providers apart
+# Plain bytes are padded to a multiple. That hides small differences of length; how much longer one provider's
+# signatures are than another's still shows.
+_STEP_BYTES = 258
 # Sealed, they are a multiple of three with this before them: base64 that needs no padding and opens with `wp1A`, for
 # SDKs that take a signature for bytes and write it again, in whichever of the two alphabets.
 _VERSION = b"\xc2\x9d\x40\0\0"

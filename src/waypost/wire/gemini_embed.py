@@ -60,7 +60,10 @@ def read_request(body: bytes, around: Around) -> ChatRequest:
     Raises Refusal: 400 naming the field at fault."""
     fields, _, _, _ = read_fields(body, _decode_object, turns="requests", single=_SINGLE_KEYS)
     check_model_name(around.path_model)
-    sent = _SHAPE.respell(_decode_any(_encode(fields)))
+    try:
+        sent = _SHAPE.respell(_decode_any(_encode(fields)))
+    except ValueError:
+        raise invalid(None, "The body holds a number that is out of range.") from None
     assert isinstance(sent, dict)
     is_batch = sent.get("requests") is not None
     requests = sent.pop("requests") if is_batch else [{name: sent.pop(name) for name in list(sent) if name in _KNOWN}]

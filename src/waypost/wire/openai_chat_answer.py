@@ -13,6 +13,9 @@ from waypost.wire.identity import AnswerIdentity
 
 encode_value = msgspec.json.Encoder().encode
 
+_AUDIO_KEPT_S = (
+    3_600  # that a spoken answer could be named again, as OpenAI says; a provider's own time would tell of it
+)
 _FINISH_REASONS = {
     "stop": b"stop",
     "stop_sequence": b"stop",
@@ -69,7 +72,7 @@ def render_exposed(fields: dict[str, bytes] | None) -> bytes:
 def render_audio(audio: Audio, identity: AnswerIdentity, choice: int) -> bytes:
     return b'{"id":"%b","expires_at":%d,"data":%b,"transcript":%b}' % (
         identity.audio_id(audio.id, choice=choice).encode(),
-        audio.expires_at,
+        identity.created_s + _AUDIO_KEPT_S,
         encode_value(audio.data),
         encode_value(audio.transcript),
     )
