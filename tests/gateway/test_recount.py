@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 
 from tests.policy.samples import catalogue_of, minimal_model
 from tests.wire.samples import AROUND
@@ -20,7 +21,7 @@ MODEL = catalogue_of(minimal_model("m")).models[0]
 PROSE = "All the world's a stage, and all the men and women merely players. " * 100
 
 
-def admission_of(text: str) -> Admission:
+def admission_of(text: Any) -> Admission:
     body = msgspec.json.encode({"model": "m", "messages": [{"role": "user", "content": text}]})
     request = FORMATS[next(iter(FORMATS))].read(body, AROUND)
     ceiling = Ceiling(request.text_bytes, 100)
@@ -50,3 +51,15 @@ async def test_a_short_request_is_not_counted() -> None:
     before = admission_of("Hello")
     assert await recounted(before, counter) is before
     assert not counter.is_loaded
+
+
+SOUND = {"type": "input_audio", "input_audio": {"data": "A" * 8_000, "format": "wav"}}
+FILE = {"type": "file", "file": {"file_data": "data:text/plain;base64," + "A" * 8_000}}
+
+
+@pytest.mark.parametrize("part", [SOUND, FILE], ids=["a sound", "an inline file"])
+async def test_what_is_no_text_keeps_counting_as_bytes(part: dict[str, Any]) -> None:
+    before = admission_of([{"type": "text", "text": PROSE}, part])
+    after = await recounted(before, TokenCounter())
+    tokens = TokenCounter().count([PROSE])
+    assert 8_000 + tokens < after.offers[0].ceiling.input_tokens_max < before.offers[0].ceiling.input_tokens_max

@@ -11,7 +11,7 @@ import msgspec
 from waypost.dispatch.ports import Admission, Offer
 from waypost.gateway.admission import tools_tokens
 from waypost.metering.estimate import upper_bound
-from waypost.metering.tokens import TokenCounter, prompt_texts
+from waypost.metering.tokens import TokenCounter, prompt_texts, text_bytes
 from waypost.wire.request import ChatRequest
 
 _MARGIN_PERCENT = 125  # other vocabularies count some per cent more than ours, and templates add to each turn
@@ -24,8 +24,8 @@ async def recounted(admission: Admission, counter: TokenCounter) -> Admission:
     request = admission.request
     if request.text_bytes < _BYTES_MIN:
         return admission
-    counted = await asyncio.to_thread(_count, counter, request)
-    text_tokens_max = counted * _MARGIN_PERCENT // 100 + _TEMPLATE_TOKENS + tools_tokens(request)
+    counted, uncounted_bytes = await asyncio.to_thread(_count, counter, request)
+    text_tokens_max = counted * _MARGIN_PERCENT // 100 + uncounted_bytes + _TEMPLATE_TOKENS + tools_tokens(request)
 
     def tighter(offer: Offer) -> Offer:
         tokens_max = text_tokens_max + request.image_count * offer.model.image_tokens_max
@@ -43,5 +43,7 @@ async def recounted(admission: Admission, counter: TokenCounter) -> Admission:
     )
 
 
-def _count(counter: TokenCounter, request: ChatRequest) -> int:
-    return counter.count(prompt_texts(request.fields))
+def _count(counter: TokenCounter, request: ChatRequest) -> tuple[int, int]:
+    """Tokens of the texts, and how many bytes are none: names, sounds and inline files keep counting as bytes."""
+    texts = prompt_texts(request.fields)
+    return counter.count(texts), max(0, request.text_bytes - text_bytes(texts))
