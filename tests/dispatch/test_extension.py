@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import json
+from collections.abc import Callable, Sequence
 
 import pytest
 
+from tests.e2e.stack import ask, deployment, model, provider
+from tests.e2e.test_heartbeat import KeptBooks, relaying
 from waypost.dispatch.extension import BLOCK_TOKENS, SLACK_TOKENS, Extension
+from waypost.dispatch.ports import Plan, Running
+from waypost.kit.errors import Refusal
+from waypost.ledger.record import Outcome
 from waypost.metering.estimate import Ceiling
 from waypost.metering.price import price_row
+from waypost.policy.document import read_catalogue
+from waypost.policy.snapshot import build_view
+from waypost.simulator import Simulator
+from waypost.wire.canonical import Chunk, Completion, Usage
 
 PRICES = price_row({"input": 1_000_000_000, "output": 2_000_000_000})  # 2,000 nano-USD a token
 HELD = 8_192
@@ -139,3 +150,86 @@ def test_a_stream_that_outruns_its_count_is_held_back_until_it_is_there() -> Non
     stream.counts.pop()(0)
     assert stream.state == (False, False)
     assert stream.raised
+
+
+class WaitingBooks(KeptBooks):
+    """No room in the lease; a grant is under way for as long as the test likes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Callable[[bool], None]] = []
+
+    def extend(self, attempt_id: bytes, plan: Plan, extra_nanos: int) -> bool:
+        return False
+
+    def ask_to_extend(self, attempt_id: bytes, plan: Plan, extra_nanos: int, then: Callable[[bool], None]) -> None:
+        self.asked.append(then)
+
+
+class HaltingCaller:
+    """Takes a piece, is full, and is ready again in the next turn of the loop, if it `halts` at all."""
+
+    execution: Running
+
+    def __init__(self, *, halts: bool) -> None:
+        self.halts = halts
+        self.pieces = 0
+        self.refusal: Refusal | None = None
+
+    def attach(self, execution: Running) -> None:
+        self.execution = execution
+
+    def on_model(self, slug: str) -> None: ...
+
+    def on_chunks(self, chunks: Sequence[Chunk]) -> None:
+        self.pieces += len(chunks)
+        if self.halts:
+            self.execution.pause()
+            asyncio.get_running_loop().call_soon(self.execution.resume)
+
+    def on_completed(self, completion: Completion | None, usage: Usage, charge_nanos: int) -> None: ...
+
+    def on_failed(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+
+    def on_broken(self) -> None: ...
+
+    async def is_quiet(self) -> None:
+        """Until no piece has come for a moment."""
+        pieces = -1
+        while pieces != self.pieces:
+            pieces = self.pieces
+            await asyncio.sleep(0.2)
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_stream_that_waits_for_its_grant_waits_whatever_its_caller_does(leaves: bool) -> None:
+    async with Simulator() as sim, relaying(sim) as gateway:
+        document: dict[str, object] = {
+            "providers": [provider(sim, "alpha")],
+            "models": [model("swift-1", deployment("alpha"), max_output=60_000)],
+        }
+        gateway.view = build_view(read_catalogue(document), 2)
+        gateway.fleet.adopt(gateway.view)
+        gateway.dispatcher.books = books = WaitingBooks()
+        gateway.dispatcher.counting.counter.load()
+        caller = HaltingCaller(halts=not leaves)
+        body = json.dumps(ask("sim: words=30000 delay_ms=0", stream=True)).encode()
+        gateway.dispatcher.begin(gateway.plan(body, outlives_caller=True), caller)
+        async with asyncio.timeout(20):
+            while not books.asked:  # noqa: ASYNC110  the stream's own pace
+                await asyncio.sleep(0.01)
+            await caller.is_quiet()
+            if leaves:
+                caller.execution.leave()
+                await asyncio.sleep(0.5)  # for what must not come
+        assert not books.closed_attempts
+        for then in books.asked:
+            then(False)
+        async with asyncio.timeout(5):
+            while gateway.dispatcher.running:  # noqa: ASYNC110  its last tokens are counted in a thread
+                await asyncio.sleep(0.01)
+        (attempt,) = books.closed_attempts
+        assert attempt.close.outcome is Outcome.CUT_OFF
+        assert HELD // 2 < attempt.close.output_tokens <= HELD
+        assert (caller.refusal is None) is leaves

@@ -99,27 +99,31 @@ class Relaying:
         )
         self.server = Http1Server(self.handle, lambda code: (b"", b""))
 
-    def handle(self, exchange: Exchange) -> None:
+    def plan(self, body: bytes, *, outlives_caller: bool = False) -> Plan:
         key = ApiKey(id=bytes(16), org_id=bytes(16), digest=b"", scope=Scope.FULL)
-        chat_format = FORMATS["openai_chat"]
-        request = chat_format.read(exchange.body.unwrap(), AROUND)
+        request = FORMATS["openai_chat"].read(body, AROUND)
         admission = admit(request, key, self.view, self.fleet, self.dispatcher.dice, 0.0, 0)
-        plan = Plan(
+        return Plan(
             execution_id=self.ids.new(),
             org_id=key.org_id,
             api_key_id=key.id,
             accepted_at_ms=1,
             admission=admission,
             hold=PaidHold(),
+            outlives_caller=outlives_caller,
         )
+
+    def handle(self, exchange: Exchange) -> None:
+        plan = self.plan(exchange.body.unwrap())
         identity = AnswerIdentity(
             completion_id="chatcmpl-1",
             created_s=1,
             model="swift-1",
-            org_id=key.org_id,
+            org_id=plan.org_id,
             tool_id_secret=bytes(32),
             envelope=ENVELOPE,
         )
+        chat_format, request = FORMATS["openai_chat"], plan.admission.request
         relay = StreamRelay(exchange, b"", chat_format, request, identity, bytes(16), open_streams=self.open_streams)
         self.dispatcher.begin(plan, relay)
 

@@ -97,6 +97,7 @@ class Attempt:
         "_extension",
         "_headers",
         "_is_ended",
+        "_is_held_back",
         "_is_over",
         "_is_paused",
         "_output_bytes_max",
@@ -127,6 +128,7 @@ class Attempt:
         self._is_over = False  # nothing more is taken; it may still be counted
         self._is_ended = False
         self._is_paused = False  # by the caller
+        self._is_held_back = False  # by the extension
         self.meter = AttemptMeter(plan, candidate, owner.counting, owner)
         self._extension: Extension | None = None
         output_tokens_max = offer.ceiling.output_tokens_max
@@ -448,17 +450,25 @@ class Attempt:
     def pause(self) -> None:
         """The caller reads too slowly: stop reading from the provider."""
         self._is_paused = True
-        self.hold_back()
+        self._pause_call()
 
     def resume(self) -> None:
         self._is_paused = False
-        if self._call is not None and not self._is_over:
-            self._call.resume()
+        self._resume_call()
 
     def hold_back(self) -> None:
+        """Its extension waits: stop reading from the provider, however fast the caller reads."""
+        self._is_held_back = True
+        self._pause_call()
+
+    def go_on(self) -> None:
+        self._is_held_back = False
+        self._resume_call()
+
+    def _pause_call(self) -> None:
         if self._call is not None and not self._is_over:
             self._call.pause()
 
-    def go_on(self) -> None:
-        if not self._is_paused:
-            self.resume()
+    def _resume_call(self) -> None:
+        if self._call is not None and not (self._is_over or self._is_paused or self._is_held_back):
+            self._call.resume()
