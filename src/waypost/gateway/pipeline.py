@@ -197,15 +197,15 @@ class Gateway:
         admission = self._admit(request, api_key, now_s, now_ms)
         self._reserve(arrival, admission, now_s)
         # hold
-        is_keyed = claim is not None
-        hold = None if is_keyed else self._wallet.hold(api_key.org_id, admission.hold_nanos, api_key.chain)
-        if hold is not None:
-            try:
+        try:
+            is_keyed = claim is not None
+            hold = None if is_keyed else self._wallet.hold(api_key.org_id, admission.hold_nanos, api_key.chain)
+            if hold is not None:
                 self._attempt(arrival, admission, hold)
-            except Refusal:
-                self._unreserve(arrival.id, api_key.org_id, api_key.id, 0)
-                raise
-            return
+                return
+        except BaseException:
+            self._unreserve(arrival.id, api_key.org_id, api_key.id, 0)
+            raise
         waiting = self._loop.create_task(self._attempt_after_grant(arrival, admission, claim))
         self._waiting_for_grants.add(waiting)
         waiting.add_done_callback(self._waiting_for_grants.discard)
@@ -273,6 +273,14 @@ class Gateway:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
 
     def _attempt(self, arrival: Arrival, admission: Admission, hold: Hold) -> None:
+        """Begin its execution, which owns the hold from then on. Whatever is raised, the hold is released."""
+        try:
+            self._begin(arrival, admission, hold)
+        except BaseException:
+            self._wallet.release(hold)
+            raise
+
+    def _begin(self, arrival: Arrival, admission: Admission, hold: Hold) -> None:
         plan = Plan(
             execution_id=arrival.id,
             org_id=arrival.api_key.org_id,
@@ -283,12 +291,7 @@ class Gateway:
             body_bytes=len(arrival.exchange.body),
             outlives_caller=_outlives_caller(arrival.exchange),
         )
-        relay = self._relay(arrival, admission)
-        try:
-            self._dispatcher.begin(plan, relay)
-        except Refusal:
-            self._wallet.release(hold)
-            raise
+        self._dispatcher.begin(plan, self._relay(arrival, admission))
 
     def _relay(self, arrival: Arrival, admission: Admission) -> PlainRelay | StreamRelay:
         headers = _id_headers(arrival.id, arrival.format.dialect) + arrival.limit_headers
