@@ -38,7 +38,11 @@ class TunnelServer:
                     sink.write(data)
             sink.close()
 
-        await asyncio.gather(carry(reader, further_writer), carry(further, writer))
+        try:
+            await asyncio.gather(carry(reader, further_writer), carry(further, writer))
+        finally:  # also when the test is over before both sides are
+            further_writer.close()
+            writer.close()
 
 
 async def fetch_through(proxy: Proxy, port: int, ca: str = "", host: str = "localhost") -> Recorder:
