@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import conninfo as conninfos
@@ -40,22 +41,26 @@ async def until_degraded(stack: Stack, *, is_degraded: bool) -> None:
             await asyncio.sleep(0.02)
 
 
-async def ask_many(stack: Stack) -> list[Answer]:
+def bodies() -> list[dict[str, Any]]:
+    """Every other one streamed."""
     usage = {"stream": True, "stream_options": {"include_usage": True}}
-    bodies = [ask(f"Number {number}", **SHORT, **(usage if number % 2 else {})) for number in range(CALLS)]
-    return list(await asyncio.gather(*(stack.chat(body) for body in bodies)))
+    return [ask(f"Number {number}", **SHORT, **(usage if number % 2 else {})) for number in range(CALLS)]
+
+
+async def ask_many(stack: Stack) -> list[Answer]:
+    return list(await asyncio.gather(*(stack.chat(body) for body in bodies())))
 
 
 async def ask_until_served(stack: Stack) -> list[Answer]:
     """As SDKs do: who was told to come back later asks again. What was not admitted stands in no book."""
 
-    async def insist(number: int) -> Answer:
-        while (answer := await stack.chat(ask(f"Number {number}", **SHORT))).status == 503:  # noqa: ASYNC110
+    async def insist(body: dict[str, Any]) -> Answer:
+        while (answer := await stack.chat(body)).status == 503:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
         return answer
 
     async with asyncio.timeout(60):
-        return list(await asyncio.gather(*map(insist, range(CALLS))))
+        return list(await asyncio.gather(*map(insist, bodies())))
 
 
 def assert_refused_for_now(answer: Answer) -> None:
