@@ -367,7 +367,13 @@ idempotency_key = sa.Table(
     _column("created_at", _TIME, _CLAIM, server_default=sa.func.now()),
 )
 
-EXTERNAL = (ExternalTable("alembic_version", "the number of the schema's newest revision"),)
+EXTERNAL = (
+    ExternalTable("alembic_version", "the number of the schema's newest revision"),
+    ExternalTable("procrastinate_jobs", "queued work: its name and ids, until it is done"),
+    ExternalTable("procrastinate_events", "when a job was queued, begun and tried again; goes with its job"),
+    ExternalTable("procrastinate_periodic_defers", "when a job that recurs was last queued"),
+    ExternalTable("procrastinate_workers", "workers of the queue, and when they were last heard of"),
+)
 
 
 def data_map() -> DataMap:

@@ -1,0 +1,80 @@
+"""Runs jobs from the database's queue (procrastinate): several at a time, soon after their transaction has ended, and
+again after the process that had begun them is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+
+import procrastinate
+
+from waypost.storage.roles import Role
+from waypost.telemetry.events import report_bug
+
+CONCURRENCY = 64  # jobs at a time; they wait for others far more than they compute
+POLL_S = 1.0  # when an announcement was lost
+STALLED_AFTER_S = 15.0  # a worker that was not heard of for so long is gone, and its jobs are anybody's
+HEARTBEAT_S = 5.0
+RETRIES_MAX = 10  # of a job that ends in an error of ours; each a little later than the one before
+_POOL = 4  # connections of the queue itself
+STOP_S = 10.0  # for running jobs, at the end
+
+Handler = Callable[..., Awaitable[None]]
+"""Called with the job's arguments. An error makes it run again, later and not for ever."""
+
+
+class Queue:
+    """`run` works off the jobs of every handler given, by name."""
+
+    def __init__(self, conninfo: str, handlers: Mapping[str, Handler]) -> None:
+        connector = procrastinate.PsycopgConnector(
+            conninfo=conninfo, min_size=1, max_size=_POOL, kwargs={"options": f"-c role={Role.APP.value}"}
+        )
+        self._app = procrastinate.App(connector=connector)
+        for name, handler in handlers.items():
+            retry = procrastinate.RetryStrategy(max_attempts=RETRIES_MAX, exponential_wait=2)
+            self._app.task(name=name, retry=retry)(_reported(handler))
+
+    async def run(self) -> None:
+        """Until cancelled; running jobs get some time to end."""
+        async with self._app.open_async():
+            rescuing = asyncio.ensure_future(self._rescue())
+            try:
+                await self._app.run_worker_async(
+                    concurrency=CONCURRENCY,
+                    fetch_job_polling_interval=POLL_S,
+                    update_heartbeat_interval=HEARTBEAT_S,
+                    stalled_worker_timeout=STALLED_AFTER_S,
+                    shutdown_graceful_timeout=STOP_S,
+                    delete_jobs="always",
+                    install_signal_handlers=False,
+                )
+            finally:
+                rescuing.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await rescuing
+
+    async def _rescue(self) -> None:
+        """Give the jobs of workers that are gone to whoever is there."""
+        manager = self._app.job_manager
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            try:
+                stalled = await manager.get_stalled_jobs(seconds_since_heartbeat=STALLED_AFTER_S)
+                for job in stalled:
+                    await manager.retry_job(job)
+            except procrastinate.exceptions.ConnectorException:
+                continue  # the database is away; the worker waits for it too
+
+
+def _reported(handler: Handler) -> Handler:
+    async def run(**arguments: object) -> None:
+        try:
+            await handler(**arguments)
+        except Exception as error:
+            report_bug(error)
+            raise
+
+    return run
