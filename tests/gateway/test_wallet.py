@@ -12,7 +12,7 @@ from waypost.gateway.journal import Journal, JournalFull
 from waypost.gateway.ports import LedgerUnavailable
 from waypost.gateway.recovery import read_dir
 from waypost.gateway.settler import Settler
-from waypost.gateway.wallet import IDLE_S, Hold, NodeIdentity, Wallet
+from waypost.gateway.wallet import CONTACT_S, IDLE_S, Hold, NodeIdentity, Wallet
 from waypost.kit.ids import Ids
 from waypost.kit.money import NANOS_PER_USD
 from waypost.ledger.record import ClosedAttempt, Grant, InsufficientFunds, NodeSuperseded
@@ -202,6 +202,30 @@ async def test_a_lost_reply_takes_the_money_once(tmp_path: Path) -> None:
 
     assert len(ledger.leases) == 1
     assert ledger.wallets[ORG] == NANOS_PER_USD - 5 * CENT
+    ledger.check_sums()
+
+
+async def test_a_grant_whose_answer_was_lost_goes_back_when_nothing_is_held_any_more(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(NANOS_PER_USD))
+    ledger = desk.ledger
+
+    async def lose_reply(**arguments: object) -> int:
+        await ledger.grant(**arguments)  # type: ignore[arg-type]  # passed on as they came
+        raise LedgerUnavailable
+
+    desk.connection.grant = lose_reply  # type: ignore[method-assign]
+    with pytest.raises(LedgerUnavailable):
+        await desk.wallet.hold_with_grant(ORG, CENT)
+    del desk.connection.grant
+    desk.connection.is_up = False
+    desk.clock.now_s += CONTACT_S + 1
+    await desk.wallet.beat()  # nobody was reached for so long that what is held may be given away
+
+    desk.connection.is_up = True
+    await desk.wallet.beat()
+
+    assert ledger.wallets[ORG] == NANOS_PER_USD
+    assert await desk.wallet.close_all() == 0
     ledger.check_sums()
 
 

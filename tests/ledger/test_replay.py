@@ -143,3 +143,14 @@ def test_a_crashed_stream_is_charged_as_its_last_progress_tells_and_never_above_
     assert first.is_estimated
     assert second.charge_nanos == two.hold_nanos + 50
     assert first.cogs_nanos == one.cost_bound_nanos
+
+
+def test_a_crashed_attempt_that_another_one_followed_is_not_charged_for() -> None:
+    first = opened()
+    second = opened(first.execution_id, number=2)
+    records: list[Record] = [first, Progress(first.attempt_id, 7, 10, 50), second]
+
+    rows = {row.open.attempt_number: row.close for row in replay(records, NOW_MS)}
+
+    # The execution's row has the charge of the attempt that ended it.
+    assert {number: (row.charge_nanos, row.is_final) for number, row in rows.items()} == {1: (0, False), 2: (0, True)}

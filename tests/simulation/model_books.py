@@ -357,7 +357,8 @@ class ModelBooks:
         self._close_if_empty(lease_id, lease)
 
     def _close_if_empty(self, lease_id: str, lease: Lease) -> None:
-        if lease.rest == 0 and lease.suspended == 0:
+        """One that may still be raised stays open, also with nothing in it: its node may fall silent."""
+        if lease.rest == 0 and lease.suspended == 0 and (lease.is_orphaned or lease.is_draining):
             self.open_leases.pop(lease_id, None)
 
     def _transfer(self, debit: str, credit: str, amount: int) -> None:

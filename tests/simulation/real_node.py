@@ -256,7 +256,8 @@ class Node:
         one = dice.choice(self.running)
         record = one.record
         cost = world.bill[record.attempt_id] = dice.randint(0, record.cost_bound_nanos)
-        if record.attempt_number < 3 and dice.random() < 0.25:
+        is_committed = world.delivered[record.attempt_id] > 0  # then there is no failover
+        if record.attempt_number < 3 and not is_committed and dice.random() < 0.25:
             self.go_on(one, ClosedAttempt(record, closed(record, is_final=False, cogs=cost)))
             return
         charge = dice.randint(0, one.hold.amount_nanos)

@@ -119,9 +119,10 @@ class Account:
         return 0 if self.lease is None else self.lease.free_nanos
 
     def drain(self) -> None:
-        """Hold no more on the lease at hand."""
+        """Hold no more on the lease at hand. One that was asked for and never answered may have been granted: it goes
+        back too."""
         if self.lease is not None:
-            if self.lease.granted_nanos:
+            if self.lease.granted_nanos or self.asked_to is not None:
                 self.draining.append(self.lease)
             self.lease = None
         self.asked_to = None

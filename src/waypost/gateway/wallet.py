@@ -343,6 +343,7 @@ class Wallet:
             raise
         except LookupError as unknown:
             is_lost = lease.granted_nanos > 0
+            account.asked_to = None
             account.drain()  # its holds still resolve
             raise (_LeaseLost() if is_lost else unknown) from None
         self._contact_s = max(self._contact_s, asked_s)

@@ -18,7 +18,8 @@ def replay(records: Iterable[Record], now_ms: int) -> list[ClosedAttempt]:
 
     - A CLOSE that was not acknowledged stands as it is.
     - An OPEN without CLOSE crashed: the caller pays for the input and what was delivered, as the last PROGRESS tells,
-      and nothing where none does; the cost is the most the provider may bill, until its bill corrects it.
+      and nothing where none does, or where another attempt followed; the cost is the most the provider may bill, until
+      its bill corrects it.
     - An execution none of whose attempts ended it ends, as crashed, with its last attempt. That attempt may be booked
       already; what is new then is the execution's row alone.
     """
@@ -101,7 +102,10 @@ def _endings(execution: dict[bytes, _Attempt], now_ms: int) -> list[ClosedAttemp
     for attempt in execution.values():
         ends_execution = attempt is last and not is_ended
         if attempt.close is None:
-            rows.append(ClosedAttempt(attempt.open, _crashed(attempt, now_ms, is_final=ends_execution)))
+            crashed = _crashed(attempt, now_ms, is_final=ends_execution)
+            if attempt is not last:  # an execution is paid by its last attempt alone
+                crashed = msgspec.structs.replace(crashed, charge_nanos=0)
+            rows.append(ClosedAttempt(attempt.open, crashed))
         elif ends_execution:
             rows.append(ClosedAttempt(attempt.open, amended(attempt.close, _crashed(attempt, now_ms))))
         elif not attempt.is_acknowledged:
