@@ -53,6 +53,7 @@ class Served:
         ("[server]\ncontrol_socket = '/run/c.sock'", "control_socket", "/run/c.sock"),
         ("[server]\norganisation_in_flight = 7", "organisation_in_flight", 7),
         ("[server]\nkey_in_flight = 7", "key_in_flight", 7),
+        ("[egress]\nallow = ['h:8443', '10.0.0.0/8']", "egress", EgressSettings(allow=("h:8443", "10.0.0.0/8"))),
         ("[egress]\nproxy_except = ['.example.org']", "egress", EgressSettings(proxy_except=(".example.org",))),
     ],
 )

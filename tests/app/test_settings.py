@@ -122,8 +122,8 @@ def test_the_file_is_understood(tmp_path: Path) -> None:
             "server.valkey_url: not available in this version (limits are kept in the gateway process); leave it out",
         ),
         (
-            "[egress]\nallow = ['a']",
-            "egress.allow: not available in this version (nothing here sends webhooks or loads outputs); leave it out",
+            "[egress]\nallow = ['hooks.lan', '10.0.0.1/8']",
+            'egress.allow[1]: expected a host, host:port, or a network such as "10.0.0.0/8"',
         ),
     ],
 )

@@ -14,6 +14,7 @@ from waypost.gateway.callers import IN_FLIGHT
 from waypost.policy.table import Table
 from waypost.transport.limits import ServerLimits
 from waypost.transport.tunnel import Proxy
+from waypost.upstream.guard import Allowed
 
 DRAIN_S = 30.0
 DRAIN_S_MAX = 600.0
@@ -50,11 +51,13 @@ class TlsFiles(msgspec.Struct, frozen=True):
 
 
 class EgressSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How providers are reached. `proxy` is not asked for hosts in `proxy_except` and for loopback addresses."""
+    """How providers are reached. `proxy` is not asked for hosts in `proxy_except` and for loopback addresses. `allow`
+    is what URLs of customers and providers may lead to although it is not on the public internet."""
 
     ca_bundle: str = ""
     proxy: Proxy | None = None
     proxy_except: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()  # as upstream.guard.Allowed.of takes them
 
 
 API_KEYS_MAX = 20  # ModelRoute's number
@@ -101,6 +104,7 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True):
             ("api_keys_max", str(self.api_keys_max)),
             ("egress.ca_bundle", self.egress.ca_bundle or "the system's"),
             ("egress.proxy", "none" if proxy is None else f"{proxy.host}:{proxy.port}"),
+            ("egress.allow", ", ".join(self.egress.allow) or "none"),
         ]
 
 
@@ -184,7 +188,19 @@ def _read_egress(egress: Table, directory: Path) -> EgressSettings:
         ca_bundle=_path(egress.text("ca_bundle", ""), directory),
         proxy=_read_proxy(egress),
         proxy_except=egress.texts("proxy_except", form=_HOST, hint="a host name or an address"),
+        allow=_read_allow(egress),
     )
+
+
+def _read_allow(egress: Table) -> tuple[str, ...]:
+    entries = egress.texts("allow", hint="a string")
+    for i, entry in enumerate(entries):
+        try:
+            Allowed.of([entry])
+        except ValueError:
+            hint = 'expected a host, host:port, or a network such as "10.0.0.0/8"'
+            egress.mistakes.append(f"{egress.at('allow')}[{i}]: {hint}")
+    return entries
 
 
 def _read_proxy(egress: Table) -> Proxy | None:

@@ -146,7 +146,6 @@ def _find_config(named: Path | None) -> Path | None:
 def _refuse_unavailable(server: Table, egress: Table) -> None:
     unavailable: tuple[tuple[Table, str, object, str], ...] = (
         (server, "valkey_url", "", "limits are kept in the gateway process"),
-        (egress, "allow", [], "nothing here sends webhooks or loads outputs"),
     )
     for table, name, default, why in unavailable:
         if table.raw(name) not in (None, default):
