@@ -8,6 +8,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
+
 from tests.e2e.stack import Answer, ask, deployment, exchange, model, provider
 from tests.wire.samples import AROUND, ENVELOPE
 from waypost.dispatch.dispatcher import Dispatcher
@@ -99,19 +101,20 @@ class Relaying:
         )
         self.server = Http1Server(self.handle, lambda code: (b"", b""))
 
-    def plan(self, body: bytes, *, outlives_caller: bool = False) -> Plan:
+    def plan(self, body: bytes, **changes: Any) -> Plan:
+        """`changes` name fields of the plan."""
         key = ApiKey(id=bytes(16), org_id=bytes(16), digest=b"", scope=Scope.FULL)
         request = FORMATS["openai_chat"].read(body, AROUND)
         admission = admit(request, key, self.view, self.fleet, self.dispatcher.dice, 0.0, 0)
-        return Plan(
+        plan = Plan(
             execution_id=self.ids.new(),
             org_id=key.org_id,
             api_key_id=key.id,
             accepted_at_ms=1,
             admission=admission,
             hold=PaidHold(),
-            outlives_caller=outlives_caller,
         )
+        return msgspec.structs.replace(plan, **changes)
 
     def handle(self, exchange: Exchange) -> None:
         plan = self.plan(exchange.body.unwrap())

@@ -67,12 +67,20 @@ def kill(journal: Journal) -> None:
 
 
 def opened(
-    execution_id: bytes | None = None, *, number: int = 1, hold: int = 1000, cost_bound: int = 700, lease: bytes = LEASE
+    execution_id: bytes | None = None,
+    *,
+    number: int = 1,
+    hold: int = 1000,
+    cost_bound: int = 700,
+    lease: bytes = LEASE,
+    has_long_hold: bool = False,
 ) -> Open:
+    """With a long hold, that of the execution."""
+    execution_id = execution_id or _ids.new()
     return Open(
         attempt_id=_ids.new(),
-        execution_id=execution_id or _ids.new(),
-        lease_id=lease,
+        execution_id=execution_id,
+        lease_id=execution_id if has_long_hold else lease,
         org_id=ORG,
         api_key_id=b"api-key-number-1",
         hold_nanos=hold,
@@ -85,6 +93,7 @@ def opened(
         model="swift-1",
         provider="alpha",
         deployment="alpha/alpha-large",
+        has_long_hold=has_long_hold,
     )
 
 

@@ -199,3 +199,17 @@ def test_the_real_file_system_preallocates_syncs_and_deletes(tmp_path: Path) -> 
     journal.shut()
 
     assert segments(tmp_path) == 0
+
+
+def test_an_execution_on_a_long_hold_is_let_go_as_its_attempts_are_booked(tmp_path: Path) -> None:
+    journal = open_journal(tmp_path)
+    first = opened(has_long_hold=True)
+    for number in (1, 2):
+        record = opened(first.execution_id, number=number, has_long_hold=True)
+        one = ClosedAttempt(record, closed(record, is_final=False))
+        write(journal, one)
+        assert journal.unfinished == 1
+        journal.acknowledge([one])
+        assert journal.unfinished == 0
+    journal.shut()
+    assert segments(tmp_path) == 0

@@ -43,3 +43,15 @@ def test_the_lowest_id_of_a_moment_bounds_a_range() -> None:
     raw = Ids(now_ns=lambda: 5_000_000).new()
 
     assert ids.lowest_at(5) <= raw < ids.lowest_at(6)
+
+
+def test_the_attempts_of_an_execution_have_ids_of_their_own() -> None:
+    source = Ids()
+    one, other = source.new(), source.new()
+    made = [ids.sibling(raw, number) for raw in (one, other) for number in range(1, 256)]
+
+    assert len(set(made)) == 2 * 255
+    assert {ids.unix_ms(raw) for raw in made} == {ids.unix_ms(one), ids.unix_ms(other)}
+    assert [ids.sibling(one, number) for number in (1, 2, 3)] == [
+        one[:15] + bytes((one[15] & 0xFC | number,)) for number in (1, 2, 3)
+    ]

@@ -42,6 +42,7 @@ records = st.one_of(
         model=text,
         provider=text,
         deployment=text,
+        has_long_hold=st.booleans(),
     ),
     st.builds(
         Close,
@@ -170,3 +171,31 @@ def test_a_file_that_is_no_segment_raises_the_alarm() -> None:
 @given(st.binary(max_size=2000))
 def test_no_bytes_whatever_break_the_reader(noise: bytes) -> None:
     read(MAGIC + noise)
+
+
+# As they were written when the byte that now holds two flags was whether it is a stream.
+_OLD_STREAM = (
+    "a600000005e0d58c01000000000000000261616161616161616161616161616161656565656565656565656565656565656c656173652d6e"
+    "756d6265722d6f6e656f7267616e69736174696f6e2d6f6e656170692d6b65792d6e756d6265722d31e803000000000000bc02000000000000"
+    "03000000000000000100c02cc89901000000c02cc8990100000107000500110073776966742d31616c706861616c7068612f616c7068612d6c"
+    "61726765"
+)
+_OLD_PLAIN = (
+    "a6000000dd56dad602000000000000000262626262626262626262626262626262656565656565656565656565656565656c656173652d6e"
+    "756d6265722d6f6e656f7267616e69736174696f6e2d6f6e656170692d6b65792d6e756d6265722d31e803000000000000bc02000000000000"
+    "03000000000000000100c02cc89901000000c02cc8990100000007000500110073776966742d31616c706861616c7068612f616c7068612d6c"
+    "61726765"
+)
+
+
+def test_a_journal_from_before_long_holds_reads_on() -> None:
+    found, damaged_at = read(MAGIC + bytes.fromhex(_OLD_STREAM) + bytes.fromhex(_OLD_PLAIN))
+
+    assert damaged_at == []
+    streamed, plain = found
+    assert isinstance(streamed, Open)
+    assert isinstance(plain, Open)
+    assert (streamed.is_stream, streamed.has_long_hold) == (True, False)
+    assert (plain.is_stream, plain.has_long_hold) == (False, False)
+    assert (streamed.accepted_at_ms, streamed.deployment) == (1_760_000_000_000, "alpha/alpha-large")
+    assert [frame(1, streamed).hex(), frame(2, plain).hex()] == [_OLD_STREAM, _OLD_PLAIN]

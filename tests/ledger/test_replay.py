@@ -154,3 +154,33 @@ def test_a_crashed_attempt_that_another_one_followed_is_not_charged_for() -> Non
 
     # The execution's row has the charge of the attempt that ended it.
     assert {number: (row.charge_nanos, row.is_final) for number, row in rows.items()} == {1: (0, False), 2: (0, True)}
+
+
+def test_a_crash_on_a_long_hold_books_the_cost_alone_and_ends_nothing() -> None:
+    record = opened(cost_bound=700, has_long_hold=True)
+
+    [row] = replay([record, Progress(record.attempt_id, 7, 20, 100)], NOW_MS)
+
+    assert row.close.outcome is Outcome.CRASHED
+    assert (row.close.charge_nanos, row.close.cogs_nanos, row.close.is_final) == (0, 700, False)
+
+
+def test_a_failed_attempt_on_a_long_hold_is_booked_as_it_stands_and_ends_nothing() -> None:
+    first = opened(has_long_hold=True)
+    failed = closed(first, is_final=False, cogs=30)
+    second = opened(first.execution_id, number=2, has_long_hold=True)
+
+    rows = replay([first, failed, second], NOW_MS)
+
+    assert {row.open.attempt_number: row.close.is_final for row in rows} == {1: False, 2: False}
+    assert rows[-1].close == failed or rows[0].close == failed
+
+
+def test_attempts_on_a_long_hold_are_forgotten_as_they_are_booked() -> None:
+    first = opened(has_long_hold=True)
+    second = opened(first.execution_id, number=2, has_long_hold=True)
+    history: list[Record] = [first, closed(first, is_final=False), Ack((first.attempt_id,))]
+
+    assert replay(history, NOW_MS) == []
+    [row] = replay([*history, second], NOW_MS)
+    assert (row.open.attempt_number, row.close.is_final) == (2, False)

@@ -313,4 +313,36 @@ _OF_METERING = (
     ),
 )
 
-BUGS = (*_OF_THE_JOURNAL, *_OF_LEASES, *_OF_BOOKING, *_OF_METERING)
+_LONG_HOLD = ("tests/dispatch/test_long_hold.py", "-n", "0")
+_OF_LONG_HOLDS = (
+    Bug(
+        "an attempt on a long hold is charged, which its execution is too",
+        "dispatch/execution.py",
+        "charge_nanos=0 if has_long_hold else bill.charge_nanos,\n",
+        "charge_nanos=bill.charge_nanos,\n",
+        _LONG_HOLD,
+    ),
+    Bug(
+        "an attempt on a long hold ends its execution",
+        "dispatch/execution.py",
+        "is_final=is_final and not has_long_hold,\n",
+        "is_final=is_final,\n",
+        _LONG_HOLD,
+    ),
+    Bug(
+        "a crash on a long hold charges what was delivered",
+        "ledger/replay.py",
+        "    if progress is not None and not opened.has_long_hold:\n",
+        "    if progress is not None:\n",
+        _REPLAY,
+    ),
+    Bug(
+        "attempts on long holds are booked row by row",
+        "storage/settlement.py",
+        'IS NULL AND {_element("charge")} > 0 THEN',
+        "IS NULL THEN",
+        _SETTLEMENT,
+    ),
+)
+
+BUGS = (*_OF_THE_JOURNAL, *_OF_LEASES, *_OF_BOOKING, *_OF_METERING, *_OF_LONG_HOLDS)

@@ -134,7 +134,7 @@ async def test_the_quick_rules_see_money_that_came_from_nowhere(database: str, s
     [
         ("UPDATE settlement SET charge = charge + 1 WHERE charge > 0", "its attempts were charged"),
         ("UPDATE settlement SET cogs = cogs + 1", "cost of goods"),
-        ("UPDATE execution SET charge = charge + 1", "its attempts were charged"),
+        ("UPDATE execution SET charge = charge + 1", "its attempts and its hold were charged"),
         ("UPDATE lease SET settled = settled + 1, released = released - 1", "settled"),
         ("UPDATE topup SET amount = amount + 1", "credited"),
         ("UPDATE refund SET amount = amount + 1", "its refunds are"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import uuid
 
 import psycopg
 import pytest
@@ -12,6 +13,7 @@ from psycopg import conninfo as conninfos
 from tests.storage.books import IDS, NOW_MS, attempt, open_books
 from waypost.ledger.record import LedgerUnavailable, Outcome
 from waypost.storage.ledger import PostgresLedger
+from waypost.storage.ledger_check import check_ledger
 
 
 async def test_every_field_arrives_where_it_belongs(database: str) -> None:
@@ -167,3 +169,53 @@ async def test_a_right_that_is_missing_refuses_no_row(database: str) -> None:
         await books.ledger.settle_batch([one])
 
         assert (await books.totals()).charged_nanos == 100
+
+
+async def test_attempts_on_a_long_hold_book_their_cost_in_one_batch_with_the_others(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_books(database) as books:
+        org_id = await books.org(credit_nanos=1_000)
+        lease_id, execution_id = await books.grant(org_id, 500), IDS.new()
+        await books.ledger.create_hold(hold_id=execution_id, org_id=org_id, amount_nanos=300)
+        on_hold = [
+            attempt(
+                org_id,
+                execution_id,
+                0,
+                execution_id=execution_id,
+                attempt_number=number,
+                cogs_nanos=40,
+                outcome=outcome,
+                is_final=False,
+                has_long_hold=True,
+            )
+            for number, outcome in enumerate((Outcome.FAILED, Outcome.CRASHED, Outcome.COMPLETED), 1)
+        ]
+        on_lease = attempt(org_id, lease_id, 100)
+        monkeypatch.setattr("waypost.storage.settlement.SETTLE_LATE", "no statement: nothing goes row by row")
+        for _ in range(2):
+            await books.ledger.settle_batch([*on_hold, on_lease])
+        assert await books.one("SELECT count(*) FROM execution") == (1,)
+        costs = "SELECT array_agg(amount ORDER BY debit) FROM transfer WHERE code = 4"
+        assert await books.one(costs) == ([90, 40, 40],)
+        totals = await books.totals()
+        assert (totals.charged_nanos, totals.cogs_nanos, totals.held_nanos) == (100, 170, 300)
+        await books.ledger.end_hold(hold_id=execution_id, charge_nanos=250)
+        assert (await books.totals()).charged_nanos == 350
+
+
+async def test_an_execution_is_charged_what_its_long_hold_was(database: str) -> None:
+    async with open_books(database) as books:
+        org_id, execution_id = await books.org(credit_nanos=1_000), IDS.new()
+        await books.ledger.create_hold(hold_id=execution_id, org_id=org_id, amount_nanos=300)
+        await books.ledger.end_hold(hold_id=execution_id, charge_nanos=250)
+        # As the end of an asynchronous execution writes it: its own row, without a lease.
+        ended = attempt(org_id, execution_id, 0, execution_id=execution_id, has_long_hold=True)
+        await books.ledger.settle_batch([ended])
+        shown = f"exec_{uuid.UUID(bytes=execution_id)}"
+        wrong = f"{shown}: charge 0, but its attempts and its hold were charged 250"
+        assert wrong in (await check_ledger(books.app)).violations
+        async with books.owner.system() as connection:
+            await connection.execute("UPDATE execution SET charge = 250")
+        assert (await books.totals()).charged_nanos == 250

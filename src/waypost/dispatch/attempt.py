@@ -134,7 +134,7 @@ class Attempt:
         output_tokens_max = offer.ceiling.output_tokens_max
         if plan.admission.request.output_tokens_max is None and plan.admission.request.is_stream:
             most_tokens = plan.admission.request.n * offer.model.max_output
-            can_be_cut = live.stops_billing_on_cancel and not offer.ceiling.may_speak
+            can_be_cut = live.stops_billing_on_cancel and not (offer.ceiling.may_speak or plan.has_long_hold)
             if can_be_cut and output_tokens_max < most_tokens:
                 output_tokens_max = most_tokens
                 self._extension = Extension(self, offer.ceiling, offer.prices, most_tokens=most_tokens)
@@ -162,6 +162,7 @@ class Attempt:
             model=offer.model.slug,
             provider=live.provider.id,
             deployment=live.deployment.id,
+            has_long_hold=plan.has_long_hold,
         )
 
     def send(self) -> None:

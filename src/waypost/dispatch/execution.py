@@ -361,7 +361,7 @@ class Execution:
         self._is_over = True
         if self._last is None:
             self._services.books.unused(self.plan)
-        else:
+        elif not self.plan.has_long_hold:
             self._end_last(outcome)
         self._give_up(refusal)
 
@@ -378,7 +378,7 @@ class Execution:
 
     def _open(self, live: LiveRoute) -> Attempt:
         """A place at its bulkhead has been taken; it is free again when this raises."""
-        number = len(self._results) + 1
+        number = self.plan.attempts_before + len(self._results) + 1
         try:
             attempt = Attempt(
                 self, self._candidate(live), number, ids.sibling(self.plan.execution_id, number), self._now_ms()
@@ -401,13 +401,13 @@ class Execution:
     def _record(self, attempt: Attempt, outcome: Outcome, bill: Bill, code: ErrorCode, *, is_final: bool) -> None:
         is_answered = outcome is Outcome.COMPLETED or self.is_committed
         has_error = outcome in (Outcome.FAILED, Outcome.REJECTED) or code is ErrorCode.INSUFFICIENT_BALANCE
-        usage = bill.usage
+        usage, has_long_hold = bill.usage, self.plan.has_long_hold
         close = Close(
             attempt_id=attempt.record.attempt_id,
             outcome=outcome,
-            is_final=is_final,
+            is_final=is_final and not has_long_hold,
             is_estimated=usage.is_estimated,
-            charge_nanos=bill.charge_nanos,
+            charge_nanos=0 if has_long_hold else bill.charge_nanos,
             cogs_nanos=bill.cogs_nanos,
             closed_at_ms=self._now_ms(),
             first_content_ms=self._first_content_ms,

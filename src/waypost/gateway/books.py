@@ -41,6 +41,8 @@ class GatewayBooks:
         self._journal.when_safe(then)
 
     def unused(self, plan: Plan) -> None:
+        if plan.has_long_hold:
+            return  # neither the hold nor the execution is ours to end
         self._wallet.release(cast(Hold, plan.hold))
         self.on_unused(plan)
 

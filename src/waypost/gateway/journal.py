@@ -64,7 +64,8 @@ class _Execution:
         self.records: list[Open | Close | Progress | Extend] = [record]
         self.opens = 1
         self.booked: tuple[bytes, ...] = ()  # attempt ids, at most three
-        self.is_final = False  # the attempt that ends it is booked
+        # The attempt that ends it is booked; one with a long hold ends elsewhere, so its attempts are all there is.
+        self.is_final = record.has_long_hold
 
     @property
     def is_being_booked(self) -> bool:

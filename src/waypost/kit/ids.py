@@ -43,8 +43,8 @@ class Ids:
 
 
 def sibling(raw: bytes, number: int) -> bytes:
-    """The ids, in order, of what belongs to another id: the attempts (`number` 1 … 3) of an execution."""
-    return raw[:15] + bytes((raw[15] & 0xFC | number,))
+    """The ids of what belongs to another id: the attempts (`number` 1 … 255) of an execution."""
+    return raw[:14] + bytes((raw[14] ^ number >> 2, raw[15] & 0xFC | number & 3))
 
 
 def text(kind: str, raw: bytes) -> str:

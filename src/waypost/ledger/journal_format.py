@@ -37,7 +37,7 @@ Record = Grant | Open | Close | Ack | Progress | Extend
 _FRAME = Struct("<II")
 _BODY = Struct("<QB")
 _GRANT = Struct("<16s16sq")
-_OPEN = Struct("<QB16s16s16s16s16sqqqBqq?HHH")  # this and CLOSE with LSN and type before the payload
+_OPEN = Struct("<QB16s16s16s16s16sqqqBqqBHHH")  # this and CLOSE with LSN and type before the payload
 _CLOSE = Struct("<QB16sB??qqqqiqqqqqqH")
 _OTHER_UNITS = Struct("<6q")  # behind a CLOSE's text, when any of them is not zero; then the answer's digest, if any
 _NO_OTHERS = (0,) * 6
@@ -45,6 +45,7 @@ _PROGRESS = Struct("<16sqqq")
 _EXTEND = Struct("<16sq")
 _FRAME_BYTES = _FRAME.size
 _PREFIX_BYTES = _FRAME.size + _BODY.size
+_STREAM, _LONG_HOLD = 1, 2  # bits of the byte before OPEN's lengths, which once was 1 for a stream and else 0
 _TYPE_GRANT, _TYPE_OPEN, _TYPE_CLOSE, _TYPE_ACK, _TYPE_PROGRESS, _TYPE_EXTEND = 1, 2, 3, 4, 5, 6
 
 
@@ -68,7 +69,7 @@ def encode_open(lsn: int, record: Open) -> bytes:
         record.attempt_number,
         record.opened_at_ms,
         record.accepted_at_ms,
-        record.is_stream,
+        _STREAM * record.is_stream + _LONG_HOLD * record.has_long_hold,
         len(model),
         len(provider),
         len(deployment),
@@ -207,12 +208,13 @@ def _decode(data: bytes, at: int, end: int) -> Record | None:
 
 
 def _decode_open(body: bytes) -> Open:
-    *fixed, model_bytes, provider_bytes, deployment_bytes = _OPEN.unpack_from(body)[2:]
+    *fixed, flags, model_bytes, provider_bytes, deployment_bytes = _OPEN.unpack_from(body)[2:]
     provider_at = _OPEN.size + model_bytes
     deployment_at = provider_at + provider_bytes
     model, provider = body[_OPEN.size : provider_at], body[provider_at:deployment_at]
     deployment = body[deployment_at : deployment_at + deployment_bytes]
-    return Open(*fixed, *(text.decode() for text in (model, provider, deployment)))
+    fixed += (bool(flags & _STREAM), model.decode(), provider.decode(), deployment.decode())
+    return Open(*fixed, bool(flags & _LONG_HOLD))  # type: ignore[call-arg]  # it counts `fixed` as any number of them
 
 
 def _decode_close(body: bytes) -> Close:

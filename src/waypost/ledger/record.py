@@ -37,19 +37,22 @@ class Grant(msgspec.Struct, frozen=True, gc=False):
 class Open(msgspec.Struct, frozen=True, gc=False):
     attempt_id: bytes
     execution_id: bytes
-    lease_id: bytes
+    lease_id: bytes  # or the long hold
     org_id: bytes
     api_key_id: bytes
     hold_nanos: int  # most that the caller may be charged
     cost_bound_nanos: int  # most that the provider may bill for this attempt
     price_version: int  # catalogue version whose prices count, frozen at admission
-    attempt_number: int  # 1 … 3 within the execution
+    attempt_number: int  # 1 … 3 within the execution; of an asynchronous one, up to 255
     opened_at_ms: int
     accepted_at_ms: int
     is_stream: bool
     model: str  # our slug
     provider: str  # the provider's id in the catalogue
     deployment: str  # stable id of the deployment, see policy.snapshot
+    has_long_hold: bool = False
+    """Its money is a long hold's, named by `lease_id`, which is settled where its execution's end is decided: the
+    attempt is closed with charge 0 and never final, and a crash books what it cost alone."""
 
 
 class Progress(msgspec.Struct, frozen=True, gc=False):

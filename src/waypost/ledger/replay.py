@@ -22,6 +22,8 @@ def replay(records: Iterable[Record], now_ms: int) -> list[ClosedAttempt]:
       its bill corrects it.
     - An execution none of whose attempts ended it ends, as crashed, with its last attempt. That attempt may be booked
       already; what is new then is the execution's row alone.
+    - An attempt on a long hold crashed at what it may have cost, for the house's account alone, and ends nothing: its
+      execution goes on, or ends, elsewhere.
     """
     executions: dict[bytes, dict[bytes, _Attempt]] = {}
     attempts: dict[bytes, _Attempt] = {}
@@ -92,7 +94,11 @@ def _acknowledge(
 
 
 def _is_ended(execution: dict[bytes, _Attempt]) -> bool:
-    return any(attempt.close is not None and attempt.close.is_final for attempt in execution.values())
+    """Whether no end is missing here: one that has a long hold ends elsewhere."""
+    return any(
+        attempt.open.has_long_hold or (attempt.close is not None and attempt.close.is_final)
+        for attempt in execution.values()
+    )
 
 
 def _endings(execution: dict[bytes, _Attempt], now_ms: int) -> list[ClosedAttempt]:
@@ -115,12 +121,15 @@ def _endings(execution: dict[bytes, _Attempt], now_ms: int) -> list[ClosedAttemp
 
 def _crashed(attempt: _Attempt, now_ms: int, *, is_final: bool = True) -> Close:
     opened, progress = attempt.open, attempt.progress
+    charge_nanos = 0
+    if progress is not None and not opened.has_long_hold:
+        charge_nanos = min(progress.charge_nanos, attempt.hold_nanos)
     return Close(
         attempt_id=opened.attempt_id,
         outcome=Outcome.CRASHED,
         is_final=is_final,
         is_estimated=True,
-        charge_nanos=0 if progress is None else min(progress.charge_nanos, attempt.hold_nanos),
+        charge_nanos=charge_nanos,
         cogs_nanos=opened.cost_bound_nanos,
         closed_at_ms=max(now_ms, opened.opened_at_ms),  # the clock may have stepped back
         first_content_ms=0,

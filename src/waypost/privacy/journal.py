@@ -27,7 +27,7 @@ _RECORDS = {
     "Grant": dict.fromkeys(("lease_id", "org_id", "granted_nanos"), _EXECUTION),
     "Open": {
         **dict.fromkeys(("attempt_id", "execution_id", "lease_id", "org_id", "api_key_id"), _EXECUTION),
-        **dict.fromkeys(("hold_nanos", "cost_bound_nanos", "attempt_number"), _EXECUTION),
+        **dict.fromkeys(("hold_nanos", "has_long_hold", "cost_bound_nanos", "attempt_number"), _EXECUTION),
         **dict.fromkeys(("opened_at_ms", "accepted_at_ms", "is_stream", "model"), _EXECUTION),
         **dict.fromkeys(("provider", "deployment"), _RECIPIENT),
         "price_version": _OPERATION,

@@ -174,11 +174,12 @@ SELECT attempt_id, coalesce(settlement.refunded, 0), coalesce(given.amount, 0)
 """
 
 _EXECUTIONS = """
-SELECT execution.id, execution.charge, coalesce(booked.charge, 0)
+SELECT execution.id, execution.charge, coalesce(booked.charge, 0) + coalesce(long_hold.charge, 0)
   FROM execution
   LEFT JOIN (SELECT execution_id, sum(charge) AS charge FROM settlement GROUP BY execution_id) AS booked
        ON booked.execution_id = execution.id
- WHERE execution.charge <> coalesce(booked.charge, 0)
+  LEFT JOIN long_hold ON long_hold.id = execution.id AND long_hold.org_id = execution.org_id
+ WHERE execution.charge <> coalesce(booked.charge, 0) + coalesce(long_hold.charge, 0)
 """
 
 _TENANTS = """
@@ -229,7 +230,7 @@ THOROUGH = (
     Rule("", "{}: sealed {}, but its sealed transfers come to {}", _ACCOUNTS),
     Rule("", "{}: its transfers are not what was sealed", _SEALS),
     Rule("attempt", "refunded {}, but its refunds are {}", _REFUNDS),
-    Rule("exec", "charge {}, but its attempts were charged {}", _EXECUTIONS),
+    Rule("exec", "charge {}, but its attempts and its hold were charged {}", _EXECUTIONS),
     Rule("exec", "its key belongs to another organisation", _TENANTS),
     Rule("budget", "{} taken in a window, but its leases and holds took {}", _BUDGETS),
     Rule("", "{}: money is a whole number of nano-dollars", _TYPES),

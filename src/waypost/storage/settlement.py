@@ -119,14 +119,15 @@ _COLUMNS = ", ".join(f"{_element(name)} AS {name}" for name in (*_IDS, *_NUMBERS
 
 
 def _settle(on_conflict: str) -> str:
-    """For what comes in time. A lease that is not the organisation's gives a charge of -1, which no row may have."""
+    """For what comes in time. A lease that is not the organisation's gives a charge of -1, which no row may have: but
+    nothing is taken for nothing, so an attempt without a charge, as on a long hold, needs none."""
     return f"""
 WITH open_lease AS MATERIALIZED (
     SELECT id, org_id FROM lease WHERE id = ANY (%(lease_ids)s) ORDER BY id FOR NO KEY UPDATE
 ),
 attempt AS MATERIALIZED (
     SELECT {_COLUMNS}, {_element("charge")} AS worth,
-           CASE WHEN open_lease.id IS NULL THEN -1 ELSE {_element("charge")} END AS charge
+           CASE WHEN open_lease.id IS NULL AND {_element("charge")} > 0 THEN -1 ELSE {_element("charge")} END AS charge
       FROM generate_series(0, %(count)s - 1) AS i
       LEFT JOIN open_lease ON open_lease.id = {_element("lease_id")} AND open_lease.org_id = {_element("org_id")}
 ),
