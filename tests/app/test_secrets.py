@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from tests.policy.samples import document
-from waypost.app.secrets import CredentialReader, Secrets, SecretsError, open_node_id, open_secrets, with_references
+from waypost.app.secrets import (
+    CredentialReader,
+    Secrets,
+    SecretsError,
+    add_file_key,
+    open_file_keys,
+    open_node_id,
+    open_secrets,
+    with_references,
+)
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.document import catalogue_document, read_catalogue
 
@@ -33,11 +42,36 @@ def test_secrets_are_made_once_and_for_the_owner_only(tmp_path: Path) -> None:
     directory = tmp_path / "data/secrets"
     first = open_secrets(directory)
     again = open_secrets(directory)
-    assert (first.pepper, first.ids_key) == (again.pepper, again.ids_key)
-    assert first.pepper != first.ids_key
-    assert len(first.pepper) == len(first.ids_key) == 32
+    secrets = (first.pepper, first.ids_key, first.signing_key)
+    assert secrets == (again.pepper, again.ids_key, again.signing_key)
+    assert len(set(secrets)) == 3
+    assert {len(secret) for secret in secrets} == {32}
     assert mode(directory) == 0o700
-    assert sorted((path.name, mode(path)) for path in directory.iterdir()) == [("ids_key", 0o600), ("pepper", 0o600)]
+    names = ("ids_key", "pepper", "signing_key")
+    assert sorted((path.name, mode(path)) for path in directory.iterdir()) == [(name, 0o600) for name in names]
+
+
+def test_a_file_key_is_made_once_and_followed_by_the_next_when_it_is_asked_for(tmp_path: Path) -> None:
+    first = open_file_keys(tmp_path / "secrets")
+    assert list(first) == [1]
+    assert open_file_keys(tmp_path / "secrets") == first
+
+    assert add_file_key(tmp_path / "secrets") == 2
+    both = open_file_keys(tmp_path / "secrets")
+    assert (sorted(both), both[1]) == ([1, 2], first[1])
+    assert both[2] != both[1]
+    assert {mode(path) for path in (tmp_path / "secrets").iterdir()} == {0o600}
+
+    (tmp_path / "secrets" / "file_key.1").unlink()
+    assert open_file_keys(tmp_path / "secrets") == {2: both[2]}
+
+
+def test_a_damaged_file_key_is_told_and_never_replaced(tmp_path: Path) -> None:
+    open_file_keys(tmp_path)
+    (tmp_path / "file_key.1").write_text("abcd\n")
+    with pytest.raises(SecretsError, match="damaged"):
+        open_file_keys(tmp_path)
+    assert (tmp_path / "file_key.1").read_text() == "abcd\n"
 
 
 def test_processes_that_start_at_once_agree(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from waypost.policy.provider_document import PLAIN
 
 SECRET_BYTES = 32
 CREDENTIAL_BYTES_MAX = 8192
+_FILE_KEY = "file_key."
 _CREDENTIAL = re.compile(r"[!-~]+(?: [!-~]+)*")  # goes into a header line
 
 
@@ -28,23 +29,38 @@ class SecretsError(Exception):
 
 
 class Secrets:
-    """What this deployment alone knows. `pepper` keys the digests of API keys, `ids_key` the ids shown to callers."""
+    """What this deployment alone knows. `pepper` keys the digests of API keys, `ids_key` the ids shown to callers,
+    `signing_key` signs the URLs that we give out."""
 
-    __slots__ = ("directory", "ids_key", "pepper")
+    __slots__ = ("directory", "ids_key", "pepper", "signing_key")
 
-    def __init__(self, directory: Path, pepper: bytes, ids_key: bytes) -> None:
+    def __init__(self, directory: Path, pepper: bytes, ids_key: bytes, signing_key: bytes) -> None:
         self.directory = directory
         self.pepper = pepper
         self.ids_key = ids_key
+        self.signing_key = signing_key
 
 
 def open_secrets(directory: Path) -> Secrets:
     """The secrets in that directory; made when they are not there. Raises SecretsError when others can read them."""
     _open_directory(directory)
-    pepper, ids_key = (_keep(directory / name, os.urandom(SECRET_BYTES)) for name in ("pepper", "ids_key"))
-    if len(pepper) != SECRET_BYTES or len(ids_key) != SECRET_BYTES:
-        raise SecretsError(f"a secret in {directory} is damaged: restore the directory from a backup")
-    return Secrets(directory, pepper, ids_key)
+    return Secrets(directory, *(_secret(directory, name) for name in ("pepper", "ids_key", "signing_key")))
+
+
+def open_file_keys(directory: Path) -> dict[int, bytes]:
+    """The keys that the keys of stored files are wrapped with, by version: `file_key.1`, `file_key.2`, …; the first is
+    made when there is none. Raises SecretsError."""
+    _open_directory(directory)
+    versions = _file_key_versions(directory) or [1]
+    return {version: _secret(directory, f"{_FILE_KEY}{version}") for version in versions}
+
+
+def add_file_key(directory: Path) -> int:
+    """Make the next version, which the control process takes up at its next sweep; its number. The ones before may go
+    once nothing is wrapped with them any more."""
+    version = max(open_file_keys(directory)) + 1
+    _secret(directory, f"{_FILE_KEY}{version}")
+    return version
 
 
 def open_node_id(journal_dir: Path) -> bytes:
@@ -103,6 +119,18 @@ class CredentialReader:
     def has_changed(self) -> bool:
         """Whether a file read before is another one now."""
         return any(_stamp(place) != stamp for place, stamp in self._stamps.items())
+
+
+def _secret(directory: Path, name: str) -> bytes:
+    secret = _keep(directory / name, os.urandom(SECRET_BYTES))
+    if len(secret) != SECRET_BYTES:
+        raise SecretsError(f"a secret in {directory} is damaged: restore the directory from a backup")
+    return secret
+
+
+def _file_key_versions(directory: Path) -> list[int]:
+    suffixes = [path.name.removeprefix(_FILE_KEY) for path in directory.glob(f"{_FILE_KEY}*")]
+    return sorted(int(suffix) for suffix in suffixes if suffix.isascii() and suffix.isdigit())
 
 
 def _open_directory(directory: Path) -> None:
