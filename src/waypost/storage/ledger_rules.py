@@ -126,7 +126,7 @@ _HOUSE = f"""
 SELECT name, posted, booked
   FROM (SELECT 'revenue' AS name, {Kind.REVENUE} AS kind,
                (SELECT coalesce(sum(charge - refunded), 0) FROM settlement)
-             + (SELECT coalesce(sum(charge), 0) FROM long_hold) AS booked
+             + (SELECT coalesce(sum(charge - refunded), 0) FROM long_hold) AS booked
          UNION ALL SELECT 'cash', {Kind.CASH},
                (SELECT coalesce(sum(amount) FILTER (WHERE NOT is_promo), 0) FROM topup)
              - (SELECT coalesce(sum(amount), 0) FROM chargeback)
@@ -168,7 +168,8 @@ _SEALS = f"SELECT 'seal ' || batch FROM ({BROKEN_SEALS}) AS broken"  # noqa: S60
 
 _REFUNDS = """
 SELECT attempt_id, coalesce(settlement.refunded, 0), coalesce(given.amount, 0)
-  FROM (SELECT attempt_id, refunded FROM settlement WHERE refunded > 0) AS settlement
+  FROM (SELECT attempt_id, refunded FROM settlement WHERE refunded > 0
+         UNION ALL SELECT id, refunded FROM long_hold WHERE refunded > 0) AS settlement
   FULL JOIN (SELECT attempt_id, sum(amount) AS amount FROM refund GROUP BY attempt_id) AS given USING (attempt_id)
  WHERE coalesce(settlement.refunded, 0) <> coalesce(given.amount, 0)
 """
@@ -180,6 +181,17 @@ SELECT execution.id, execution.charge, coalesce(booked.charge, 0) + coalesce(lon
        ON booked.execution_id = execution.id
   LEFT JOIN long_hold ON long_hold.id = execution.id AND long_hold.org_id = execution.org_id
  WHERE execution.charge <> coalesce(booked.charge, 0) + coalesce(long_hold.charge, 0)
+"""
+
+_ENDED_HOLDS = """
+SELECT asynchronous_execution.id, asynchronous_execution.state, long_hold.state, long_hold.charge, execution.charge
+  FROM asynchronous_execution
+  LEFT JOIN long_hold USING (id)
+  LEFT JOIN execution USING (id)
+ WHERE CASE WHEN asynchronous_execution.ended_at IS NULL
+            THEN long_hold.state IS DISTINCT FROM 'HELD' OR execution.id IS NOT NULL
+            ELSE long_hold.state IS NOT DISTINCT FROM 'HELD' OR execution.charge IS DISTINCT FROM long_hold.charge
+                 OR (asynchronous_execution.state <> 'SUCCEEDED' AND long_hold.charge > 0) END
 """
 
 _TENANTS = """
@@ -231,6 +243,7 @@ THOROUGH = (
     Rule("", "{}: its transfers are not what was sealed", _SEALS),
     Rule("attempt", "refunded {}, but its refunds are {}", _REFUNDS),
     Rule("exec", "charge {}, but its attempts and its hold were charged {}", _EXECUTIONS),
+    Rule("exec", "is {}, its hold {} with charge {}, and its row says {}", _ENDED_HOLDS),
     Rule("exec", "its key belongs to another organisation", _TENANTS),
     Rule("budget", "{} taken in a window, but its leases and holds took {}", _BUDGETS),
     Rule("", "{}: money is a whole number of nano-dollars", _TYPES),

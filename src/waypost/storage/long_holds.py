@@ -111,6 +111,32 @@ released AS ({
 SELECT count(*) FROM ended
 """  # noqa: S608
 
+# All that is left of a charge, once: `refunded <= charge` is a CHECK.
+REFUND = f"""
+WITH locked AS MATERIALIZED (
+    {LOCK_WALLET.format("(SELECT org_id FROM long_hold WHERE id = %(hold_id)s)")}
+),
+marked AS (
+    UPDATE long_hold SET refunded = charge FROM locked WHERE id = %(hold_id)s AND refunded < charge
+    RETURNING id, long_hold.org_id, charge
+),
+given AS (
+    INSERT INTO refund (attempt_id, refund_key, org_id, amount) SELECT id, %(refund_key)s, org_id, charge FROM marked
+),
+posted AS ({
+    posting(
+        TransferCode.REFUND,
+        AccountKind.REVENUE,
+        AccountKind.WALLET,
+        transfer_id="%(transfer_id)s",
+        ref="id",
+        amount="charge",
+        source="marked",
+    )
+})
+UPDATE wallet SET available = available + charge FROM marked WHERE wallet.org_id = marked.org_id
+"""  # noqa: S608
+
 EARLIER_HOLD = "SELECT amount FROM long_hold WHERE id = %(hold_id)s AND org_id = %(org_id)s"
 
 EARLIER = "SELECT state, charge FROM long_hold WHERE id = %(draw_id)s"
@@ -148,9 +174,9 @@ async def create_hold(
         "transfer_id": transfer_id,
     }
     try:
-        row = await _create(pool, parameters)
+        row = await _create_in_own(pool, parameters)
     except psycopg.errors.UniqueViolation:
-        row = await _create(pool, parameters)
+        row = await _create_in_own(pool, parameters)
     is_made, earlier, available, *tightest = row
     if is_made or earlier is not None:
         return amount_nanos if is_made else int(earlier)
@@ -164,10 +190,41 @@ async def create_hold(
     raise refusal(available, amount_nanos, tightest, recallable)
 
 
-async def _create(pool: Pool, parameters: dict[str, object]) -> TupleRow:
+async def create_hold_on(
+    connection: AsyncConnection,
+    transfer_id: UUID,
+    *,
+    hold_id: bytes,
+    org_id: bytes,
+    amount_nanos: Nanos,
+    owners: Sequence[bytes] = (),
+) -> None:
+    """The same as a part of a transaction, for an id that nobody used before. Raises InsufficientFunds, which does not
+    know yet what others may give back, and LookupError."""
+    parameters: dict[str, object] = {
+        "hold_id": UUID(bytes=hold_id),
+        "org_id": UUID(bytes=org_id),
+        "amount": amount_nanos,
+        "owners": [UUID(bytes=owner) for owner in owners],
+        "transfer_id": transfer_id,
+    }
+    is_made, _, available, *tightest = await _create(connection, parameters)
+    if is_made:
+        return
+    if available is None:
+        raise LookupError("no wallet")
+    raise refusal(available, amount_nanos, tightest, 0)
+
+
+async def _create_in_own(pool: Pool, parameters: dict[str, object]) -> TupleRow:
     async with pool.connection() as connection, connection.transaction():
+        return await _create(connection, parameters)
+
+
+async def _create(connection: AsyncConnection, parameters: dict[str, object]) -> TupleRow:
+    if parameters["owners"]:
         await connection.execute(OPEN_WINDOWS, parameters)
-        row = await (await connection.execute(CREATE, parameters)).fetchone()
+    row = await (await connection.execute(CREATE, parameters)).fetchone()
     assert row is not None
     return row
 
@@ -202,3 +259,10 @@ async def end_hold_on(
     if earlier[1] != charge_nanos:
         raise ValueError("the hold ended with another charge")
     return False
+
+
+async def refund_hold_on(connection: AsyncConnection, transfer_id: UUID, *, hold_id: bytes, refund_key: str) -> bool:
+    """Give a settled hold's whole charge back, as a part of a transaction; False when nothing is left of it to give.
+    The connection has the settling role."""
+    parameters = {"hold_id": UUID(bytes=hold_id), "transfer_id": transfer_id, "refund_key": refund_key}
+    return (await connection.execute(REFUND, parameters)).rowcount > 0

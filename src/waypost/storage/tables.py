@@ -213,6 +213,7 @@ long_hold = sa.Table(
     _column("state", Text, _LEASE, server_default="HELD"),
     _column("created_at", _TIME, _LEASE, server_default=sa.func.now()),
     _column("ended_at", _TIME, _LEASE, nullable=True),
+    _column("refunded", BigInteger, _LEASE, server_default="0"),  # of the charge
 )
 
 # The general ledger. It names no model, no provider and no person. The house's accounts have the nil UUID.
@@ -351,6 +352,41 @@ execution = sa.Table(
     _column("model", Text, _EXECUTION),
     _column("error_code", Text, _EXECUTION),
     postgresql_partition_by="RANGE (id)",
+)
+
+# An execution that its caller does not wait for, from its acceptance on; see executions.lifecycle. Input, text output
+# and the caller's metadata are in the vault and nowhere here.
+asynchronous_execution = sa.Table(
+    "asynchronous_execution",
+    METADATA,
+    _column("id", _ID, _EXECUTION, primary_key=True),
+    _column("org_id", _ID, _EXECUTION),
+    _column("api_key_id", _ID, _EXECUTION),
+    _column("model", Text, _EXECUTION),
+    _column("modality", Text, _EXECUTION),
+    _column("state", Text, _EXECUTION, server_default="RECEIVED"),
+    _column("version", Integer, _EXECUTION, server_default="1"),  # grows with every step: who knows an old one loses
+    _column("attempt", SmallInteger, _EXECUTION, server_default="0"),
+    _column("price_version", BigInteger, _EXECUTION),
+    _column("estimate", BigInteger, _EXECUTION),
+    _column("hold", BigInteger, _EXECUTION),
+    _column("accepted_at", _TIME, _EXECUTION),
+    _column("expires_at", _TIME, _EXECUTION),
+    _column("started_at", _TIME, _EXECUTION, nullable=True),
+    _column("ended_at", _TIME, _EXECUTION, nullable=True),
+    _column("cancel_requested_at", _TIME, _EXECUTION, nullable=True),
+    _column("error_code", Text, _EXECUTION, server_default=""),
+    _column("mode", Text, _EXECUTION, nullable=True),
+    _column("provider", Text, _RECIPIENT, nullable=True),
+    _column("deployment", Text, _RECIPIENT, nullable=True),
+    _column("provider_job", Text, _RECIPIENT, nullable=True),  # the provider's name for its job
+    _column("credential", LargeBinary, _RECIPIENT, nullable=True),  # digest of the key that submitted it
+    _column("polls", Integer, _EXECUTION, server_default="0"),
+    _column("webhook_url", Text, _EXECUTION, nullable=True),
+    _column("sequence", Integer, _EXECUTION, server_default="0"),  # of what was announced of it
+    _column("output_files", JSONB, _EXECUTION, nullable=True),  # ids, types and measures
+    _column("result_until", _TIME, _EXECUTION, nullable=True),  # while the vault keeps it
+    _column("result_read_at", _TIME, _EXECUTION, nullable=True),
 )
 
 # Whose call an idempotency key is, for a day.

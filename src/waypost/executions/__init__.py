@@ -1,0 +1,1 @@
+"""Asynchronous executions, thought out: their states, their inputs, and what they may cost."""

@@ -1,0 +1,424 @@
+"""Asynchronous executions: begun, taken a step further, ended. Each is one transaction, with everything that goes with
+it: money, the queued job, the announcement.
+
+A step is a compare-and-swap on the row's version, so of two that step from the same place one loses, and a job that
+runs twice has one effect. `connection`s and the pool are the settling role's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg.types.json import Jsonb
+
+from waypost.executions.lifecycle import Mode, State, event_of, may_follow, outcome_of
+from waypost.kit.errors import ErrorCode
+from waypost.kit.ids import Ids
+from waypost.kit.money import Nanos
+from waypost.ledger.account import AccountKind, TransferCode
+from waypost.ledger.record import InsufficientFunds
+from waypost.storage.general_ledger import posting
+from waypost.storage.jobs import defer
+from waypost.storage.leases import recall
+from waypost.storage.long_holds import RECALL_LOOK_MS, RECALL_LOOKS, create_hold_on, end_hold_on, refund_hold_on
+from waypost.storage.pool import Pool
+from waypost.wire.canonical import Usage
+
+CHANNEL = "waypost_execution"  # where every step is announced: the payload is the id's 32 hexadecimal digits
+QUEUE = "executions"
+START = "execution.start"  # the job that does the work, from the beginning or from where it was interrupted
+CANCEL_AT_PROVIDER = "execution.cancel_at_provider"  # asked for by a caller, or because time is up
+ENDPOINT = "/v1/executions"  # of idempotency keys
+KEPT_HOURS = 24  # an idempotency key
+
+# fmt: off
+_FIXED = (
+    "id", "org_id", "api_key_id", "model", "modality", "price_version", "estimate", "hold", "accepted_at", "expires_at",
+    "webhook_url",
+)
+_CHANGING = (
+    "state", "attempt", "started_at", "ended_at", "cancel_requested_at", "error_code", "mode", "provider", "deployment",
+    "provider_job", "credential", "polls", "sequence", "output_files", "result_until",
+)
+COLUMNS = (*_FIXED, *_CHANGING, "version")
+_RARE = ("audio_input_tokens", "image_input_tokens", "audio_output_tokens", "images", "duration_ms", "characters")
+_UNITS = (
+    "input_tokens", "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "output_tokens",
+    "reasoning_tokens", *_RARE,
+)
+# fmt: on
+
+
+def _values(names: Sequence[str]) -> str:
+    return ", ".join(f"nullif(%({name})s::bigint, 0)" if name in _RARE else f"%({name})s" for name in names)
+
+
+# The key is ours, or a row that is younger than a day has it.
+CLAIM = f"""
+WITH claimed AS (
+    INSERT INTO idempotency_key AS kept
+           (org_id, endpoint, key_digest, fingerprint, execution_id, node_id, node_epoch)
+    VALUES (%(org_id)s, '{ENDPOINT}', %(key_digest)s, %(fingerprint)s, %(id)s, '{UUID(int=0)}', 0)
+        ON CONFLICT (org_id, endpoint, key_digest) DO UPDATE
+       SET fingerprint = excluded.fingerprint, execution_id = excluded.execution_id, created_at = now()
+     WHERE kept.created_at < now() - interval '{KEPT_HOURS} hours'
+    RETURNING execution_id
+)
+SELECT EXISTS (SELECT FROM claimed)
+"""  # noqa: S608 - put together from texts of ours, here and below
+
+CLAIMED = f"""
+SELECT fingerprint, execution_id FROM idempotency_key
+ WHERE org_id = %(org_id)s AND endpoint = '{ENDPOINT}' AND key_digest = %(key_digest)s
+"""  # noqa: S608
+
+INSERT = f"""
+INSERT INTO asynchronous_execution ({", ".join(_FIXED)}) VALUES ({_values(_FIXED)}) RETURNING {", ".join(COLUMNS)}
+"""  # noqa: S608
+
+FIND = f"SELECT {', '.join(COLUMNS)} FROM asynchronous_execution WHERE id = %(id)s"  # noqa: S608
+
+STEP = f"""
+UPDATE asynchronous_execution
+   SET ({", ".join(_CHANGING)}, version) = ({_values(_CHANGING)}, version + 1)
+ WHERE id = %(id)s AND version = %(version)s
+RETURNING version, pg_notify('{CHANNEL}', %(channel_id)s)
+"""  # noqa: S608
+
+ENDED = f"""
+INSERT INTO execution (id, org_id, api_key_id, accepted_at, closed_at, charge, price_version, {", ".join(_UNITS)},
+                       first_content_ms, attempts, outcome, status, is_stream, is_estimated, model, error_code)
+VALUES (%(id)s, %(org_id)s, %(api_key_id)s, %(accepted_at)s, %(ended_at)s, %(charge)s, %(price_version)s,
+        {_values(_UNITS)}, 0, %(attempt)s, %(outcome)s, %(status)s, false, %(is_estimated)s, %(model)s, %(error_code)s)
+"""  # noqa: S608
+
+# The provider's bill for a job of its own; what it answered at once has rows of the gateway that asked.
+BILLED = f"""
+WITH booked AS (
+    INSERT INTO settlement (attempt_id, execution_id, org_id, lease_id, charge, house, cogs, price_version,
+                            {", ".join(_UNITS)}, outcome, is_estimated, model, provider, deployment)
+    VALUES (%(attempt_id)s, %(id)s, %(org_id)s, %(id)s, 0, 0, %(cogs)s, %(price_version)s, {_values(_UNITS)},
+            %(outcome)s, %(is_estimated)s, %(model)s, %(provider)s, %(deployment)s)
+        ON CONFLICT DO NOTHING
+    RETURNING cogs
+)
+{
+    posting(
+        TransferCode.COST,
+        "%(cost_kind)s::smallint",
+        AccountKind.PAYABLE,
+        transfer_id="%(transfer_id)s",
+        org_id="NULL::uuid",
+        amount="cogs",
+        source="booked",
+    )
+}
+"""  # noqa: S608
+
+OVERDUE = f"""
+SELECT {", ".join(COLUMNS)} FROM asynchronous_execution
+ WHERE ended_at IS NULL AND expires_at <= %(now)s ORDER BY expires_at LIMIT %(limit)s
+"""  # noqa: S608
+
+READ = """
+UPDATE asynchronous_execution SET result_read_at = now() WHERE id = %(id)s AND result_read_at IS NULL
+"""
+
+LOST = """
+UPDATE asynchronous_execution SET result_until = now()
+ WHERE id = %(id)s AND state = 'SUCCEEDED' AND result_until > now()
+RETURNING result_read_at IS NULL
+"""
+
+FORGOTTEN = "UPDATE asynchronous_execution SET result_until = now() WHERE id = %(id)s AND result_until > now()"
+
+
+class OutputFile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file that an execution made. Measures are in pixels and milliseconds, 0 = it has none or nobody measured."""
+
+    id: bytes
+    content_type: str
+    bytes: int = 0
+    width: int = 0
+    height: int = 0
+    duration_ms: int = 0
+
+
+class AsynchronousExecution(msgspec.Struct, frozen=True, kw_only=True):
+    """One row. Everything from `state` on changes, by `Executions.step`."""
+
+    id: bytes
+    org_id: bytes
+    api_key_id: bytes
+    model: str  # our slug
+    modality: str
+    price_version: int
+    estimate_nanos: Nanos
+    hold_nanos: Nanos
+    accepted_at: datetime
+    expires_at: datetime
+    webhook_url: str | None = None
+    state: State = State.RECEIVED
+    attempt: int = 0  # n: at a provider of jobs its submits, else how often the work was begun
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
+    error_code: str = ""  # canonical, of one that FAILED or EXPIRED
+    mode: Mode | None = None
+    provider: str | None = None
+    deployment: str | None = None
+    provider_job: str | None = None  # the provider's name for its job
+    credential: bytes | None = None  # digest of the key that the job was submitted with
+    polls: int = 0
+    sequence: int = 0  # of the newest event
+    output_files: tuple[OutputFile, ...] = ()
+    result_until: datetime | None = None  # the vault keeps its text result until then
+    version: int = 1
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """An idempotency key that the caller gave: HMACs of it and of the request's body."""
+
+    key_digest: bytes
+    fingerprint: bytes
+
+
+class JobBill(msgspec.Struct, frozen=True):
+    """What a provider bills for a job of its own."""
+
+    attempt_id: bytes  # sibling(execution id, n)
+    cogs_nanos: Nanos
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """What an end means in money and units."""
+
+    charge_nanos: Nanos = 0  # at most the hold; nothing unless it SUCCEEDED
+    usage: Usage = Usage()
+    bills: tuple[JobBill, ...] = ()
+
+
+class Job(msgspec.Struct, frozen=True):
+    """To be queued with a step; its only argument is `execution`, the id's 32 hexadecimal digits."""
+
+    task: str
+    at: datetime | None = None
+    queue: str = QUEUE
+
+
+class KeyUsedOtherwise(Exception):
+    """The idempotency key belongs to another request."""
+
+
+Announce = Callable[[AsyncConnection, AsynchronousExecution, str, Ending | None], Awaitable[None]]
+"""Writes what becomes of an event (`execution.…`) in the step's own transaction; the row is as it is after the step."""
+
+
+async def announce_to_nobody(
+    connection: AsyncConnection, execution: AsynchronousExecution, event: str, ending: Ending | None
+) -> None:
+    """For a deployment without webhooks."""
+
+
+class Executions:
+    """`pool` is the settling role's."""
+
+    def __init__(self, pool: Pool, ids: Ids, announce: Announce = announce_to_nobody) -> None:
+        self.pool = pool
+        self._ids = ids
+        self._announce = announce
+
+    async def create(
+        self, execution: AsynchronousExecution, *, owners: Sequence[bytes] = (), claim: Claim | None = None
+    ) -> tuple[AsynchronousExecution, bool]:
+        """The execution, held for and queued, and whether it is new: one that was made before under the same claim is
+        not. `owners` are those whose budgets it counts against.
+
+        Raises InsufficientFunds, when others had time to give back what is free; KeyUsedOtherwise; LookupError for an
+        unknown organisation. Then nothing is stored."""
+        looks = 0
+        while True:
+            try:
+                return await self._create(execution, owners, claim)
+            except InsufficientFunds as short:
+                lost = short
+            org_id, hold_id = UUID(bytes=execution.org_id), UUID(bytes=execution.id)
+            recallable = await recall(self.pool, org_id, hold_id)
+            if looks == RECALL_LOOKS or execution.hold_nanos > lost.available_nanos + recallable:
+                raise lost
+            looks += 1
+            await asyncio.sleep(RECALL_LOOK_MS / 1000)
+
+    async def _create(
+        self, execution: AsynchronousExecution, owners: Sequence[bytes], claim: Claim | None
+    ) -> tuple[AsynchronousExecution, bool]:
+        async with self.pool.connection() as connection, connection.transaction():
+            if claim is not None:
+                earlier = await _claimed_before(connection, execution, claim)
+                if earlier is not None:
+                    return earlier, False
+            await create_hold_on(
+                connection,
+                UUID(bytes=self._ids.new()),
+                hold_id=execution.id,
+                org_id=execution.org_id,
+                amount_nanos=execution.hold_nanos,
+                owners=owners,
+            )
+            row = await (await connection.execute(INSERT, _parameters(execution))).fetchone()
+            assert row is not None
+            await defer(connection, START, {"execution": execution.id.hex()}, queue=QUEUE)
+        return execution_of(row), True
+
+    async def find(self, execution_id: bytes) -> AsynchronousExecution | None:
+        async with self.pool.connection() as connection:
+            row = await (await connection.execute(FIND, {"id": UUID(bytes=execution_id)})).fetchone()
+        return None if row is None else execution_of(row)
+
+    async def overdue(self, now: datetime, *, limit: int) -> list[AsynchronousExecution]:
+        """Those whose time is up and that have not ended, the longest first."""
+        async with self.pool.connection() as connection:
+            rows = await (await connection.execute(OVERDUE, {"now": now, "limit": limit})).fetchall()
+        return [execution_of(row) for row in rows]
+
+    async def step(
+        self,
+        before: AsynchronousExecution,
+        after: AsynchronousExecution,
+        *,
+        ending: Ending | None = None,
+        jobs: Sequence[Job] = (),
+    ) -> AsynchronousExecution | None:
+        """`step_on` in a transaction of its own. Raises LedgerUnavailable when its outcome is unknown: look again."""
+        async with self.pool.connection() as connection, connection.transaction():
+            return await self.step_on(connection, before, after, ending=ending, jobs=jobs)
+
+    async def step_on(
+        self,
+        connection: AsyncConnection,
+        before: AsynchronousExecution,
+        after: AsynchronousExecution,
+        *,
+        ending: Ending | None = None,
+        jobs: Sequence[Job] = (),
+    ) -> AsynchronousExecution | None:
+        """Take an execution from one row to the next, with all that goes with it; None, with nothing done, when it is
+        not where `before` says any more. `after` is `before` with its changes; `ending` belongs to a step to a
+        terminal state and to no other."""
+        assert may_follow(before.state, after.state, is_new_attempt=after.attempt > before.attempt), (before, after)
+        assert (ending is not None) == after.state.has_ended == (after.ended_at is not None)
+        assert ending is None or after.state is State.SUCCEEDED or ending.charge_nanos == 0
+        event = event_of(before.state, after.state)
+        if event is not None:
+            after = msgspec.structs.replace(after, sequence=before.sequence + 1)
+        parameters = _parameters(after) | {"version": before.version, "channel_id": after.id.hex()}
+        row = await (await connection.execute(STEP, parameters)).fetchone()
+        if row is None:
+            return None
+        after = msgspec.structs.replace(after, version=row[0])
+        if ending is not None:
+            await self._settle(connection, after, ending)
+        for job in jobs:
+            await defer(connection, job.task, {"execution": after.id.hex()}, queue=job.queue, at=job.at)
+        if event is not None:
+            await self._announce(connection, after, event, ending)
+        return after
+
+    async def _settle(self, connection: AsyncConnection, ended: AsynchronousExecution, ending: Ending) -> None:
+        transfer_ids = UUID(bytes=self._ids.new()), UUID(bytes=self._ids.new())
+        await end_hold_on(connection, transfer_ids, hold_id=ended.id, charge_nanos=ending.charge_nanos)
+        usage = msgspec.structs.asdict(ending.usage)
+        status = (
+            200 if ended.state is State.SUCCEEDED else ErrorCode[ended.error_code].status if ended.error_code else 0
+        )
+        parameters = _parameters(ended) | usage | {"charge": ending.charge_nanos, "status": status}
+        parameters["outcome"] = outcome_of(ended.state).value
+        await connection.execute(ENDED, parameters)
+        kind = AccountKind.COGS_PROVIDER if ended.state is State.SUCCEEDED else AccountKind.COGS_FAILED_ATTEMPT
+        for bill in ending.bills:
+            parameters["attempt_id"] = UUID(bytes=bill.attempt_id)
+            parameters |= {"cogs": bill.cogs_nanos, "cost_kind": kind.value, "transfer_id": UUID(bytes=self._ids.new())}
+            await connection.execute(BILLED, parameters)
+
+    async def result_was_read(self, execution_id: bytes) -> None:
+        """Its caller has it: from now on a loss is no reason to give money back."""
+        async with self.pool.connection() as connection:
+            await connection.execute(READ, {"id": UUID(bytes=execution_id)})
+
+    async def result_is_lost(self, execution_id: bytes) -> bool:
+        """The vault does not have what it should: nobody looks there again, and what was charged goes back, unless the
+        result was read before. Whether it went back."""
+        async with self.pool.connection() as connection, connection.transaction():
+            row = await (await connection.execute(LOST, {"id": UUID(bytes=execution_id)})).fetchone()
+            if row != (True,):
+                return False
+            transfer_id = UUID(bytes=self._ids.new())
+            return await refund_hold_on(connection, transfer_id, hold_id=execution_id, refund_key="result lost")
+
+    async def result_was_deleted(self, execution_id: bytes) -> None:
+        """By its caller."""
+        async with self.pool.connection() as connection:
+            await connection.execute(FORGOTTEN, {"id": UUID(bytes=execution_id)})
+
+
+def _http_status(ended: AsynchronousExecution) -> int:
+    """That a call which is waited for would have had; 0 = none."""
+    if ended.state is State.SUCCEEDED:
+        return 200
+    return ErrorCode[ended.error_code].status if ended.error_code else 0
+
+
+async def _claimed_before(
+    connection: AsyncConnection, execution: AsynchronousExecution, claim: Claim
+) -> AsynchronousExecution | None:
+    """Who has the key, if it is not this one's now. Raises KeyUsedOtherwise."""
+    parameters = _parameters(execution) | msgspec.structs.asdict(claim)
+    # A rival that has ended meanwhile is waited for by the insert, and seen by the statement after it.
+    if await (await connection.execute(CLAIM, parameters)).fetchone() == (True,):
+        return None
+    row = await (await connection.execute(CLAIMED, parameters)).fetchone()
+    assert row is not None, "a key that was just refused is younger than a day"
+    if bytes(row[0]) != claim.fingerprint:
+        raise KeyUsedOtherwise
+    found = await (await connection.execute(FIND, {"id": row[1]})).fetchone()
+    assert found is not None, "the key and its execution are written together"
+    return execution_of(found)
+
+
+def _parameters(execution: AsynchronousExecution) -> dict[str, object]:
+    values: dict[str, object] = {
+        name: getattr(execution, name) for name in (*_FIXED, *_CHANGING) if name not in ("estimate", "hold")
+    }
+    values |= {name: UUID(bytes=getattr(execution, name)) for name in ("id", "org_id", "api_key_id")}
+    values |= {"estimate": execution.estimate_nanos, "hold": execution.hold_nanos, "state": execution.state.name}
+    values["mode"] = None if execution.mode is None else execution.mode.value
+    files = [_file_value(file) for file in execution.output_files]
+    values["output_files"] = Jsonb(files) if files else None
+    return values
+
+
+def execution_of(row: TupleRow) -> AsynchronousExecution:
+    """The value of a row of `COLUMNS`."""
+    values = dict(zip(COLUMNS, row, strict=True))
+    values |= {name: values[name].bytes for name in ("id", "org_id", "api_key_id")}
+    values["estimate_nanos"], values["hold_nanos"] = values.pop("estimate"), values.pop("hold")
+    values["state"] = State[values["state"]]
+    values["mode"] = None if values["mode"] is None else Mode(values["mode"])
+    values["credential"] = None if values["credential"] is None else bytes(values["credential"])
+    values["output_files"] = tuple(_file_of(each) for each in values["output_files"] or ())
+    return AsynchronousExecution(**values)
+
+
+def _file_value(file: OutputFile) -> dict[str, object]:
+    return msgspec.structs.asdict(file) | {"id": file.id.hex()}
+
+
+def _file_of(value: dict[str, Any]) -> OutputFile:
+    return OutputFile(**(value | {"id": bytes.fromhex(value["id"])}))
