@@ -118,8 +118,8 @@ def test_the_file_is_understood(tmp_path: Path) -> None:
             'egress.proxy: expected an address such as "http://proxy.example.org:3128", with its port',
         ),
         (
-            "[server]\nvalkey_url = 'redis://h'",
-            "server.valkey_url: not available in this version (limits are kept in the gateway process); leave it out",
+            "[server]\nvalkey_url = 'http://h'",
+            'server.valkey_url: expected an address such as "valkey://10.0.0.5:6379"; valkeys:// with TLS',
         ),
         (
             "[egress]\nallow = ['hooks.lan', '10.0.0.1/8']",

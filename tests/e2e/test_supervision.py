@@ -22,6 +22,7 @@ from waypost.kit.clock import SystemClock
 from waypost.simulator import Simulator
 from waypost.storage.api_keys import Limits
 from waypost.storage.embedded import EmbeddedPostgres
+from waypost.stores.socket_vault import SocketVault
 from waypost.supervisor.internal_http import get
 from waypost.tenancy.api_key import Scope
 
@@ -103,11 +104,12 @@ class Deployment:
     async def is_whole(self) -> bool:
         """Every process runs and misses nothing, and requests are answered."""
         for name, pid in self.gateways().items():
+            socket = "vault-up" if name == "vault" else name
             try:
-                told = await get(self.data_dir / "run" / f"{name}.sock", "/readyz", timeout_s=5)
+                status, body = await get(self.data_dir / "run" / f"{socket}.sock", "/readyz", timeout_s=5)
             except OSError:
                 return False
-            if told != (200, b'{"degraded":[]}') or not _is_alive(pid):
+            if status != 200 or json.loads(body).get("degraded") or not _is_alive(pid):
                 return False
         return self.postgres.is_running and await self.answers()
 
@@ -153,6 +155,21 @@ async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
     await eventually(is_so, PATIENCE_S)
 
 
+async def test_payloads_outlive_the_control_process_and_the_gateways() -> None:
+    async with deployed() as up:
+        await until(up.is_whole)
+        vault = SocketVault(up.data_dir / "run" / "vault.sock")
+        await vault.put("exec_1/input", b"a prompt", 600)
+        before = up.gateways()
+        for name in ("control", "gateway-0"):
+            os.kill(before[name], signal.SIGKILL)
+        await until(up.is_whole)
+        assert await vault.get("exec_1/input") == b"a prompt"
+        assert up.gateways()["vault"] == before["vault"]
+        assert up.gateways()["control"] != before["control"]
+        await vault.close()
+
+
 async def test_whoever_is_killed_comes_back_and_the_doctor_names_the_cause() -> None:
     dice = Random(5)
     async with deployed() as up:
@@ -174,6 +191,7 @@ async def test_whoever_is_killed_comes_back_and_the_doctor_names_the_cause() -> 
         said = await up.say("doctor")
         assert f"ok up runs as process {up.process.pid}" in said
         assert f"warn postgres process {postmaster} has ended and nobody took note of it (a zombie)" in said
+        assert "ok vault 0 payloads, 0 of 512 MiB, in memory only" in said or "warn vault 0 payloads" in said  # swaps
         assert "FAIL gateway-1 does not answer: it was killed or it hangs" in said
         assert "gateway-0" in said
         os.kill(up.process.pid, signal.SIGCONT)

@@ -16,6 +16,7 @@ from waypost.app.background import Background
 from waypost.app.database import embedded_postgres
 from waypost.app.secrets import open_secrets
 from waypost.app.settings import Settings
+from waypost.app.vault import refuse_unfit
 from waypost.control.application import build
 from waypost.control.services import Services
 from waypost.gateway.following import Following
@@ -53,6 +54,7 @@ def serve_control(settings: Settings, socket_path: Path) -> int:
     quieten_third_parties()
     die_with_supervisor(os.environ)
     conninfo = settings.database_url or embedded_postgres(settings).conninfo()
+    refuse_unfit(settings)
     process = ControlProcess(settings, conninfo)
     socket_path.unlink(missing_ok=True)  # of a process that was killed
     config = uvicorn.Config(

@@ -6,6 +6,7 @@ from waypost.app.operator import CommandRefused
 from waypost.app.secrets import open_secrets
 from waypost.app.settings import Settings
 from waypost.app.up import up_options
+from waypost.app.vault import refuse_unfit
 from waypost.demo.session import run_demo
 from waypost.demo.weights import DemoUnavailable, WeightsDamaged
 
@@ -14,6 +15,7 @@ def serve_demo(
     settings: Settings, *, host: str, port: int, metrics_port: int, is_simulated: bool, has_embeddings: bool
 ) -> int:
     """Run everything with a model of its own until told to stop; the exit code."""
+    refuse_unfit(settings)
     options = up_options(settings, host=host, port=port, metrics_port=metrics_port)
     try:
         pepper = open_secrets(settings.secrets_dir).pepper

@@ -11,7 +11,9 @@ import msgspec
 from waypost.app.database import embedded_postgres
 from waypost.app.finding import Finding, Verdict
 from waypost.app.settings import Settings
+from waypost.app.vault import VaultStatus, open_vault, status_socket, vault_socket
 from waypost.storage.server_process import ProcessState
+from waypost.stores.vault import VaultUnavailable, VaultUnfit
 from waypost.supervisor.internal_http import get
 from waypost.supervisor.up import running_pid
 
@@ -31,6 +33,8 @@ class Readiness(msgspec.Struct, frozen=True):
     degraded: list[str] = []
 
 
+_VAULT_NEARLY_FULL = 0.9
+_decode_vault = msgspec.json.Decoder(VaultStatus).decode
 _decode = msgspec.json.Decoder(Readiness).decode
 
 
@@ -43,6 +47,7 @@ def processes(settings: Settings) -> Iterator[Finding]:
     yield Finding("up", Verdict.FINE, f"runs as process {pid}")
     if settings.database_url is None:
         yield from _postmaster(settings)
+    yield asyncio.run(_vault(settings))
     sockets = sorted((settings.data_dir / "run").glob("gateway-*.sock"))
     yield from asyncio.run(_gateways(sockets))
 
@@ -61,6 +66,45 @@ def _postmaster(settings: Settings) -> Iterator[Finding]:
         yield Finding("postgres", Verdict.DOUBTFUL, sentence)
     else:
         yield Finding("postgres", Verdict.FINE, f"runs as process {pid}")
+
+
+async def _vault(settings: Settings) -> Finding:
+    if settings.valkey_url is not None:
+        return await _shared_vault(settings)
+    try:
+        _, body = await get(status_socket(vault_socket(settings)), "/readyz", timeout_s=_ANSWER_S)
+        status = _decode_vault(body)
+    except (OSError, msgspec.DecodeError):
+        sentence = "does not answer: it was killed or it hangs; when it dies it is started again, without its payloads"
+        return Finding("vault", Verdict.BAD, sentence)
+    held, most = status.bytes // 2**20, status.bytes_max // 2**20
+    sentence = f"{status.entries} payloads, {held} of {most} MiB, in memory only"
+    if status.bytes > _VAULT_NEARLY_FULL * status.bytes_max:
+        return Finding("vault", Verdict.DOUBTFUL, f"{sentence}: nearly full; raise server.vault_bytes")
+    if not status.is_locked and _has_swap():
+        hint = "this machine swaps and they could reach its disk; raise the limit on locked memory, or switch swap off"
+        return Finding("vault", Verdict.DOUBTFUL, f"{sentence}, but {hint}")
+    return Finding("vault", Verdict.FINE, sentence)
+
+
+async def _shared_vault(settings: Settings) -> Finding:
+    vault = open_vault(settings)
+    try:
+        await vault.check()
+    except VaultUnfit as error:
+        return Finding("vault", Verdict.BAD, str(error))
+    except VaultUnavailable:
+        return Finding("vault", Verdict.BAD, "the Valkey server does not answer: check server.valkey_url")
+    finally:
+        await vault.close()
+    return Finding("vault", Verdict.FINE, "the Valkey server answers, and writes nothing to a disk")
+
+
+def _has_swap() -> bool:
+    try:
+        return len(Path("/proc/swaps").read_text().splitlines()) > 1  # below its heading
+    except OSError:  # another system than Linux
+        return False
 
 
 async def _gateways(sockets: list[Path]) -> list[Finding]:

@@ -16,9 +16,19 @@ from waypost.policy.document import CatalogueError
 from waypost.storage.database import DatabaseUnfit
 from waypost.storage.embedded import EmbeddedPostgresError
 from waypost.storage.roles import RolesMissing
+from waypost.stores.vault import VaultUnfit
 from waypost.supervisor.up import UpRefused
 
-_PLAIN = (CommandRefused, GatewayRefused, SecretsError, DatabaseUnfit, EmbeddedPostgresError, RolesMissing, UpRefused)
+_PLAIN = (
+    CommandRefused,
+    GatewayRefused,
+    SecretsError,
+    DatabaseUnfit,
+    EmbeddedPostgresError,
+    RolesMissing,
+    UpRefused,
+    VaultUnfit,
+)
 TRACE = "WAYPOST_TRACE"
 
 

@@ -72,8 +72,9 @@ class Reloading:
 
     def _take_over(self, settings: Settings) -> None:
         live = settings.live
-        if settings.secrets_dir != self._settings.secrets_dir:
-            emit(SettingNeedsRestart(process=self._process, setting="server.secrets_dir"))
+        for name in ("secrets_dir", "valkey_url", "vault_bytes"):
+            if getattr(settings, name) != getattr(self._settings, name):
+                emit(SettingNeedsRestart(process=self._process, setting=f"server.{name}"))
         if live.tls_mode != self.live.tls_mode:
             emit(SettingNeedsRestart(process=self._process, setting="server.tls"))
             live = live.with_tls_of(self.live)

@@ -1,7 +1,6 @@
 """Process settings: the command line, the environment, and `[server]` and `[egress]` of `waypost.toml`.
 
-Read and checked at the start of a command, and again by gateways when the file changes. What the file may say but this
-version cannot do is refused, so that nobody relies on a setting that has no effect.
+Read and checked at the start of a command, and again by gateways when the file changes.
 """
 
 from __future__ import annotations
@@ -19,6 +18,9 @@ from waypost.policy.table import Table
 CONFIG_NAME = "waypost.toml"  # taken from the current directory when nothing else is said
 _CATALOGUE_TABLES = ("providers", "models")  # of the same file, read by policy.document
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+VAULT_BYTES = 512 * 1024 * 1024
+VAULT_BYTES_BOUNDS = (1024 * 1024, 1024**4)
+_VALKEY = re.compile(r"(?:valkeys?|rediss?|unix)://.+")
 _PASSWORD = re.compile(r"(?<=:)[^:@/]*(?=@)|(?<=password=)[^&\s]*")
 
 
@@ -41,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str | None  # None: the embedded PostgreSQL in the data directory
     config_path: Path | None
     durability: str  # of the journal: "process" or "power"
+    valkey_url: str | None = None  # of the server that the nodes of a cluster share; None: this machine is alone
+    vault_bytes: int = VAULT_BYTES  # of payloads that the vault process holds at one time
     live: LiveSettings
 
     def __repr__(self) -> str:
@@ -55,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ("database_url", masked),
             ("secrets_dir", str(self.secrets_dir)),
             ("journal.durability", self.durability),
+            ("valkey_url", "none" if self.valkey_url is None else _PASSWORD.sub("•••", self.valkey_url)),
+            ("vault_bytes", str(self.vault_bytes)),
             *self.live.shown(),
         ]
 
@@ -100,10 +106,13 @@ def read_settings(
         database_url=url,
         config_path=path,
         durability=journal.one_of("durability", DURABILITIES, DURABILITIES[0]),
+        valkey_url=_read_valkey_url(server),
+        vault_bytes=server.integer("vault_bytes", VAULT_BYTES, least=VAULT_BYTES_BOUNDS[0], most=VAULT_BYTES_BOUNDS[1]),
         live=read_live(server, egress, Path.cwd() if path is None else path.parent),
     )
     journal.close()
-    _refuse_unavailable(server, egress)
+    server.close()
+    egress.close()
     for name in _CATALOGUE_TABLES:
         root.has(name)
     root.close()
@@ -143,12 +152,9 @@ def _find_config(named: Path | None) -> Path | None:
     return usual if usual.exists() else None
 
 
-def _refuse_unavailable(server: Table, egress: Table) -> None:
-    unavailable: tuple[tuple[Table, str, object, str], ...] = (
-        (server, "valkey_url", "", "limits are kept in the gateway process"),
-    )
-    for table, name, default, why in unavailable:
-        if table.raw(name) not in (None, default):
-            table.note(name, f"not available in this version ({why}); leave it out")
-    server.close()
-    egress.close()
+def _read_valkey_url(server: Table) -> str | None:
+    hint = 'an address such as "valkey://10.0.0.5:6379"; valkeys:// with TLS'
+    url = server.text("valkey_url", "", hint=hint)
+    if url and not _VALKEY.fullmatch(url):
+        server.note("valkey_url", f"expected {hint}")
+    return url or None

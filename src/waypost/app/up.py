@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from waypost.app.catalogue_file import apply_first, apply_watched_file
 from waypost.app.database import embedded_postgres
 from waypost.app.settings import Settings, SettingsError, read_settings
+from waypost.app.vault import refuse_unfit, status_socket, vault_socket
 from waypost.supervisor.child import ChildPlan
 from waypost.supervisor.up import UpOptions, UpRefused, roll_running, run_up
 
@@ -21,6 +22,7 @@ def up_options(settings: Settings, *, host: str, port: int, metrics_port: int, w
         told += ["--config", str(settings.config_path)]
     waypost = (sys.executable, "-m", "waypost")
     control_socket = settings.data_dir / "run" / "control.sock"
+    vault = vault_socket(settings)
     if settings.database_url is not None:
         os.environ["WAYPOST_DATABASE_URL"] = settings.database_url
     return UpOptions(
@@ -42,6 +44,14 @@ def up_options(settings: Settings, *, host: str, port: int, metrics_port: int, w
             ready_path="/readyz",
             drain_s=lambda: _drain_s_of(settings),
         ),
+        vault=None
+        if settings.valkey_url is not None
+        else ChildPlan(
+            name="vault",
+            command=(*waypost, "vault", *told, "--socket", str(vault)),
+            address=status_socket(vault),
+            ready_path="/readyz",
+        ),
     )
 
 
@@ -55,6 +65,7 @@ def _drain_s_of(settings: Settings) -> float:
 
 def serve(settings: Settings, *, host: str, port: int, metrics_port: int, workers: int = 1) -> int:
     """Run everything until told to stop; the exit code."""
+    refuse_unfit(settings)
     options = up_options(settings, host=host, port=port, metrics_port=metrics_port, workers=workers)
     applies = iter((apply_first,))  # and the same file from then on
 

@@ -28,6 +28,7 @@ _ALONE: tuple[Callable[..., None], ...] = (
     running.demo,
     running.gateway,
     running.control,
+    running.vault,
     running.restart,
     running.sim,
     running.doctor,

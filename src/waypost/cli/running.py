@@ -101,6 +101,21 @@ def control(
     raise typer.Exit(serve_control(settings, socket or settings.data_dir / "run" / "control.sock"))
 
 
+def vault(
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    socket: Annotated[
+        Path | None, typer.Option(help="Unix socket to serve on; default run/vault.sock in the data directory.")
+    ] = None,
+) -> None:
+    """Start the vault alone: payloads of executions, in memory only. `up` starts one by itself."""
+    from waypost.app.vault import serve_vault, vault_socket
+
+    settings = settings_of(data_dir, database_url, config)
+    raise typer.Exit(serve_vault(settings, socket or vault_socket(settings)))
+
+
 def restart(config: Config = None, data_dir: DataDir = None) -> None:
     """Replace the gateway processes of the `up` on this data directory, one after the other, without losing a request.
 

@@ -14,6 +14,7 @@ from waypost.control.answers import answer, refuse, request_id_of
 from waypost.control.services import Services
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.ledger.record import LedgerUnavailable
+from waypost.stores.vault import VaultFull, VaultUnavailable
 from waypost.telemetry.events import report_bug
 
 _BY_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
@@ -58,6 +59,8 @@ def build(services: Services, lifespan: Lifespan[Starlette]) -> Starlette:
         exception_handlers={
             Refusal: on_refusal,
             LedgerUnavailable: on_unavailable,
+            VaultFull: on_unavailable,
+            VaultUnavailable: on_unavailable,
             HTTPException: on_status,
             Exception: on_bug,
         },

@@ -12,6 +12,10 @@ import sys
 # prctl(2), from <linux/prctl.h>
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+# mlockall(2), from <asm-generic/mman.h>
+_MCL_CURRENT = 1
+_MCL_FUTURE = 2
+_MCL_ONFAULT = 4
 
 
 def keep_memory_private() -> None:
@@ -23,6 +27,21 @@ def keep_memory_private() -> None:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def keep_memory_from_swap(bytes_needed: int) -> bool:
+    """Lock this process's memory, as it is used, so that it never reaches a swap device; whether that was allowed.
+
+    Under a limit lower than `bytes_needed` nothing is locked: every allocation beyond it would fail."""
+    if sys.platform != "linux":
+        return False
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if hard not in (resource.RLIM_INFINITY, soft):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < bytes_needed:
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0)
 
 
 def die_with(parent_pid: int, how: signal.Signals) -> None:

@@ -25,7 +25,7 @@ from waypost.storage.roles import RolesMissing
 from waypost.supervisor.child import Child, ChildFailed, ChildPlan
 from waypost.supervisor.metrics_port import MetricsPort
 from waypost.supervisor.public_port import PortUnusable, open_public_sockets, taken
-from waypost.supervisor.workers import PathTooLong, Workers, WorkersPlan
+from waypost.supervisor.workers import PathTooLong, Workers, WorkersPlan, check_socket_path
 from waypost.telemetry.events import report_bug
 
 WATCH_S = 1.0  # between looks at the configuration file and the embedded database
@@ -51,6 +51,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     config_path: Path | None = None  # watched
     gateway_command: tuple[str, ...] = ()  # `python -m waypost gateway …`, without host and port
     control: ChildPlan | None = None  # the control process; started once the schema is there, at a Unix socket
+    vault: ChildPlan | None = None  # the vault, beside them; the first to start and the last to end
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +128,7 @@ class _Up:
         self._apply_catalogue = apply_catalogue
         self._companions = [Child(plan) for plan in companions]
         self._control = [] if options.control is None else [Child(options.control)]
+        self._vault = [] if options.vault is None else [Child(options.vault)]
         self._conninfo = options.conninfo
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -141,7 +143,7 @@ class _Up:
             for each in sockets:
                 open_sockets.callback(each.close)
             workers = Workers(_workers_plan(options), sockets)
-            metrics = MetricsPort(lambda: [*workers.all, *self._control, *self._companions])
+            metrics = MetricsPort(lambda: [*workers.all, *self._control, *self._vault, *self._companions])
             try:
                 metrics_port = await metrics.listen(options.host, options.metrics_port)
             except OSError as error:
@@ -177,11 +179,11 @@ class _Up:
             if prepare is not None:
                 await asyncio.to_thread(prepare, self._conninfo)
             await asyncio.to_thread(self._apply)
-            for child in self._control:
+            for child in [*self._vault, *self._control]:
                 tasks.create_task(child.run())
             workers.start(tasks)
             tasks.create_task(self._watch())
-            if await self._get_ready([*self._companions, *self._control, *workers.children]):
+            if await self._get_ready([*self._companions, *self._vault, *self._control, *workers.children]):
                 on_ready()
                 tasks.create_task(self._roll_when_asked(workers, tasks))
                 await self._stopping.wait()
@@ -189,6 +191,7 @@ class _Up:
         finally:
             await workers.stop(self._hurry)
             await asyncio.gather(*(child.stop(self._hurry) for child in [*self._control, *self._companions]))
+            await asyncio.gather(*(child.stop(self._hurry) for child in self._vault))
 
     async def _roll_when_asked(self, workers: Workers, tasks: asyncio.TaskGroup) -> None:
         """Replace the gateways one after the other, whenever the signal has come, until told to stop."""
@@ -306,6 +309,9 @@ def _workers_plan(options: UpOptions) -> WorkersPlan:
     for left in run_dir.glob("gateway-*.sock"):
         left.unlink()
     control = options.control
+    for child in (control, options.vault):
+        if child is not None and isinstance(child.address, Path):
+            check_socket_path(child.address)
     return WorkersPlan(
         count=options.workers,
         command=options.gateway_command,

@@ -91,8 +91,7 @@ class Workers:
 
     def _child(self, number: int, name: str) -> Child:
         path = self._plan.run_dir / f"{name}.sock"
-        if len(os.fsencode(path)) > _SOCKET_PATH_BYTES_MAX:
-            raise PathTooLong
+        check_socket_path(path)
         fds = [each.fileno() for each in self._sockets]
         listen_fd = fds[number % len(fds)]
         inheritance = Inheritance(
@@ -114,6 +113,12 @@ class Workers:
                 drain_s=lambda: self._plan.drain_s() + _SETTLE_S,
             )
         )
+
+
+def check_socket_path(path: Path) -> None:
+    """Raises PathTooLong when nobody could listen there."""
+    if len(os.fsencode(path)) > _SOCKET_PATH_BYTES_MAX:
+        raise PathTooLong
 
 
 async def _run_on_trial(child: Child) -> None:

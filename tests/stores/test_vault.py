@@ -1,0 +1,117 @@
+"""What every vault promises: the vault process, a Valkey server, and the fake that other tests use."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import pytest
+
+from tests.stores.vaults import MIB, fake_vault, socket_vault, valkey, valkey_vault
+from waypost.stores.valkey_vault import ValkeyVault
+from waypost.stores.vault import (
+    VALUE_BYTES_MAX,
+    ValueTooLarge,
+    Vault,
+    VaultFull,
+    VaultUnavailable,
+    VaultUnfit,
+)
+
+Opened = Callable[[], contextlib.AbstractAsyncContextManager[Vault]]
+every_vault = pytest.mark.parametrize("opened", [fake_vault, socket_vault, valkey_vault], ids=lambda f: f.__name__)
+
+
+@every_vault
+async def test_what_is_put_is_got_as_often_as_one_likes_until_it_is_deleted(opened: Opened) -> None:
+    async with opened() as vault:
+        await vault.put("exec_1/input", b"a prompt", 60)
+        assert [await vault.get("exec_1/input") for _ in range(3)] == [b"a prompt"] * 3
+        await vault.delete("exec_1/input", "exec_2/input")
+        assert await vault.get("exec_1/input") is None
+
+
+@every_vault
+async def test_a_later_value_takes_the_place_of_an_earlier_one(opened: Opened) -> None:
+    async with opened() as vault:
+        await vault.put("result", b"first", 60)
+        await vault.put("result", b"", 60)
+        assert await vault.get("result") == b""
+
+
+@every_vault
+async def test_sizes_up_to_the_largest_and_no_more(opened: Opened) -> None:
+    async with opened() as vault:
+        for size in (0, 1, 65_535, 65_536, MIB, VALUE_BYTES_MAX):
+            value = bytes([size % 251]) * size
+            await vault.put("value", value, 60)
+            assert await vault.get("value") == value
+        with pytest.raises(ValueTooLarge):
+            await vault.put("value", bytes(VALUE_BYTES_MAX + 1), 60)
+
+
+@every_vault
+async def test_many_at_a_time_get_their_own(opened: Opened) -> None:
+    async with opened() as vault:
+        await asyncio.gather(*(vault.put(f"key-{n}", b"%d" % n * (n * 100), 60) for n in range(200)))
+        found = await asyncio.gather(*(vault.get(f"key-{n}") for n in range(200)))
+        assert found == [b"%d" % n * (n * 100) for n in range(200)]
+
+
+@every_vault
+async def test_keys_and_times_that_cannot_be_are_bugs(opened: Opened) -> None:
+    async with opened() as vault:
+        for key, ttl_s in (("", 1.0), ("k" * 256, 1.0), ("k", 0.0), ("k", -1.0)):
+            with pytest.raises(ValueError, match="vault"):
+                await vault.put(key, b"", ttl_s)
+
+
+@pytest.mark.parametrize("opened", [socket_vault, valkey_vault], ids=lambda f: f.__name__)
+async def test_what_is_over_is_gone(opened: Opened) -> None:
+    async with opened() as vault:
+        await vault.put("short", b"1", 0.05)
+        await vault.put("long", b"2", 60)
+        await asyncio.sleep(0.1)
+        assert await vault.get("short") is None
+        assert await vault.get("long") == b"2"
+
+
+async def test_a_full_valkey_server_refuses() -> None:
+    async with valkey({"save": "", "appendonly": "no", "maxmemory": "8mb"}) as url:
+        vault = ValkeyVault(url)
+        refused = 0
+        for n in range(16):
+            try:
+                await vault.put(f"key-{n}", bytes(MIB), 60)
+            except VaultFull:
+                refused += 1
+        assert 8 <= refused < 16
+        await vault.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"save": "60 1", "appendonly": "no"}, "save '60 1'"),
+        ({"save": "", "appendonly": "yes"}, "appendonly yes"),
+        ({"save": "", "appendonly": "no", "maxmemory-policy": "allkeys-lru"}, "allkeys-lru"),
+        ({"save": "", "appendonly": "no", "rename-command": "CONFIG nothing"}, "CONFIG GET"),
+    ],
+)
+async def test_a_valkey_server_that_writes_or_loses_payloads_is_refused(settings: dict[str, str], word: str) -> None:
+    async with valkey(settings) as url:
+        vault = ValkeyVault(url)
+        with pytest.raises(VaultUnfit, match=word):
+            await vault.check()
+        await vault.close()
+
+
+async def test_a_valkey_server_in_memory_only_is_fit_and_one_that_is_gone_is_unavailable() -> None:
+    async with valkey() as url:
+        vault = ValkeyVault(url, answer_s=1.0)
+        await vault.check()
+    for asked in (vault.check(), vault.get("key"), vault.put("key", b"", 1), vault.delete("key")):
+        with pytest.raises(VaultUnavailable):
+            await asked
+    await vault.close()
