@@ -95,7 +95,7 @@ async def valkey(settings: Mapping[str, str] = _PERSISTENT_NOT) -> AsyncIterator
         )
         try:
             async with asyncio.timeout(20):
-                while not await _listens(path):
+                while not await _listens(path):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             yield f"unix://{path}"
         finally:
