@@ -164,6 +164,8 @@ _SECTIONS = {
     "providers[0].timeouts": "`timeouts`",
     "providers[0].bulkhead": "`bulkhead`",
     "providers[0].breaker": "`breaker`",
+    "providers[1].job": "`[providers.job]`",
+    "providers[1].job.states": "`states`",
     "providers[0].error_map[0]": "`[[providers.error_map]]`",
     "providers[0].error_map[0].match": "`match`",
     "models[0]": "`[[models]]`",
@@ -180,7 +182,8 @@ def known_fields(tmp_path: Path) -> dict[str, set[str]]:
     provider = {**stranger, "error_map": [{**stranger, "match": stranger}]}
     provider |= dict.fromkeys(("timeouts", "bulkhead", "breaker"), stranger)
     deployment = {**stranger, "cost": stranger, "request": stranger}
-    document: dict[str, object] = {"providers": [provider]}
+    described = {"kind": "http-job", "job": {**stranger, "states": stranger}}
+    document: dict[str, object] = {"providers": [provider, described]}
     document["models"] = [{**stranger, "price": stranger, "deployments": [deployment]}]
     with pytest.raises(CatalogueError) as caught:
         read_catalogue(document)

@@ -7,6 +7,7 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.policy.samples import document
@@ -20,7 +21,7 @@ from waypost.app.secrets import (
     open_secrets,
     with_references,
 )
-from waypost.policy.catalogue import Catalogue
+from waypost.policy.catalogue import Catalogue, JobSettings
 from waypost.policy.document import catalogue_document, read_catalogue
 
 
@@ -132,6 +133,18 @@ def test_a_plain_credential_moves_into_a_file(secrets: Secrets, tmp_path: Path) 
     path = Path(reference.removeprefix("file:"))
     assert path.parent.parent == secrets.directory
     assert (mode(path), mode(path.parent)) == (0o600, 0o700)
+
+
+def test_webhook_secrets_are_moved_as_credentials_are(secrets: Secrets, tmp_path: Path) -> None:
+    catalogue = catalogue_with("env:A")
+    jobs = JobSettings(webhook_secrets=("env:B", "plain:whsec_canary"))
+    (provider,) = catalogue.providers
+    provider = msgspec.structs.replace(provider, kind="replicate", jobs=jobs)
+    moved = with_references(msgspec.structs.replace(catalogue, providers=(provider,)), secrets, document_dir=tmp_path)
+    assert "canary" not in str(catalogue_document(moved))
+    kept, reference = moved.providers[0].jobs.webhook_secrets
+    assert kept == "env:B"
+    assert CredentialReader({})(reference) == "whsec_canary"
 
 
 def test_the_same_credential_is_the_same_reference_and_another_one_another(secrets: Secrets, tmp_path: Path) -> None:

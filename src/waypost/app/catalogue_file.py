@@ -88,9 +88,10 @@ def unreadable_credentials(catalogue: Catalogue, path: Path) -> list[str]:
     read_credential = CredentialReader(os.environ)
     mistakes = []
     for i, provider in enumerate(catalogue.providers):
-        for j, reference in enumerate(provider.api_keys):
-            try:
-                read_credential(reference)
-            except LookupError as error:
-                mistakes.append(f"{path}: providers[{i}].api_keys[{j}]: {error.args[0]}; set it, and start again")
+        for name, references in (("api_keys", provider.api_keys), ("webhook_secrets", provider.jobs.webhook_secrets)):
+            for j, reference in enumerate(references):
+                try:
+                    read_credential(reference)
+                except LookupError as error:
+                    mistakes.append(f"{path}: providers[{i}].{name}[{j}]: {error.args[0]}; set it, and start again")
     return mistakes

@@ -148,16 +148,16 @@ def _clock(found: Health, clock: Clock) -> Finding:
 def _credentials(catalogue: Catalogue) -> Iterator[Finding]:
     read_credential = CredentialReader(os.environ)
     for provider in catalogue.providers:
-        for reference in provider.api_keys:
+        named = [("credential", "the gateway", each) for each in provider.api_keys]
+        named += [("webhook secret", "the control process", each) for each in provider.jobs.webhook_secrets]
+        for what, who, reference in named:
             try:
                 read_credential(reference)
             except LookupError as error:
-                sentence = f"{error.args[0]} for this command; the gateway needs it"
-                yield Finding(f"credential of {provider.id}", Verdict.DOUBTFUL, sentence)
+                sentence = f"{error.args[0]} for this command; {who} needs it"
+                yield Finding(f"{what} of {provider.id}", Verdict.DOUBTFUL, sentence)
             else:
-                yield Finding(
-                    f"credential of {provider.id}", Verdict.FINE, f"{reference.partition(':')[0]} is readable"
-                )
+                yield Finding(f"{what} of {provider.id}", Verdict.FINE, f"{reference.partition(':')[0]} is readable")
 
 
 async def ask_gateways(sockets: Iterable[Path]) -> list[Finding]:

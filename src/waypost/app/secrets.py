@@ -81,6 +81,12 @@ def with_references(catalogue: Catalogue, secrets: Secrets, *, document_dir: Pat
         msgspec.structs.replace(
             provider,
             api_keys=tuple(_reference(provider, each, secrets, document_dir) for each in provider.api_keys),
+            jobs=msgspec.structs.replace(
+                provider.jobs,
+                webhook_secrets=tuple(
+                    _reference(provider, each, secrets, document_dir) for each in provider.jobs.webhook_secrets
+                ),
+            ),
         )
         for provider in catalogue.providers
     )

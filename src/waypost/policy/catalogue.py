@@ -8,7 +8,14 @@ import msgspec
 
 from waypost.kit.errors import ErrorCode
 from waypost.metering.price import PriceRow
+from waypost.providers.job import JobDescription
 
+MODES = ("sync", "stream", "poll", "callback")
+"""How an execution is carried out: one call, a streamed call, a job that is asked about, a job that calls back."""
+INPUT_DELIVERIES = ("url", "base64", "passthrough")
+"""How files of a request reach the provider: by a signed address of ours, inside the request, or as named."""
+COST_BASES = ("output", "metered")
+"""What a job's cost is counted by: what came out, or what the provider says that it metered, as seconds."""
 IMAGE_TOKENS_MAX = 6_144  # where a model does not say: a large image in tiles of today's models
 
 
@@ -52,6 +59,15 @@ class Breaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     open_s: float = 5.0
 
 
+class JobSettings(msgspec.Struct, frozen=True):
+    """What a provider of jobs has beside what every provider has."""
+
+    webhook_secrets: tuple[str, ...] = ()  # references
+    keys_url: str = ""
+    output_hosts: tuple[str, ...] = ()
+    description: JobDescription | None = None
+
+
 class Provider(msgspec.Struct, frozen=True):
     id: str
     kind: str
@@ -69,6 +85,7 @@ class Provider(msgspec.Struct, frozen=True):
     bulkhead: Bulkhead = Bulkhead()
     breaker: Breaker = Breaker()
     error_map: tuple[ErrorRule, ...] = ()
+    jobs: JobSettings = JobSettings()
 
 
 class RequestChanges(msgspec.Struct, frozen=True):
@@ -89,6 +106,9 @@ class Deployment(msgspec.Struct, frozen=True):
     weight: int = 1
     request: RequestChanges = RequestChanges()
     expose: tuple[str, ...] = ()
+    mode: str = "sync"  # one of MODES
+    input_delivery: str = "base64"  # one of INPUT_DELIVERIES
+    cost_by: str = "output"  # one of COST_BASES
 
 
 class Model(msgspec.Struct, frozen=True):

@@ -13,11 +13,20 @@ from collections.abc import Iterable
 
 import msgspec
 
-from waypost.policy.catalogue import IMAGE_TOKENS_MAX, Catalogue, Deployment, Model, RequestChanges
+from waypost.policy.catalogue import (
+    COST_BASES,
+    IMAGE_TOKENS_MAX,
+    INPUT_DELIVERIES,
+    Catalogue,
+    Deployment,
+    Model,
+    Provider,
+    RequestChanges,
+)
 from waypost.policy.price_document import TOKENS_MAX, prices_document, read_prices
 from waypost.policy.provider_document import provider_document, read_provider
 from waypost.policy.table import Table, did_you_mean
-from waypost.providers import MODALITIES
+from waypost.providers import JOB_KINDS, JOB_MODALITIES, MODALITIES, kinds_of
 
 WEIGHT_MAX = 1_000_000
 CREATED_S_MAX = 4_102_444_800  # the year 2100
@@ -32,6 +41,8 @@ _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 # Changing these would bill, route or stream something else than was admitted.
 _SETTLED_FIELDS = ("model", "messages", "stream", "n")
 _MAXIMA = ("max_tokens", "max_completion_tokens")
+# By whether the provider takes jobs; the first is the default.
+_MODES = {False: ("sync", "stream"), True: ("poll", "callback")}
 
 
 class CatalogueError(Exception):
@@ -54,8 +65,8 @@ def read_catalogue(document: dict[str, object]) -> Catalogue:
         root.has(name)
     providers = tuple(read_provider(each) for each in root.tables("providers"))
     known = [provider.id for provider in providers]
-    kinds = {provider.id: provider.kind for provider in providers}
-    models = tuple(_read_model(each, kinds) for each in root.tables("models"))
+    by_id = {provider.id: provider for provider in providers}
+    models = tuple(_read_model(each, by_id) for each in root.tables("models"))
     root.close()
     _note_repeated(mistakes, "providers", "id", known)
     _note_repeated_names(mistakes, models)
@@ -69,9 +80,10 @@ def catalogue_document(catalogue: Catalogue) -> dict[str, object]:
 
     Raises ValueError when a credential stands in it itself rather than a reference to it.
     """
+    by_id = {provider.id: provider for provider in catalogue.providers}
     return {
         "providers": [provider_document(provider) for provider in catalogue.providers],
-        "models": [_model_document(model) for model in catalogue.models],
+        "models": [_model_document(model, by_id) for model in catalogue.models],
     }
 
 
@@ -85,15 +97,16 @@ def with_creation_times(catalogue: Catalogue, previous: Catalogue, now_s: int) -
     return msgspec.structs.replace(catalogue, models=models)
 
 
-def _read_model(table: Table, kinds: dict[str, str]) -> Model:
-    modality = table.one_of("modality", list(MODALITIES))
+def _read_model(table: Table, providers: dict[str, Provider]) -> Model:
+    modality = table.one_of("modality", list(dict.fromkeys((*MODALITIES, *JOB_MODALITIES))))
+    tokens_default = None if modality in MODALITIES else 1  # no tokens are read or written where none are answered
     model = Model(
         slug=table.text("slug", form=_NAME, hint=_NAME_HINT),
         modality=modality,
-        context_window=table.integer("context_window", least=1, most=TOKENS_MAX),
-        max_output=table.integer("max_output", least=1, most=TOKENS_MAX),
+        context_window=table.integer("context_window", tokens_default, least=1, most=TOKENS_MAX),
+        max_output=table.integer("max_output", tokens_default, least=1, most=TOKENS_MAX),
         price=read_prices(table, "price", modality),
-        deployments=_read_deployments(table, kinds, modality),
+        deployments=_read_deployments(table, providers, modality),
         aliases=table.texts("aliases", form=_ALIAS, hint="a name, or a prefix and '*'"),
         features=table.texts("features", form=_FEATURE, hint="a word of lower-case letters, digits and _"),
         image_tokens_max=table.integer("image_tokens_max", IMAGE_TOKENS_MAX, least=1, most=TOKENS_MAX),
@@ -103,46 +116,79 @@ def _read_model(table: Table, kinds: dict[str, str]) -> Model:
     return model
 
 
-def _read_deployments(model: Table, kinds: dict[str, str], modality: str) -> tuple[Deployment, ...]:
-    """`kinds` are those of the providers by id."""
-    able = MODALITIES[modality]
+def _read_deployments(model: Table, providers: dict[str, Provider], modality: str) -> tuple[Deployment, ...]:
+    """`providers` are those of the document, by id."""
+    able = kinds_of(modality)
     pairs: Counter[str] = Counter()
     deployments = []
     for table in model.tables("deployments"):
-        provider = table.text("provider", hint="the id of a provider")
-        if provider and provider not in kinds:
-            table.note("provider", f"there is no provider with this id{did_you_mean(provider, list(kinds))}")
-        elif provider and kinds[provider] not in able:
-            has = f"kind '{kinds[provider]}' has no models of modality '{modality}'"
+        name = table.text("provider", hint="the id of a provider")
+        provider = providers.get(name)
+        if name and provider is None:
+            table.note("provider", f"there is no provider with this id{did_you_mean(name, list(providers))}")
+        elif provider is not None and provider.kind not in able:
+            has = f"kind '{provider.kind}' has no models of modality '{modality}'"
             table.note("provider", f"{has}; {', '.join(able)} have")
         upstream_model = table.text("upstream_model", form=_UPSTREAM_MODEL, hint="the provider's name of the model")
-        pair = f"{provider}/{upstream_model}"
+        pair = f"{name}/{upstream_model}"
         pairs[pair] += 1
         deployments.append(
             Deployment(
                 id=pair if pairs[pair] == 1 else f"{pair}#{pairs[pair]}",
-                provider=provider,
+                provider=name,
                 upstream_model=upstream_model,
                 cost=read_prices(table, "cost", modality),
                 priority=table.integer("priority", 1, least=1, most=WEIGHT_MAX),
                 weight=table.integer("weight", 1, least=1, most=WEIGHT_MAX),
-                request=_read_changes(table.table("request")),
+                request=_read_changes(table.table("request"), is_job=_is_job(provider)),
                 expose=table.texts("expose", form=_FIELD, hint="the name of a response field"),
+                mode=_read_mode(table, provider),
+                input_delivery=table.one_of("input_delivery", INPUT_DELIVERIES, _deliveries(provider)),
+                cost_by=table.one_of("cost_by", COST_BASES, _cost_base(provider)),
             )
         )
+        if table.has("cost_by") and provider is not None and not _is_job(provider):
+            table.note("cost_by", f"only for the kinds {' and '.join(JOB_KINDS)}")
         table.close()
     if not model.raw("deployments"):
         model.note("deployments", "missing; a model needs at least one [[models.deployments]]")
     return tuple(deployments)
 
 
-def _read_changes(table: Table) -> RequestChanges:
+def _is_job(provider: Provider | None) -> bool:
+    return provider is not None and provider.kind in JOB_KINDS
+
+
+def _read_mode(table: Table, provider: Provider | None) -> str:
+    modes = _MODES[_is_job(provider)]
+    mode = table.one_of("mode", modes, modes[0])
+    if mode == "callback" and provider is not None:
+        described = provider.jobs.description
+        if described is not None and not described.callback_field:
+            table.note("mode", f"'callback' takes a callback_field in the [providers.job] of '{provider.id}'")
+    return mode
+
+
+def _deliveries(provider: Provider | None) -> str:
+    """A job's provider fetches what it reads; where it is answered in the call, everything stands in the call."""
+    return "url" if _is_job(provider) else "base64"
+
+
+def _cost_base(provider: Provider | None) -> str:
+    """Replicate bills most models by the time that they compute."""
+    return "metered" if provider is not None and provider.kind == "replicate" else "output"
+
+
+def _read_changes(table: Table, *, is_job: bool) -> RequestChanges:
+    """The input of a job has no fields that decide what is held: what came out is what is charged, up to the hold."""
     values = table.table("set")
     changed = {name: _read_json(values, name) for name in values.names()}
     renames = table.table("rename")
     renamed = {name: renames.text(name, form=_FIELD, hint="the new name of the field") for name in renames.names()}
     dropped = table.texts("drop", form=_FIELD, hint="the name of a request field")
     table.close()
+    if is_job:
+        return RequestChanges(changed, renamed, dropped)
     for name in changed:
         _note_if_settled(values, name, (name,), _SETTLED_FIELDS + _MAXIMA)
     for old, new in renamed.items():
@@ -197,7 +243,7 @@ def _note_repeated_names(mistakes: list[str], models: tuple[Model, ...]) -> None
                 mistakes.append(f"{at}: '{alias}' already stands at {first[alias]}")
 
 
-def _model_document(model: Model) -> dict[str, object]:
+def _model_document(model: Model, providers: dict[str, Provider]) -> dict[str, object]:
     optional: dict[str, object] = {
         "aliases": list(model.aliases),
         "features": list(model.features),
@@ -212,11 +258,11 @@ def _model_document(model: Model) -> dict[str, object]:
         "max_output": model.max_output,
         **{name: value for name, value in optional.items() if value},
         "price": prices_document(model.price),
-        "deployments": [_deployment_document(each) for each in model.deployments],
+        "deployments": [_deployment_document(each, providers.get(each.provider)) for each in model.deployments],
     }
 
 
-def _deployment_document(deployment: Deployment) -> dict[str, object]:
+def _deployment_document(deployment: Deployment, provider: Provider | None) -> dict[str, object]:
     changes = deployment.request
     request = {
         "set": {name: msgspec.json.decode(value) for name, value in changes.set.items()},
@@ -224,6 +270,13 @@ def _deployment_document(deployment: Deployment) -> dict[str, object]:
         "drop": list(changes.drop),
     }
     optional = {"request": {name: value for name, value in request.items() if value}, "expose": list(deployment.expose)}
+    is_job = _is_job(provider)
+    settings = (
+        ("mode", deployment.mode, _MODES[is_job][0]),
+        ("input_delivery", deployment.input_delivery, _deliveries(provider)),
+        ("cost_by", deployment.cost_by, _cost_base(provider)),
+    )
+    optional |= {name: value for name, value, default in settings if value != default}
     return {
         "provider": deployment.provider,
         "upstream_model": deployment.upstream_model,

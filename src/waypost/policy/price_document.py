@@ -25,15 +25,18 @@ UNIT_PRICE_USD_MAX = 1_000_000_000  # per million images, requests, seconds or c
 TIERS_MAX = 8
 CHANGES_MAX = 32
 _UNIT_CLASSES = ("image", "request", "second", "character")
+_Required = tuple[tuple[str, ...], ...]
 # What a list must name, each one of several: what is not priced could not be billed.
-_REQUIRED = {
+_REQUIRED: dict[str, _Required] = {
     "chat": (("input",), ("output",)),
     "embedding": (("input",),),
-    "image": (("image", "output"),),
+    "image": (("image", "output", "request"),),
     "audio": (("second", "character", "output", "request"),),
-    "video": (("second", "output", "request"),),
+    "video": (("second", "output", "request", "image"),),
     "rerank": (("input", "request"),),
 }
+# A provider of jobs may bill by the time that it computes, whatever comes out.
+_REQUIRED_OF_COST = {**_REQUIRED, "image": (("image", "output", "request", "second"),)}
 _FREE = price_row({})
 
 
@@ -44,9 +47,10 @@ def read_prices(owner: Table, name: str, modality: str) -> PriceRow:
         owner.note(name, 'missing; no price, no route: give at least input and output, such as { input = "2.50", … }')
         return _FREE
     table = owner.table(name)
-    prices = _read_classes(table, modality)
-    tiers = _read_tiers(table, modality)
-    changes = _read_changes(table, modality)
+    required = (_REQUIRED_OF_COST if name == "cost" else _REQUIRED).get(modality, _REQUIRED["chat"])
+    prices = _read_classes(table, required)
+    tiers = _read_tiers(table, required)
+    changes = _read_changes(table, required)
     table.close()
     return price_row(prices, tiers, changes)
 
@@ -69,35 +73,35 @@ def moment_text(unix_ms: int) -> str:
     return datetime.fromtimestamp(unix_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _read_classes(table: Table, modality: str) -> dict[str, int]:
+def _read_classes(table: Table, required: _Required) -> dict[str, int]:
     prices = {name: _read_price(table, name) for name in PARENTS if table.has(name)}
-    for names in _REQUIRED.get(modality, _REQUIRED["chat"]):
+    for names in required:
         if table.is_table and not any(name in prices for name in names):
             also = f" (or one of {', '.join(names[1:])})" if len(names) > 1 else ""
             table.note(names[0], f'missing; expected a price in quotes, such as "2.50"{also}')
     return prices
 
 
-def _read_tiers(owner: Table, modality: str) -> tuple[Tier, ...]:
+def _read_tiers(owner: Table, required: _Required) -> tuple[Tier, ...]:
     tiers: list[Tier] = []
     for table in owner.tables("tiers") if owner.has("tiers") else ():
         above = table.integer("above", least=1, most=TOKENS_MAX)
         if tiers and above <= tiers[-1].above:
             table.note("above", "tiers stand in ascending order")
-        tiers.append(Tier(above, price_row(_read_classes(table, modality))))
+        tiers.append(Tier(above, price_row(_read_classes(table, required))))
         table.close()
     if len(tiers) > TIERS_MAX:
         owner.note("tiers", f"at most {TIERS_MAX}")
     return tuple(tiers)
 
 
-def _read_changes(owner: Table, modality: str) -> tuple[PriceChange, ...]:
+def _read_changes(owner: Table, required: _Required) -> tuple[PriceChange, ...]:
     changes: list[PriceChange] = []
     for table in owner.tables("changes") if owner.has("changes") else ():
         at_ms = _read_moment(table, "effective_from")
         if changes and at_ms <= changes[-1].effective_from_ms:
             table.note("effective_from", "changes stand in the order of their dates")
-        changes.append(PriceChange(at_ms, price_row(_read_classes(table, modality), _read_tiers(table, modality))))
+        changes.append(PriceChange(at_ms, price_row(_read_classes(table, required), _read_tiers(table, required))))
         table.close()
     if len(changes) > CHANGES_MAX:
         owner.note("changes", f"at most {CHANGES_MAX}")

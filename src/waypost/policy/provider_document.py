@@ -9,8 +9,9 @@ import msgspec
 
 from waypost.kit.errors import ErrorCode
 from waypost.policy.catalogue import Breaker, Bulkhead, CancelBilling, ErrorRule, Provider, Timeouts
+from waypost.policy.job_document import HTTP_JOB, job_settings_document, read_job_settings
 from waypost.policy.table import Table
-from waypost.providers import KINDS
+from waypost.providers import JOB_KINDS, KINDS
 
 WAIT_S_MAX = 86_400.0
 PLAIN = "plain:"  # before a credential that stands in the document itself
@@ -55,15 +56,15 @@ _FAILURE_CODES = tuple(
         ErrorCode.SERVICE_UNAVAILABLE,
     )
 )
-_PLANNED_KINDS = ("replicate", "fal", "http-job")
 _USAGE_IN_STREAM = ("final", "each", "none")
 
 
 def read_provider(table: Table) -> Provider:
     """A provider; mistakes are noted in the table."""
+    kind = table.one_of("kind", (*KINDS, *JOB_KINDS))
     provider = Provider(
         id=table.text("id", form=_ID, hint="an id of at most 64 letters, digits and . _ -"),
-        kind=_read_kind(table),
+        kind=kind,
         base_url=_read_base_url(table),
         api_keys=_read_references(table),
         headers=_read_headers(table.table("headers")),
@@ -74,12 +75,17 @@ def read_provider(table: Table) -> Provider:
             table.one_of("cancel_stops_billing", [each.value for each in CancelBilling], CancelBilling.UNKNOWN.value)
         ),
         usage_in_stream=table.one_of("usage_in_stream", _USAGE_IN_STREAM, "final"),
-        credential_header=_read_of_openai(table, "credential_header", _HEADER_NAME, "the name of a header").lower(),
-        api_version=_read_of_openai(table, "api_version", _API_VERSION, 'a version such as "2025-04-01-preview"'),
+        credential_header=_read_of_kinds(
+            table, "credential_header", _HEADER_NAME, "the name of a header", (*_OPENAI_KINDS, HTTP_JOB)
+        ).lower(),
+        api_version=_read_of_kinds(
+            table, "api_version", _API_VERSION, 'a version such as "2025-04-01-preview"', _OPENAI_KINDS
+        ),
         timeouts=_read_timeouts(table.table("timeouts")),
         bulkhead=_read_bulkhead(table.table("bulkhead")),
         breaker=_read_breaker(table.table("breaker")),
         error_map=tuple(_read_rule(each) for each in table.tables("error_map")),
+        jobs=read_job_settings(table, kind),
     )
     table.close()
     return provider
@@ -106,17 +112,9 @@ def provider_document(provider: Provider) -> dict[str, object]:
         "bulkhead": msgspec.structs.asdict(provider.bulkhead),
         "breaker": msgspec.structs.asdict(provider.breaker),
         "error_map": [_rule_document(rule) for rule in provider.error_map],
+        **job_settings_document(provider.jobs, provider.kind),
     }
     return {name: value for name, value in document.items() if value not in (None, {}, [])}
-
-
-def _read_kind(table: Table) -> str:
-    kinds = list(KINDS)
-    value = table.raw("kind")
-    if isinstance(value, str) and value not in kinds and value in _PLANNED_KINDS:
-        table.note("kind", f"'{value}' is not available in this version; it has {', '.join(kinds)}")
-        return kinds[0]
-    return table.one_of("kind", kinds)
 
 
 def _read_base_url(table: Table) -> str:
@@ -144,14 +142,14 @@ def _read_base_url(table: Table) -> str:
     return text.rstrip("/")
 
 
-def _read_of_openai(table: Table, name: str, form: re.Pattern[str], hint: str) -> str:
-    """What only providers of OpenAI's formats have, Azure's foremost; "" where it is not given."""
+def _read_of_kinds(table: Table, name: str, form: re.Pattern[str], hint: str, kinds: tuple[str, ...]) -> str:
+    """What only providers of these kinds have; "" where it is not given."""
     if not table.has(name):
         return ""
     text = table.text(name, form=form, hint=hint)
     kind = table.raw("kind")
-    if isinstance(kind, str) and kind in KINDS and kind not in _OPENAI_KINDS:
-        table.note(name, f"only for the kinds {' and '.join(_OPENAI_KINDS)}")
+    if isinstance(kind, str) and kind in (*KINDS, *JOB_KINDS) and kind not in kinds:
+        table.note(name, f"only for the kinds {' and '.join(kinds)}")
     elif text.lower() in _OUR_HEADERS:
         table.note(name, "this header is set by Waypost itself")
     return text
