@@ -250,7 +250,7 @@ def test_every_metric_is_documented_as_it_is() -> None:
     rows = page("docs/reference/metrics.md").rows("Metrics")
     assert {code_of(row[0]): (row[1], row[2]) for row in rows} == metrics
     assert len(metrics) == SOURCE.count('"waypost_') - len(
-        re.findall(r'= "waypost_(?:change|recall|execution|owner|app|settle)"', SOURCE)
+        re.findall(r'= "waypost_(?:change|recall|execution|webhook|owner|app|settle)"', SOURCE)
     )
 
 

@@ -43,12 +43,12 @@ def test_secrets_are_made_once_and_for_the_owner_only(tmp_path: Path) -> None:
     directory = tmp_path / "data/secrets"
     first = open_secrets(directory)
     again = open_secrets(directory)
-    secrets = (first.pepper, first.ids_key, first.signing_key)
-    assert secrets == (again.pepper, again.ids_key, again.signing_key)
-    assert len(set(secrets)) == 3
+    secrets = (first.pepper, first.ids_key, first.signing_key, first.envelope_key)
+    assert secrets == (again.pepper, again.ids_key, again.signing_key, again.envelope_key)
+    assert len(set(secrets)) == 4
     assert {len(secret) for secret in secrets} == {32}
     assert mode(directory) == 0o700
-    names = ("ids_key", "pepper", "signing_key")
+    names = ("envelope_key", "ids_key", "pepper", "signing_key")
     assert sorted((path.name, mode(path)) for path in directory.iterdir()) == [(name, 0o600) for name in names]
 
 

@@ -30,21 +30,24 @@ class SecretsError(Exception):
 
 class Secrets:
     """What this deployment alone knows. `pepper` keys the digests of API keys, `ids_key` the ids shown to callers,
-    `signing_key` signs the URLs that we give out."""
+    `signing_key` signs the URLs that we give out, `envelope_key` seals the secrets that we keep for others."""
 
-    __slots__ = ("directory", "ids_key", "pepper", "signing_key")
+    __slots__ = ("directory", "envelope_key", "ids_key", "pepper", "signing_key")
 
-    def __init__(self, directory: Path, pepper: bytes, ids_key: bytes, signing_key: bytes) -> None:
+    def __init__(self, directory: Path, pepper: bytes, ids_key: bytes, signing_key: bytes, envelope_key: bytes) -> None:
         self.directory = directory
         self.pepper = pepper
         self.ids_key = ids_key
         self.signing_key = signing_key
+        self.envelope_key = envelope_key
 
 
 def open_secrets(directory: Path) -> Secrets:
     """The secrets in that directory; made when they are not there. Raises SecretsError when others can read them."""
     _open_directory(directory)
-    return Secrets(directory, *(_secret(directory, name) for name in ("pepper", "ids_key", "signing_key")))
+    return Secrets(
+        directory, *(_secret(directory, name) for name in ("pepper", "ids_key", "signing_key", "envelope_key"))
+    )
 
 
 def open_file_keys(directory: Path) -> dict[int, bytes]:

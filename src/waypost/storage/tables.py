@@ -29,6 +29,7 @@ from waypost.privacy.data_map import (
 
 _ACCOUNT_LIFE = Retention(Anchor.ENDED, days=30)
 _TWELVE_MONTHS = Retention(Anchor.RECORDED, days=DAYS_PER_YEAR)
+_THIRTY_DAYS = Retention(Anchor.RECORDED, days=30)
 _ONE_DAY = Retention(Anchor.RECORDED, days=1)
 _SEVEN_YEARS = Retention(Anchor.RECORDED, days=7 * DAYS_PER_YEAR + 2)
 
@@ -48,6 +49,9 @@ _BOOKS = personal(
     erase=Erase.PSEUDONYMISED,
 )
 _CLAIM = personal(Category.EXECUTION_METADATA, Purpose.SERVICE, retention=_ONE_DAY)
+_ENDPOINT = personal(Category.ORGANISATION, Purpose.SERVICE, retention=_ACCOUNT_LIFE)
+_ENDPOINT_SECRET = personal(Category.CREDENTIAL, Purpose.SECURITY, retention=_ACCOUNT_LIFE, export=Export.SECRET)
+_DELIVERY = personal(Category.EXECUTION_METADATA, Purpose.SERVICE, retention=_THIRTY_DAYS)
 _CONFIGURATION = impersonal(Category.CONFIGURATION)
 _OPERATION = impersonal(Category.OPERATION)
 
@@ -401,6 +405,68 @@ idempotency_key = sa.Table(
     _column("node_id", _ID, _OPERATION),
     _column("node_epoch", Integer, _OPERATION),
     _column("created_at", _TIME, _CLAIM, server_default=sa.func.now()),
+)
+
+# Where an organisation wants to hear of its executions.
+webhook_endpoint = sa.Table(
+    "webhook_endpoint",
+    METADATA,
+    _column("id", _ID, _ENDPOINT, primary_key=True),
+    _column("org_id", _ID, _ENDPOINT),
+    _column("url", Text, _ENDPOINT),
+    _column("description", Text, _ENDPOINT),
+    _column("events", ARRAY(Text), _ENDPOINT),  # none: all
+    _column("state", Text, _ENDPOINT, server_default="ACTIVE"),
+    _column("state_since", _TIME, _ENDPOINT, server_default=sa.func.now()),
+    _column("secret", LargeBinary, _ENDPOINT_SECRET),  # sealed, like the next and the headers
+    _column("previous_secret", LargeBinary, _ENDPOINT_SECRET, nullable=True),
+    _column("previous_until", _TIME, _ENDPOINT, nullable=True),
+    _column("headers", LargeBinary, _ENDPOINT_SECRET, nullable=True),
+    _column("header_names", ARRAY(Text), _ENDPOINT),
+    _column("failures", Integer, _ENDPOINT, server_default="0"),  # in a row
+    _column("last_success_at", _TIME, _ENDPOINT, nullable=True),
+    _column("last_failure_at", _TIME, _ENDPOINT, nullable=True),
+    _column("last_failure", Text, _ENDPOINT, nullable=True),
+    _column("created_at", _TIME, _ENDPOINT, server_default=sa.func.now()),
+)
+
+# Signs what goes to a URL that was given with a request.
+webhook_secret = sa.Table(
+    "webhook_secret",
+    METADATA,
+    _column("org_id", _ID, _ENDPOINT, primary_key=True),
+    _column("secret", LargeBinary, _ENDPOINT_SECRET),
+    _column("previous_secret", LargeBinary, _ENDPOINT_SECRET, nullable=True),
+    _column("previous_until", _TIME, _ENDPOINT, nullable=True),
+    _column("created_at", _TIME, _ENDPOINT, server_default=sa.func.now()),
+)
+
+# One event to one receiver: the queue, and for thirty days its history.
+webhook_delivery = sa.Table(
+    "webhook_delivery",
+    METADATA,
+    _column("id", _ID, _DELIVERY, primary_key=True),
+    _column("org_id", _ID, _DELIVERY),
+    _column("endpoint_id", _ID, _DELIVERY, nullable=True),
+    _column("url", Text, _DELIVERY, nullable=True),  # of the request, in place of an endpoint
+    _column("lane", _ID, _DELIVERY),  # the endpoint, or a digest of organisation and host
+    _column("event_id", _ID, _DELIVERY),
+    _column("event", Text, _DELIVERY),
+    _column("execution_id", _ID, _DELIVERY, nullable=True),
+    _column("sequence", Integer, _DELIVERY),
+    _column("facts", JSONB, _DELIVERY, nullable=True),  # webhooks.event.ExecutionFacts: ids, numbers, codes
+    _column("state", Text, _DELIVERY),
+    _column("attempts", Integer, _DELIVERY, server_default="0"),  # in all
+    _column("retries", Integer, _DELIVERY, server_default="0"),  # of the schedule, since it was last sent anew
+    _column("due_at", _TIME, _DELIVERY),  # while an attempt is under way: when it counts as lost
+    _column("expires_at", _TIME, _DELIVERY),
+    _column("created_at", _TIME, _DELIVERY, server_default=sa.func.now()),
+    _column("first_attempt_at", _TIME, _DELIVERY, nullable=True),
+    _column("ended_at", _TIME, _DELIVERY, nullable=True),
+    _column("last_status", SmallInteger, _DELIVERY, nullable=True),
+    _column("last_error", Text, _DELIVERY, nullable=True),
+    _column("last_took_ms", Integer, _DELIVERY, nullable=True),
+    _column("reason", Text, _DELIVERY, nullable=True),  # of a dead letter
 )
 
 EXTERNAL = (
