@@ -251,3 +251,11 @@ async def test_nobody_there_and_no_such_name_are_told_apart() -> None:
         async with session("127.0.0.0/8", lookup=unknown) as made:
             assert await failure_of(made, f"http://127.0.0.1:{port}/") is Failure.REFUSED
             assert await failure_of(made, "https://nothing.example.com/") is Failure.UNKNOWN_HOST
+
+
+async def test_other_rules_are_in_force_for_the_next_call() -> None:
+    async with served(OK) as port, session("127.0.0.0/8") as made:
+        url = f"http://127.0.0.1:{port}/"
+        assert (await made.send("POST", url, bounds=QUICK)).status == 200
+        made.use(Allowed(), client_context())
+        assert await failure_of(made, url) is Failure.FORBIDDEN

@@ -20,6 +20,7 @@ from waypost.webhooks.event import Event, EventType, ExecutionFacts
 from waypost.webhooks.schedule import Attempt, Dead, Delivered, Reason, Retry
 
 LEASE_S = 15.0  # of whoever takes a delivery; longer than two renewals may fail
+TEST_S = 60.0  # a test that has not ended by then never does
 FAILURES_MAX = 10  # in a row, across deliveries: then the endpoint gets no more (ModelRoute's number)
 REPLAY_MAX = 10_000
 KEPT_DAYS = 30
@@ -67,8 +68,8 @@ SELECT taken.id, taken.lane, taken.endpoint_id, coalesce(taken.url, endpoint.url
 INSERT_TEST = f"""
 WITH taken AS (
     INSERT INTO webhook_delivery (id, org_id, endpoint_id, lane, event_id, event, sequence, state, due_at, expires_at)
-    SELECT %(id)s, org_id, id, id, %(event_id)s, %(event)s, 0, 'PENDING', now() + make_interval(secs => {LEASE_S}),
-           now() + make_interval(secs => {LEASE_S})
+    SELECT %(id)s, org_id, id, id, %(event_id)s, %(event)s, 0, 'PENDING', now() + make_interval(secs => {TEST_S}),
+           now() + make_interval(secs => {TEST_S})
       FROM webhook_endpoint WHERE org_id = %(org_id)s AND id = %(endpoint_id)s
     RETURNING *
 )
@@ -208,7 +209,7 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt that has ended. `attempt` None: there was none, as it was too late."""
+    """An attempt that has ended. `attempt` None: there was none, and nobody is to blame for it."""
 
     delivery: Taken
     attempt: Attempt | None
@@ -407,7 +408,9 @@ def _columns(ended: Sequence[Ended]) -> dict[str, list[object]]:
         "id": [UUID(bytes=each.delivery.id) for each in ended],
         "state": [states[type(each.step)] for each in ended],
         "tried": [int(each.attempt is not None) for each in ended],
-        "retries": [each.delivery.retries + isinstance(each.step, Retry) for each in ended],
+        "retries": [
+            each.delivery.retries + (each.attempt is not None and isinstance(each.step, Retry)) for each in ended
+        ],
         "due_at": [each.step.at if isinstance(each.step, Retry) else None for each in ended],
         "began_at": [None if each.attempt is None else each.began_at for each in ended],
         "status": [each.status for each in attempts],

@@ -42,6 +42,8 @@ FIELDS = {
     "leases": "count",
     "violations": "count",
     "overdue": "count",
+    "endpoint_id": "id",
+    "reason": "one of our own words",
 }
 
 
@@ -269,6 +271,21 @@ class HoldOverrun(Event, frozen=True):
     deployment: str
     execution_id: str
     over_nanos: int
+
+
+class WebhookEndpointDeactivated(Event, frozen=True):
+    """It kept failing, or said that it is gone: it gets no more webhooks until its owner activates it."""
+
+    level = "warning"
+    endpoint_id: str
+    reason: str
+
+
+class WebhookSecretUnreadable(Event, frozen=True):
+    """A secret was sealed under another key than the one in the secrets directory: its webhooks wait."""
+
+    level = "error"
+    endpoint_id: str
 
 
 _encode = msgspec.json.Encoder().encode

@@ -108,14 +108,13 @@ class GuardedSession:
     """
 
     def __init__(self, allowed: Allowed, ssl_context: ssl.SSLContext, *, lookup: Lookup | None = None) -> None:
-        self.allowed = allowed
+        self._ssl_context = ssl_context
         self._threads = ThreadPoolExecutor(LOOKUPS_MAX, thread_name_prefix="lookup")
-        gate = _Gate(allowed, lookup or self._look_up)
+        self._gate = _Gate(allowed, lookup or self._look_up)
         connector = aiohttp.TCPConnector(
-            resolver=gate,
-            socket_factory=gate.open_socket,
+            resolver=self._gate,
+            socket_factory=self._gate.open_socket,
             use_dns_cache=False,
-            ssl=ssl_context,
             limit=CONNECTIONS_MAX,
             # Each call asks for the name anew, and none meets a connection that its server has just given up.
             force_close=True,
@@ -127,6 +126,16 @@ class GuardedSession:
             auto_decompress=False,  # what is asked for is not encoded
             raise_for_status=False,
         )
+
+    def use(self, allowed: Allowed, ssl_context: ssl.SSLContext) -> None:
+        """Other rules and authorities, for every call that begins from now on."""
+        self._ssl_context = ssl_context
+        self._gate.use(allowed)
+
+    @property
+    def allowed(self) -> Allowed:
+        """What is exempt at the moment."""
+        return self._gate.allowed
 
     async def send(
         self, method: str, url: str, *, bounds: Bounds, headers: Mapping[str, str] | None = None, body: bytes = b""
@@ -154,6 +163,7 @@ class GuardedSession:
                 data=body or None,
                 allow_redirects=False,
                 timeout=timeout,
+                ssl=self._ssl_context,
                 skip_auto_headers=("user-agent", "accept"),
             )
         try:
@@ -184,18 +194,22 @@ class _Gate(AbstractResolver):
     """Lets names lead, and sockets be connected, only where they may."""
 
     def __init__(self, allowed: Allowed, lookup: Lookup) -> None:
-        self._allowed = allowed
+        self.allowed = allowed
         self._lookup = lookup
         # Where names lead that are exempt themselves: of a socket only the address is known. Another name that leads
         # there is stopped at its look-up, an address in a URL by `read_url`.
         self._vouched: set[tuple[str, int]] = set()
 
+    def use(self, allowed: Allowed) -> None:
+        self.allowed = allowed
+        self._vouched.clear()
+
     async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list[ResolveResult]:
         assert family == socket.AF_UNSPEC, "the connector asks for every kind of address"
         async with asyncio.timeout(LOOKUP_S):
             found = await self._lookup(host, port)
-        is_exempt = self._allowed.names(host, port)
-        reached = [each for each in found if is_exempt or self._allowed.may_reach(each)]
+        is_exempt = self.allowed.names(host, port)
+        reached = [each for each in found if is_exempt or self.allowed.may_reach(each)]
         if not reached:
             raise AddressForbidden if found else socket.gaierror(socket.EAI_NONAME, "no address")
         if is_exempt:
@@ -212,8 +226,8 @@ class _Gate(AbstractResolver):
         family, kind, protocol, _, place = info
         address = ip_address(place[0])
         host, port = str(address), place[1]
-        is_exempt = (host, port) in self._vouched or self._allowed.names(host, port)
-        if not (is_exempt or self._allowed.may_reach(address)):
+        is_exempt = (host, port) in self._vouched or self.allowed.names(host, port)
+        if not (is_exempt or self.allowed.may_reach(address)):
             raise AddressForbidden
         return socket.socket(family=family, type=kind, proto=protocol)
 

@@ -62,6 +62,12 @@ class Lane:
         self.places = 1 if rest_s > 0 else max(1, self.places - 1)
         self.rests_until = max(self.rests_until, now + rest_s)
 
+    def let_go(self, now: float) -> None:
+        """There was no attempt after all."""
+        assert self.in_flight > 0
+        self.in_flight -= 1
+        self.touched = now
+
     def is_idle(self, now: float, after_s: float) -> bool:
         """Whether it can be forgotten."""
         return not self.in_flight and now >= self.rests_until and now - self.touched > after_s
