@@ -6,9 +6,10 @@ async with Plane(database, tmp_path) as plane:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -18,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.types import Message
 
 from tests.e2e.stack import _url
+from tests.stores.vaults import FakeVault
 from waypost.app.operator import NewKey, Operator
 from waypost.app.secrets import open_secrets
 from waypost.app.settings import Settings, read_settings
@@ -28,6 +30,8 @@ from waypost.kit.ids import Ids
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.snapshot import build_view
 from waypost.storage.api_keys import Limits, api_keys_since
+from waypost.storage.asynchronous_executions import Executions
+from waypost.storage.execution_news import ExecutionNews
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
 from waypost.tenancy.api_key import Scope
@@ -50,11 +54,14 @@ class Answer(msgspec.Struct):
 class Plane:
     """One organisation with a key of full access, `key`."""
 
-    def __init__(self, database: str, directory: Path) -> None:
+    def __init__(self, database: str, directory: Path, catalogue: Catalogue | None = None) -> None:
         self._database = conninfos.make_conninfo(database)
         self._directory = directory
         self.clock = SystemClock()
         self.ids = Ids()
+        self.view = build_view(catalogue or Catalogue(), 1)
+        self.vault = FakeVault()
+        self.files: set[bytes] = set()  # that every organisation has
 
     async def __aenter__(self) -> Plane:
         self.operator = Operator(self.settings, self._database, self.clock)
@@ -62,11 +69,19 @@ class Plane:
         secrets = open_secrets(self.settings.secrets_dir)
         self.keyring = Keyring(secrets.pepper)
         self.pool = Pool(self._database, Role.APP, size=4)
+        self.books = Pool(self._database, Role.SETTLE, size=4)
+        self.executions = Executions(self.books, self.ids)
+        news = ExecutionNews(self._database)
+        self._listening = asyncio.ensure_future(news.run())
         self.key = await self.make_key(self.org_id)
         self.services = Services(
             pool=self.pool,
+            executions=self.executions,
+            news=news,
+            vault=self.vault,
+            files_exist=self._files_exist,
             keyring=self.keyring,
-            view=lambda: build_view(Catalogue(), 1),
+            view=lambda: self.view,
             pepper=secrets.pepper,
             clock=self.clock,
             ids=self.ids,
@@ -78,7 +93,10 @@ class Plane:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._listening.cancel()
+        await asyncio.wait([self._listening])
         await self.pool.close()
+        await self.books.close()
         await self.operator.close()
 
     @property
@@ -104,6 +122,9 @@ class Plane:
         """Take in changed keys, as the process does within a second."""
         keys, version = await api_keys_since(self.pool, self.keyring.version)
         self.keyring.adopt(keys, version, self.clock.unix_ns() // 1_000_000)
+
+    async def _files_exist(self, _: bytes, file_ids: Sequence[bytes]) -> bool:
+        return self.files.issuperset(file_ids)
 
     async def rows(self, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
         async with self.pool.system() as connection:
@@ -132,7 +153,13 @@ class Plane:
         }
         messages: list[Message] = []
 
+        is_received = False
+
         async def receive() -> Message:
+            nonlocal is_received
+            if is_received:
+                await asyncio.Event().wait()  # the caller stays
+            is_received = True
             return {"type": "http.request", "body": data, "more_body": False}
 
         async def send(message: Message) -> None:

@@ -10,9 +10,11 @@ import pytest
 
 from tests.policy.samples import catalogue_of, minimal_model
 from tests.wire.samples import AROUND
-from waypost.gateway.admission import TOOLS_TOKENS, make_offer, used_up
+from waypost.gateway.admission import make_offer
 from waypost.ledger.record import BudgetUsedUp
+from waypost.ledger.shortfall import used_up
 from waypost.metering.estimate import Ceiling
+from waypost.policy.ceiling import TOOLS_TOKENS
 from waypost.wire.formats import FORMATS
 
 _COVER = "does not cover the most this request may cost"

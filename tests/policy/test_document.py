@@ -321,3 +321,36 @@ def test_what_an_image_comes_to_is_the_models_or_6144() -> None:
 
     assert [each.image_tokens_max for each in catalogue.models] == [16_384, 6_144]
     assert [each.get("image_tokens_max") for each in models] == [16_384, None]
+
+
+def test_a_schema_of_inputs_survives_being_stored_however_it_was_written() -> None:
+    schema = {"type": "object", "required": ["scene"], "properties": {"scene": {"type": "string", "maxLength": 9}}}
+    for written in (schema, json.dumps(schema)):
+        catalogue = catalogue_of(minimal_model("stage-1", input_schema=written, deadline_s=90))
+        stored = json.loads(json.dumps(catalogue_document(catalogue)))
+        again = read_catalogue(stored)
+        assert json.loads(again.models[0].input_schema) == schema
+        assert again.models[0].deadline_s == 90
+        assert stored["models"][0]["input_schema"] == schema
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        7,
+        "{",
+        "[]",
+        {"type": "string"},
+        {"type": "objekt"},
+        {"properties": []},
+        {"properties": {"a": {"$ref": "https://example.org/schema"}}},
+        {"const": "x" * 70_000},
+        {"const": "\0"},
+        {"default": datetime.date(2026, 1, 1)},
+    ],
+)
+def test_what_is_no_schema_of_an_input_is_refused_by_name(written: object) -> None:
+    with pytest.raises(CatalogueError) as refused:
+        catalogue_of(minimal_model("stage-1", input_schema=written))
+    (mistake,) = refused.value.mistakes
+    assert mistake.startswith("models[0].input_schema: ")

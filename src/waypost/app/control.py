@@ -16,17 +16,20 @@ from waypost.app.background import Background
 from waypost.app.database import embedded_postgres
 from waypost.app.secrets import open_secrets
 from waypost.app.settings import Settings
-from waypost.app.vault import refuse_unfit
+from waypost.app.vault import open_vault, refuse_unfit
 from waypost.control.application import build
-from waypost.control.services import Services
+from waypost.control.services import Services, no_files
 from waypost.gateway.following import Following
 from waypost.kit.clock import SystemClock
 from waypost.kit.ids import Ids
 from waypost.ledger.record import LedgerUnavailable
 from waypost.policy.snapshot import View
+from waypost.storage.asynchronous_executions import Executions
 from waypost.storage.directory import PostgresDirectory
+from waypost.storage.execution_news import ExecutionNews
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
+from waypost.storage.webhooks import Announcer
 from waypost.supervisor.hardening import keep_memory_private
 from waypost.supervisor.inheritance import die_with_supervisor
 from waypost.telemetry.events import ProcessStarted, emit, quieten_third_parties
@@ -36,6 +39,7 @@ from waypost.tenancy.keyring import Keyring
 NAME = "control"
 _RETRY_S = 0.5  # between tries to reach the database at start
 _CONNECTIONS = 4
+_BOOKS_CONNECTIONS = 8
 
 
 class _Nobody:
@@ -89,13 +93,21 @@ class ControlProcess:
         self._directory = PostgresDirectory(conninfo)
         self._following = Following(self._directory, self._keyring, _Nobody(), self._clock)
         self._pool = Pool(conninfo, Role.APP, size=_CONNECTIONS)
+        self._books = Pool(conninfo, Role.SETTLE, size=_BOOKS_CONNECTIONS)
+        self._news = ExecutionNews(conninfo)
+        self._vault = open_vault(settings)
+        ids = Ids()
         self._services = Services(
             pool=self._pool,
+            executions=Executions(self._books, ids, Announcer(ids)),
+            news=self._news,
+            vault=self._vault,
+            files_exist=no_files,
             keyring=self._keyring,
             view=lambda: self._following.view,
             pepper=secrets.pepper,
             clock=self._clock,
-            ids=Ids(),
+            ids=ids,
             api_keys_max=settings.live.api_keys_max,
             is_ready=lambda: self._is_ready,
             metrics=self._page.render,
@@ -105,6 +117,7 @@ class ControlProcess:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         background = Background(self._fail)
+        background.start(self._news.run())
         starting = asyncio.ensure_future(self._catch_up(background))
         try:
             yield
@@ -113,6 +126,8 @@ class ControlProcess:
             await background.end()
             await self._directory.close_connections()
             await self._pool.close()
+            await self._books.close()
+            await self._vault.close()
 
     async def _catch_up(self, background: Background) -> None:
         while True:

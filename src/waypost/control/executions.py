@@ -1,39 +1,77 @@
 """Executions over HTTP.
 
-`GET /v1/executions` · `GET /v1/executions/{id}`
+`POST|GET /v1/executions` · `GET /v1/executions/{id}` · `GET|DELETE …/{id}/result` · `POST …/{id}/cancel` ·
+`GET …/{id}/events`
 
-A key that may only run executions sees those that it made itself; one with full access all of its organisation.
+A key that may only run executions does all of it with those that it made itself; one with full access with all of its
+organisation. Another's is as unknown as one that never was.
 """
 
 from __future__ import annotations
 
+import asyncio
+import re
 from datetime import UTC, datetime
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from waypost.control.answers import answer, page, page_request, path_id
-from waypost.control.execution_answers import shown
+from waypost.control.execution_acceptance import Acceptance, forget
+from waypost.control.execution_answers import accepted, error_of, latency_ms, output_of, shown
+from waypost.control.execution_events import event_stream
 from waypost.control.services import Services
-from waypost.executions.lifecycle import STATUSES
+from waypost.executions.lifecycle import STATUSES, Cancelling, State, cancelling
+from waypost.executions.payload_keys import input_key, metadata_key, output_key
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal, invalid
-from waypost.storage.executions import Filters, find_execution, list_executions
+from waypost.kit.money import format_usd
+from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, AsynchronousExecution, Ending, Job
+from waypost.storage.executions import ExecutionRow, Filters, find_execution, list_executions
+from waypost.stores.vault import VaultError
 from waypost.tenancy.api_key import ApiKey, Scope
+
+WAIT_S_MAX = 60
+LOOK_S = 5.0  # at an execution that is waited for, whatever is announced of it
+_TRIES_MAX = 10  # of a step, each lost to somebody else's; an execution takes no more of them in the time
+_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*(?:=\s*\"?(\d{1,6})\"?\s*)?(?=$|[,;])", re.IGNORECASE)
 
 
 def routes(services: Services) -> list[Route]:
     actions = _Actions(services)
     return [
+        Route("/v1/executions", actions.create, methods=["POST"]),
         Route("/v1/executions", actions.list, methods=["GET"]),
         Route("/v1/executions/{id}", actions.show, methods=["GET"]),
+        Route("/v1/executions/{id}/result", actions.result, methods=["GET"]),
+        Route("/v1/executions/{id}/result", actions.delete_result, methods=["DELETE"]),
+        Route("/v1/executions/{id}/cancel", actions.cancel, methods=["POST"]),
+        Route("/v1/executions/{id}/events", actions.events, methods=["GET"]),
     ]
 
 
 class _Actions:
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._acceptance = Acceptance(services)
+
+    async def create(self, request: Request) -> Response:
+        """202. With `Prefer: wait`, and an end in that time, 200 and the execution as it ended."""
+        api_key = self._services.principal(request)
+        wait_s = _preferred_wait_s(request)
+        made, is_new = await self._acceptance.accept(request, api_key)
+        shown_id = ids.text("exec", made.id)
+        headers = {"location": f"/v1/executions/{shown_id}", "x-execution-id": shown_id}
+        if not is_new:
+            headers["idempotent-replayed"] = "true"
+        if wait_s is not None:
+            headers["preference-applied"] = f"wait={wait_s}"
+            found = await self._wait_for_end(api_key, made.id, wait_s)
+            if found is not None:
+                return answer(await self._in_full(found), headers=headers)
+        return answer(accepted(made), status=202, headers=headers)
 
     async def list(self, request: Request) -> Response:
         """The newest first, in pages: `?status=…&model=…&created_after=…&created_before=…`."""
@@ -52,17 +90,161 @@ class _Actions:
 
     async def show(self, request: Request) -> Response:
         """404 for one that is unknown, another's, or a call that its caller still waits for."""
-        api_key = self._services.principal(request)
-        found = await find_execution(
-            self._services.pool, api_key.org_id, path_id(request, "exec"), api_key_id=_seen_by(api_key)
+        return answer(await self._in_full(await self._found(request)))
+
+    async def result(self, request: Request) -> Response:
+        """409 while there is none yet, 410 when it is no longer held; of one that did not succeed, its error."""
+        row = await self._found(request)
+        own = row.asynchronous
+        if row.ended is None:
+            raise Refusal(ErrorCode.CONFLICT, "The execution has not ended yet.", retry_after_s=2)
+        output = None
+        if own is None:
+            # Of a call that was waited for: its answer went to whoever waited.
+            raise Refusal(ErrorCode.RESULT_LOST, "The answer of a call that was waited for is not kept.")
+        if own.state is State.SUCCEEDED:
+            try:
+                output = await self._output(row, own)
+            except VaultError:
+                raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
+            if output is None:
+                raise Refusal(ErrorCode.RESULT_LOST)
+        return answer(
+            {
+                "execution_id": ids.text("exec", row.id),
+                "status": row.status,
+                "output": output,
+                "cost": format_usd(row.ended.charge_nanos - row.refunded_nanos),
+                "latency_ms": latency_ms(row),
+                "error": error_of(row),
+            }
         )
+
+    async def delete_result(self, request: Request) -> Response:
+        """Forget what the vault keeps of it: text, vectors, the caller's metadata. Files are deleted as files."""
+        row = await self._found(request)
+        if row.ended is None:
+            raise Refusal(ErrorCode.CONFLICT, "The execution has not ended yet.", retry_after_s=2)
+        try:
+            await self._services.vault.delete(output_key(row.id), metadata_key(row.id))
+        except VaultError:
+            raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
+        await self._services.executions.result_was_deleted(row.id)
+        return answer(None, status=204)
+
+    async def cancel(self, request: Request) -> Response:
+        """200 with the cancelled execution; 202 when its provider decides; 409 when it is too late."""
+        api_key = self._services.principal(request)
+        row = await self._found(request)
+        for _ in range(_TRIES_MAX):
+            own = row.asynchronous
+            if own is None or (own.state is not State.CANCELED and cancelling(own.state, own.mode) is _TOO_LATE):
+                raise Refusal(ErrorCode.CONFLICT, "It is too late to cancel: the execution has ended, or is about to.")
+            if own.state is State.CANCELED or await self._cancelled(own):
+                break
+            row = await self._again(api_key, row)
+        row = await self._again(api_key, row)
+        return answer(await self._in_full(row), status=202 if row.ended is None else 200)
+
+    async def events(self, request: Request) -> Response:
+        """Its states as server-sent events, until it has ended."""
+        api_key = self._services.principal(request)
+        row = await self._found(request)
+
+        async def look() -> ExecutionRow:
+            return await self._again(api_key, row)
+
+        return event_stream(request, self._services.news, row, look)
+
+    async def _cancelled(self, own: AsynchronousExecution) -> bool:
+        """False when somebody else took a step meanwhile."""
+        now = self._now()
+        if cancelling(own.state, own.mode) is Cancelling.AT_ONCE:
+            after = msgspec.structs.replace(own, state=State.CANCELED, ended_at=now, cancel_requested_at=now)
+            if await self._services.executions.step(own, after, ending=Ending()) is None:
+                return False
+            await forget(self._services, input_key(own.id))
+            return True
+        if own.cancel_requested_at is not None:
+            return True
+        after = msgspec.structs.replace(own, cancel_requested_at=now)
+        return await self._services.executions.step(own, after, jobs=[Job(CANCEL_AT_PROVIDER)]) is not None
+
+    async def _found(self, request: Request) -> ExecutionRow:
+        api_key = self._services.principal(request)
+        found = await self._find(api_key, path_id(request, "exec"))
         if found is None:
             raise Refusal(ErrorCode.NOT_FOUND)
-        return answer(shown(found))
+        return found
+
+    async def _again(self, api_key: ApiKey, row: ExecutionRow) -> ExecutionRow:
+        return await self._find(api_key, row.id) or row
+
+    async def _find(self, api_key: ApiKey, execution_id: bytes) -> ExecutionRow | None:
+        return await find_execution(self._services.pool, api_key.org_id, execution_id, api_key_id=_seen_by(api_key))
+
+    async def _wait_for_end(self, api_key: ApiKey, execution_id: bytes, wait_s: int) -> ExecutionRow | None:
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + wait_s
+        with self._services.news.of(execution_id) as news:
+            while True:
+                row = await self._find(api_key, execution_id)
+                if row is not None and row.ended is not None:
+                    return row
+                left_s = until_s - loop.time()
+                if left_s <= 0:
+                    return None
+                try:
+                    await asyncio.wait_for(news.wait(), min(left_s, LOOK_S))
+                except TimeoutError:
+                    continue
+                news.clear()
+
+    async def _in_full(self, row: ExecutionRow) -> dict[str, object]:
+        """What is known of it, with what the vault keeps of it."""
+        told = shown(row)
+        own = row.asynchronous
+        if own is None:
+            return told
+        told["output"], told["metadata"] = None, None
+        try:
+            told["output"] = await self._output(row, own)
+            metadata = await self._services.vault.get(metadata_key(row.id))
+            told["metadata"] = None if metadata is None else msgspec.Raw(metadata)
+        except VaultError:
+            pass  # what is in there cannot be told now
+        return told
+
+    async def _output(self, row: ExecutionRow, own: AsynchronousExecution) -> object:
+        """Everything that it made, None when there is nothing, or no longer. Raises VaultError. What should be there
+        and is not was lost by us: then its price goes back, if nobody read it before."""
+        if own.state is not State.SUCCEEDED or own.output_files:
+            return output_of(own, None)
+        if own.result_until is None or own.result_until <= self._now():
+            return None
+        kept = await self._services.vault.get(output_key(own.id))
+        if kept is None:
+            await self._services.executions.result_is_lost(own.id)
+            return None
+        if not row.was_read:
+            await self._services.executions.result_was_read(own.id)
+        return output_of(own, kept)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._services.clock.unix_ns() / 1e9, UTC)
+
+
+_TOO_LATE = Cancelling.TOO_LATE
 
 
 def _seen_by(api_key: ApiKey) -> bytes | None:
     return None if api_key.scope is Scope.FULL else api_key.id
+
+
+def _preferred_wait_s(request: Request) -> int | None:
+    """Of `Prefer: wait` or `wait=n` (RFC 7240), whole seconds, at most `WAIT_S_MAX`."""
+    found = _WAIT.search(request.headers.get("prefer", ""))
+    return None if found is None else min(int(found[1] or WAIT_S_MAX), WAIT_S_MAX)
 
 
 def _filters(request: Request, api_key: ApiKey) -> Filters:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.requests import Request
 
@@ -10,18 +10,33 @@ from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.ids import Ids
 from waypost.policy.snapshot import View
+from waypost.storage.asynchronous_executions import Executions
+from waypost.storage.execution_news import ExecutionNews
 from waypost.storage.pool import Pool
+from waypost.stores.vault import Vault
 from waypost.tenancy.api_key import ApiKey, Scope
 from waypost.tenancy.keyring import Keyring
 
+FilesExist = Callable[[bytes, Sequence[bytes]], Awaitable[bool]]
+"""Whether an organisation has all of these files, ready to be read."""
+
+
+async def no_files(_: bytes, file_ids: Sequence[bytes]) -> bool:
+    """For a deployment without a file store."""
+    return not file_ids
+
 
 class Services:
-    """One process's; `pool` is the app role's."""
+    """One process's; `pool` is the app role's, that of `executions` the settling role's."""
 
     def __init__(
         self,
         *,
         pool: Pool,
+        executions: Executions,
+        news: ExecutionNews,
+        vault: Vault,
+        files_exist: FilesExist,
         keyring: Keyring,
         view: Callable[[], View],
         pepper: bytes,
@@ -32,6 +47,10 @@ class Services:
         metrics: Callable[[], bytes],
     ) -> None:
         self.pool = pool
+        self.executions = executions
+        self.news = news
+        self.vault = vault
+        self.files_exist = files_exist
         self.keyring = keyring
         self.view = view
         self.pepper = pepper

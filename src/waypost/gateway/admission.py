@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -14,23 +13,19 @@ from waypost.dispatch.ports import Admission, Candidate, Offer
 from waypost.gateway.models import may_call, unknown_model
 from waypost.kit.errors import ErrorCode, Refusal, invalid
 from waypost.kit.money import Nanos
-from waypost.ledger.record import BudgetUsedUp, InsufficientFunds
-from waypost.metering.estimate import Ceiling, affordable_output_tokens, likely_tokens, upper_bound
-from waypost.metering.estimate import ceiling as ceiling_of
-from waypost.metering.price import PriceRow
+from waypost.ledger.record import InsufficientFunds
+from waypost.ledger.shortfall import used_up
+from waypost.metering.estimate import affordable_output_tokens, likely_tokens, upper_bound
 from waypost.policy.catalogue import Model
+from waypost.policy.ceiling import ceiling_of_request, output_tokens_max_of
 from waypost.policy.routing import draw, order
 from waypost.policy.snapshot import ModelView, View
 from waypost.tenancy.api_key import ApiKey
 from waypost.wire.formats import conversation_of
-from waypost.wire.request import MORE_THAN_A_CONTEXT, ChatRequest, contexts
+from waypost.wire.request import ChatRequest, contexts
 
-OUTPUT_TOKENS_DEFAULT = 8_192  # held, and asked of the provider, for a caller who sets no maximum
-TOOLS_TOKENS = 2_048  # that some providers add to a prompt with tools, at most, in words of their own
 NAMES_MAX = 16  # told of the fields that could not be carried
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_.\[\] '-]{1,64}")
-# The word, or ASCII that stands escaped.
-_SOUND = re.compile(rb"audio|\\u00[4-7]", re.IGNORECASE)
 _ASKED = {"chat": "chat completions", "image": "image generations", "embedding": "embeddings"}
 SHRUNK_TOKENS_MIN = 16  # a shorter answer than this is of no use to anybody
 
@@ -146,19 +141,6 @@ def too_dear(admission: Admission, short: InsufficientFunds) -> Refusal:
     return Refusal(ErrorCode.INSUFFICIENT_BALANCE, f"{used_up(short.budget)} {fits}")
 
 
-_OWNERS = {"key": "this API key", "project": "this API key's project", "organisation": "the organisation"}
-_BUDGETS = {"day": "The daily budget", "week": "The weekly budget", "month": "The monthly budget"}
-
-
-def used_up(budget: BudgetUsedUp) -> str:
-    """Whose budget refused a request and when it renews: the beginning of a 402's message."""
-    name = f"{_BUDGETS.get(budget.period, 'The budget')} of {_OWNERS[budget.owner_kind]}"
-    if budget.renews_at_ms is None:
-        return f"{name} does not cover the most this request may cost, and does not renew."
-    renews_at = datetime.fromtimestamp(budget.renews_at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return f"{name} does not cover the most this request may cost. It renews at {renews_at}."
-
-
 def model_for(name: str, modality: str, api_key: ApiKey, view: View) -> ModelView:
     """The model of that name. Raises Refusal when there is none, or it is not for this key, or of another modality."""
     found = view.find(name)
@@ -172,13 +154,12 @@ def model_for(name: str, modality: str, api_key: ApiKey, view: View) -> ModelVie
 
 def make_offer(request: ChatRequest, model: Model, at_ms: int) -> Offer:
     """What the answer of this model can come to, at the prices of that moment."""
-    output_tokens_max = min(request.output_tokens_max or OUTPUT_TOKENS_DEFAULT, model.max_output)
     prices = model.price.in_force(at_ms) if model.price.changes else model.price
     return Offer(
         model=model,
         prices=prices,
-        ceiling=_ceiling(request, model, prices, output_tokens_max),
-        output_tokens_max=output_tokens_max,
+        ceiling=ceiling_of_request(request, model, prices),
+        output_tokens_max=output_tokens_max_of(request, model),
         input_estimate=min(likely_tokens(request.text_bytes), contexts(request) * model.context_window),
     )
 
@@ -196,51 +177,3 @@ def _shrunk(offer: Offer, request: ChatRequest, available_nanos: Nanos) -> Offer
 def _affordable(offer: Offer, request: ChatRequest, available_nanos: Nanos) -> int:
     """Output tokens per choice."""
     return affordable_output_tokens(available_nanos, offer.ceiling, offer.prices) // request.n
-
-
-def _ceiling(request: ChatRequest, model: Model, prices: PriceRow, output_tokens_max: int) -> Ceiling:
-    may_speak = _asks_for_sound(request)
-    is_audio_dear = prices.audio_input > prices.input or prices.audio_output > prices.output
-    ceiling = ceiling_of(
-        text_bytes=request.text_bytes + tools_tokens(request),
-        image_count=request.image_count,
-        image_tokens_max=model.image_tokens_max,
-        n=request.n,
-        output_tokens_max=output_tokens_max,
-        context_window=model.context_window,
-        has_audio=(is_audio_dear or bool(prices.tiers)) and (may_speak or _may_hold_sound(request)),
-    )
-    if may_speak:
-        ceiling = msgspec.structs.replace(ceiling, may_speak=True)
-    match request.modality:
-        case "image":
-            return msgspec.structs.replace(ceiling, images_max=request.n)
-        case "embedding":
-            # Each input has the whole context to itself, and nothing is said.
-            most = min(request.text_bytes, contexts(request) * model.context_window)
-            return msgspec.structs.replace(ceiling, input_tokens_max=most, output_tokens_max=0)
-    return ceiling
-
-
-def tools_tokens(request: ChatRequest) -> int:
-    """Room for what stands in no request: a provider's own words about tools, whichever route is taken."""
-    for name in ("tools", "functions"):
-        if name in request.fields and bytes(request.fields[name]) not in (b"null", b"[]"):
-            return TOOLS_TOKENS
-    return 0
-
-
-def _asks_for_sound(request: ChatRequest) -> bool:
-    """Whether the answer may be spoken: by `audio` and `modalities` of OpenAI's, `responseModalities` of Gemini's."""
-    fields = request.fields
-    return bytes(fields.get("audio", b"null")) != b"null" or any(
-        name in fields and _SOUND.search(fields[name]) is not None for name in ("modalities", "generationConfig")
-    )
-
-
-def _may_hold_sound(request: ChatRequest) -> bool:
-    """Whether the input may be heard. Types are written in either case, and an escape could hide the word; what is of
-    any length, such as a video, has its sound with it."""
-    return request.image_count >= MORE_THAN_A_CONTEXT or any(
-        _SOUND.search(value) is not None for value in request.fields.values()
-    )

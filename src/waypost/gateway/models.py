@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from waypost.executions.input_schemas import Schema
+from waypost.executions.validation import schema_of
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.money import format_usd
 from waypost.metering.price import PARENTS
@@ -40,6 +42,7 @@ class ModelEntry(msgspec.Struct, frozen=True):
     features: tuple[str, ...]
     aliases: tuple[str, ...]
     pricing: Pricing
+    input_schema: Schema | msgspec.UnsetType = msgspec.UNSET  # of an execution's input
 
 
 class ModelList(msgspec.Struct, frozen=True):
@@ -61,7 +64,8 @@ def show_model(view: View, api_key: ApiKey, name: str) -> bytes:
     found = view.find(name)
     if found is None or not may_call(api_key, found.model):
         raise unknown_model()
-    return _encode(_entry(found.model))
+    schema = schema_of(found.model.modality, found.model.input_schema)
+    return _encode(msgspec.structs.replace(_entry(found.model), input_schema=schema))
 
 
 def may_call(api_key: ApiKey, model: Model) -> bool:

@@ -9,9 +9,9 @@ import asyncio
 import msgspec
 
 from waypost.dispatch.ports import Admission, Offer
-from waypost.gateway.admission import tools_tokens
 from waypost.metering.estimate import upper_bound
 from waypost.metering.tokens import TokenCounter, prompt_texts, text_bytes
+from waypost.policy.ceiling import tools_tokens
 from waypost.wire.request import ChatRequest
 
 _MARGIN_PERCENT = 125  # other vocabularies count some per cent more than ours, and templates add to each turn

@@ -8,7 +8,10 @@ The first twelve codes are ModelRoute's published ones, the rest are ours. Rende
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
+
+import msgspec
 
 
 class ErrorCode(Enum):
@@ -84,6 +87,23 @@ class NoEligibleRoute(Refusal):
             ErrorCode.NO_ELIGIBLE_ROUTE, f"{ErrorCode.NO_ELIGIBLE_ROUTE.message} Excluding: {names}.", param="provider"
         )
         self.excluded_by = excluded_by
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """One thing that is wrong with a request: where (`input.messages[0].role`), a word for programs, and a sentence.
+    Of what the caller sent it names fields only."""
+
+    field: str
+    code: str
+    message: str
+
+
+class InvalidFields(Refusal):
+    """400 INPUT_VALIDATION_ERROR with everything that is wrong, the first of which the message tells."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__(ErrorCode.INPUT_VALIDATION_ERROR, faults[0].message, param=faults[0].field)
+        self.faults = tuple(faults)
 
 
 def invalid(param: str | None, message: str) -> Refusal:

@@ -121,6 +121,8 @@ class Model(msgspec.Struct, frozen=True):
     aliases: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     image_tokens_max: int = IMAGE_TOKENS_MAX  # of input, that one image comes to at most
+    input_schema: str = ""  # JSON schema of an execution's input, as JSON text; "" = the one of its modality
+    deadline_s: int = 0  # of an execution, from its acceptance on; 0 = the usual one of its modality
     created_s: int = 0  # Unix seconds shown as `created` in model lists
 
 

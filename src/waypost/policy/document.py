@@ -23,6 +23,8 @@ from waypost.policy.catalogue import (
     Provider,
     RequestChanges,
 )
+from waypost.policy.input_schema import read_input_schema
+from waypost.policy.json_value import is_json
 from waypost.policy.price_document import TOKENS_MAX, prices_document, read_prices
 from waypost.policy.provider_document import provider_document, read_provider
 from waypost.policy.table import Table, did_you_mean
@@ -30,6 +32,7 @@ from waypost.providers import JOB_KINDS, JOB_MODALITIES, MODALITIES, kinds_of
 
 WEIGHT_MAX = 1_000_000
 CREATED_S_MAX = 4_102_444_800  # the year 2100
+DEADLINE_S_MAX = 86_400  # of an execution: no longer than its payload may be kept
 OWN_TABLES = ("server", "egress", "journal")  # of the same file, read by app.settings
 
 _NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}")
@@ -111,6 +114,8 @@ def _read_model(table: Table, providers: dict[str, Provider]) -> Model:
         features=table.texts("features", form=_FEATURE, hint="a word of lower-case letters, digits and _"),
         image_tokens_max=table.integer("image_tokens_max", IMAGE_TOKENS_MAX, least=1, most=TOKENS_MAX),
         created_s=table.integer("created", 0, least=0, most=CREATED_S_MAX),
+        input_schema=read_input_schema(table),
+        deadline_s=table.integer("deadline_s", 0, least=0, most=DEADLINE_S_MAX),
     )
     table.close()
     return model
@@ -207,20 +212,10 @@ def _note_if_settled(table: Table, name: str, fields: Iterable[str], settled: tu
 
 def _read_json(table: Table, name: str) -> msgspec.Raw:
     value = table.raw(name)
-    if not _is_json(value):
+    if not is_json(value):
         table.note(name, "expected a value that JSON can hold: no dates, no infinite numbers")
         value = None
     return msgspec.Raw(msgspec.json.encode(value))
-
-
-def _is_json(value: object) -> bool:
-    if isinstance(value, dict):
-        return all(_is_json(each) for each in value.values())
-    if isinstance(value, list):
-        return all(_is_json(each) for each in value)
-    if isinstance(value, float):
-        return value - value == 0  # neither infinite nor NaN
-    return value is None or isinstance(value, str | int)
 
 
 def _note_repeated(mistakes: list[str], array: str, field: str, values: list[str]) -> None:
@@ -248,6 +243,8 @@ def _model_document(model: Model, providers: dict[str, Provider]) -> dict[str, o
         "aliases": list(model.aliases),
         "features": list(model.features),
         "created": model.created_s,
+        "input_schema": msgspec.json.decode(model.input_schema) if model.input_schema else None,
+        "deadline_s": model.deadline_s,
     }
     if model.image_tokens_max != IMAGE_TOKENS_MAX:
         optional["image_tokens_max"] = model.image_tokens_max

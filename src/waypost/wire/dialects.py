@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
-from waypost.kit.errors import ErrorCode, NoEligibleRoute, Refusal
+from waypost.kit.errors import ErrorCode, Fault, InvalidFields, NoEligibleRoute, Refusal
 from waypost.wire.gemini_error import render_status
 
 _encode = msgspec.json.Encoder().encode
@@ -52,18 +54,12 @@ class _AnthropicError(msgspec.Struct, gc=False):
     excluded_by: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
 
 
-class _Detail(msgspec.Struct, gc=False):
-    field: str
-    code: str
-    message: str
-
-
 class _CanonicalError(msgspec.Struct, gc=False, omit_defaults=True):
     code: str
     message: str
     retryable: bool
     request_id: str
-    details: list[_Detail] | None = None
+    details: Sequence[Fault] | None = None
     excluded_by: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -82,9 +78,11 @@ def render_error(dialect: str, refusal: Refusal, request_id: str) -> bytes:
         said = _AnthropicError(kind, refusal.message, code.name, excluded_by)
         return _encode({"type": "error", "error": said, "request_id": request_id})
     assert dialect == "canonical", "a dialect without an error envelope"
-    details = None
-    if code is ErrorCode.INPUT_VALIDATION_ERROR and refusal.param is not None:
-        details = [_Detail(refusal.param, "INVALID", refusal.message)]
+    details: Sequence[Fault] | None = None
+    if isinstance(refusal, InvalidFields):
+        details = refusal.faults
+    elif code is ErrorCode.INPUT_VALIDATION_ERROR and refusal.param is not None:
+        details = [Fault(refusal.param, "INVALID", refusal.message)]
     canonical = _CanonicalError(code.name, refusal.message, code.is_retryable, request_id, details, excluded_by)
     return _encode({"error": canonical})
 

@@ -1,0 +1,177 @@
+"""`POST /v1/executions`: a request is checked, priced, put into the vault, held for and queued, or refused with nothing
+kept of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+import msgspec
+from starlette.requests import Request
+
+from waypost.control.answers import read_bytes
+from waypost.control.estimates import estimate_of, is_for_jobs
+from waypost.control.services import Services
+from waypost.executions.estimate import hold_for
+from waypost.executions.payload_keys import GRACE_S, METADATA_BYTES_MAX, PAYLOAD_TTL_S_MAX, input_key, metadata_key
+from waypost.executions.validation import check_body
+from waypost.kit.codec import is_deeper_than
+from waypost.kit.crypto import HmacSha256
+from waypost.kit.errors import ErrorCode, Fault, InvalidFields, Refusal, invalid
+from waypost.ledger.record import InsufficientFunds
+from waypost.ledger.shortfall import used_up
+from waypost.policy.catalogue import Model
+from waypost.storage.asynchronous_executions import ENDPOINT, AsynchronousExecution, Claim, KeyUsedOtherwise
+from waypost.stores.vault import ValueTooLarge, VaultError
+from waypost.tenancy.api_key import ApiKey
+
+BODY_BYTES_MAX = 16 * 1024 * 1024
+DEPTH_MAX = 64
+IDEMPOTENCY_KEY_CHARS_MAX = 255
+CALL_DEADLINE_S = 300  # of a model that answers in a call
+JOB_DEADLINE_S = 3_600  # of one whose provider works longer
+_LARGE_BYTES = 32_768  # checking more than this takes long enough to be done beside the loop
+_JSON = "application/json"
+_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Acceptance:
+    """One process's."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._digest = HmacSha256(services.pepper).digest
+
+    async def accept(self, request: Request, api_key: ApiKey) -> tuple[AsynchronousExecution, bool]:
+        """The execution, and whether it is new. Raises Refusal: 400 with details, 402, 413, 415, 422, 503."""
+        body, claim = await self._read(request)
+        model, body_input, fields = await self._checked(body, api_key)
+        execution = self._priced(model, body_input, fields, api_key)
+        ttl_s = min((execution.expires_at - execution.accepted_at).total_seconds() + GRACE_S, PAYLOAD_TTL_S_MAX)
+        keys = [input_key(execution.id)]
+        vault = self._services.vault
+        try:
+            await vault.put(keys[0], _encode(body_input), ttl_s)
+            if fields.get("metadata"):
+                keys.append(metadata_key(execution.id))
+                await vault.put(keys[1], _encode(fields["metadata"]), PAYLOAD_TTL_S_MAX)
+        except ValueTooLarge:
+            raise Refusal(ErrorCode.PAYLOAD_TOO_LARGE) from None
+        except VaultError:
+            raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
+        is_kept = False
+        try:
+            made, is_kept = await self._create(execution, api_key, claim)
+        finally:
+            if not is_kept:
+                await forget(self._services, *keys)
+        return made, is_kept
+
+    async def _read(self, request: Request) -> tuple[bytes, Claim | None]:
+        content_type = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
+        if content_type != _JSON:
+            text = "Send JSON with the header 'Content-Type: application/json'."
+            raise Refusal(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
+        key = request.headers.get("idempotency-key")
+        if key is not None and not 1 <= len(key) <= IDEMPOTENCY_KEY_CHARS_MAX:
+            raise invalid("Idempotency-Key", f"'Idempotency-Key' has 1 to {IDEMPOTENCY_KEY_CHARS_MAX} characters.")
+        body = await read_bytes(request, BODY_BYTES_MAX)
+        if key is None:
+            return body, None
+        fingerprint = self._digest(ENDPOINT.encode() + b"\0" + body)
+        return body, Claim(self._digest(b"execution key\0" + key.encode()), fingerprint)
+
+    async def _checked(self, body: bytes, api_key: ApiKey) -> tuple[Model, dict[str, Any], dict[str, Any]]:
+        """The model, the input, and all fields of the body."""
+        try:
+            if body.count(b"{") + body.count(b"[") > DEPTH_MAX and is_deeper_than(body, DEPTH_MAX):
+                raise invalid(None, f"The body nests more than {DEPTH_MAX} levels.")
+            fields = _decode(body)
+        except (ValueError, RecursionError):
+            raise invalid(None, "The body is not valid JSON.") from None
+        name = fields.get("model") if isinstance(fields, dict) else None
+        found = self._services.view().find(name) if isinstance(name, str) else None
+        model = None if found is None else found.model
+        if model is not None and api_key.models is not None and model.slug not in api_key.models:
+            model = None  # as unknown as one that there is not
+        modality, schema = ("", "") if model is None else (model.modality, model.input_schema)
+
+        def check() -> tuple[bytes, ...]:
+            return check_body(fields, modality=modality, input_schema=schema)
+
+        file_ids = check() if len(body) < _LARGE_BYTES else await asyncio.to_thread(check)
+        if model is None:
+            raise InvalidFields([Fault("model", "INVALID_VALUE", "There is no such model. GET /v1/models lists them.")])
+        _check_webhook_url(fields.get("webhook_url"))
+        if len(_encode(fields.get("metadata"))) > METADATA_BYTES_MAX:
+            told = f"'metadata' is at most {METADATA_BYTES_MAX} bytes of JSON."
+            raise InvalidFields([Fault("metadata", "OUT_OF_RANGE", told)])
+        if file_ids and not await self._services.files_exist(api_key.org_id, file_ids):
+            raise Refusal(ErrorCode.FILE_NOT_FOUND)
+        return model, fields["input"], fields
+
+    def _priced(
+        self, model: Model, body_input: dict[str, Any], fields: dict[str, Any], api_key: ApiKey
+    ) -> AsynchronousExecution:
+        now_ms = self._services.clock.unix_ns() // 1_000_000
+        now = datetime.fromtimestamp(now_ms // 1000, UTC) + timedelta(milliseconds=now_ms % 1000)
+        estimate_nanos = estimate_of(model, body_input, at_ms=now_ms)
+        deadline_s = model.deadline_s or (JOB_DEADLINE_S if is_for_jobs(model) else CALL_DEADLINE_S)
+        return AsynchronousExecution(
+            id=self._services.ids.new(),
+            org_id=api_key.org_id,
+            api_key_id=api_key.id,
+            model=model.slug,
+            modality=model.modality,
+            price_version=self._services.view().version,
+            estimate_nanos=estimate_nanos,
+            hold_nanos=hold_for(estimate_nanos),
+            accepted_at=now,
+            expires_at=now + timedelta(seconds=deadline_s),
+            webhook_url=fields.get("webhook_url"),
+        )
+
+    async def _create(
+        self, execution: AsynchronousExecution, api_key: ApiKey, claim: Claim | None
+    ) -> tuple[AsynchronousExecution, bool]:
+        owners = () if api_key.chain is None else api_key.chain.owners
+        try:
+            return await self._services.executions.create(execution, owners=owners, claim=claim)
+        except InsufficientFunds as short:
+            message = "" if short.budget is None else used_up(short.budget)
+            raise Refusal(ErrorCode.INSUFFICIENT_BALANCE, message) from None
+        except KeyUsedOtherwise:
+            raise Refusal(ErrorCode.IDEMPOTENCY_MISMATCH) from None
+
+
+async def forget(services: Services, *keys: str) -> None:
+    """Take payloads out of the vault now, if it can be reached; their time is over soon either way."""
+    try:
+        await services.vault.delete(*keys)
+    except VaultError:
+        return
+
+
+def _check_webhook_url(url: str | None) -> None:
+    """Raises InvalidFields. Where it leads is looked at when it is called."""
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url)
+        is_sound = parts.port != 0 and _HOST.fullmatch(parts.hostname or "") is not None
+    except ValueError:
+        _refuse_webhook_url()
+    if not is_sound or parts.scheme != "https" or parts.username is not None or not url.isascii() or " " in url:
+        _refuse_webhook_url()
+
+
+def _refuse_webhook_url() -> NoReturn:
+    told = "'webhook_url' is an https address without a user name."
+    raise InvalidFields([Fault("webhook_url", "INVALID_FORMAT", told)])
