@@ -25,10 +25,9 @@ from waypost.policy.catalogue import Breaker, Bulkhead, Timeouts
 from waypost.policy.document import CatalogueError, read_catalogue
 from waypost.simulator.directive import Directives
 from waypost.simulator.fault import KINDS, PHASES
-from waypost.simulator.job import JobDirectives
-from waypost.simulator.job_style import JOB_STYLES
 from waypost.simulator.provider import STYLES
 from waypost.telemetry.events import FIELDS, Event
+from waypost.transport.http1_response import TransportFailure
 from waypost.transport.limits import ServerLimits
 from waypost.wire.canonical import (
     Audio,
@@ -256,6 +255,16 @@ def test_every_metric_is_documented_as_it_is() -> None:
     )
 
 
+def test_every_reason_why_an_errand_was_not_sent_is_documented() -> None:
+    words = r"NotSent\(\s*\"(\w+)\"|\"(gateway_busy|gateway_not_ready|invalid)\" (?:if|else)|reason = \"(resting)\" if"
+    said = {word for found in re.findall(words, SOURCE) for word in found if word} | {"circuit_open"}
+    rows = page("docs/reference/worker-port.md").rows("Reasons of `NotSent`")
+    documented = {word for row in rows for word in re.findall(r"`(\w+)`", row[0])}
+    failures = {failure.name.lower() for failure in TransportFailure}
+    assert documented - failures == said
+    assert {"dns", "connect_refused", "connect_timeout", "tls"} < documented
+
+
 def test_scripts_of_other_sites_may_read_every_header_that_answers_are_said_to_have() -> None:
     rows = page("docs/reference/endpoints.md").rows("Answer headers")
     documented = [name for row in rows for name in re.findall(r"`([a-z-]+)(?:: \w+)?`", row[0])]
@@ -305,10 +314,7 @@ def test_the_simulator_is_documented_as_it_is() -> None:
     text = page("docs/reference/simulator.md")
     prefixes = {row[0]: code_of(row[1]).partition("9100")[2] for row in text.rows("The simulator")}
     assert prefixes == {style.name: style.prefix for style in STYLES}
-    prefixes = {row[0]: code_of(row[1]).partition("9100")[2] for row in text.rows("Jobs")}
-    assert prefixes == {style.name: style.prefix for style in JOB_STYLES}
     assert [code_of(row[0]) for row in text.rows("Directives")] == list(Directives.__struct_fields__)
-    assert [code_of(row[0]) for row in text.rows("Directives of jobs")] == list(JobDirectives.__struct_fields__)
     faults = {}
     for kind, phases, parameters, _ in text.rows("Faults"):
         faults[code_of(kind)] = (tuple(phases.split(", ")), tuple(re.findall(r"`(\w+)`", parameters)))

@@ -109,3 +109,25 @@ async def test_credentials_are_taken_in_turn_and_a_rest_is_never_shortened() -> 
     assert live.wait_s(59.0) == 1.0
     assert two.health.wait_s(59.0) == 120.0, "at most two minutes"
     await fleet.close()
+
+
+async def test_a_provider_of_jobs_is_reached_by_errands_and_answers_no_calls() -> None:
+    provider = {"id": "jobs", "kind": "replicate", "base_url": "https://api.replicate.com", "api_keys": ["env:KEY"]}
+    model = {
+        "slug": "picture-1",
+        "modality": "image",
+        "context_window": 1000,
+        "max_output": 100,
+        "price": {"image": "40000"},
+        "deployments": [{"provider": "jobs", "upstream_model": "acme/picture", "cost": {"image": "20000"}}],
+    }
+    view = build_view(read_catalogue({"providers": [provider], "models": [model]}), 1)
+    fleet = Fleet(Secrets(KEY="k"), lambda: 0.5)
+    fleet.adopt(view)
+    (route,) = view.models[0].routes
+    assert fleet.live("picture-1", route) is None
+    reached = fleet.deployment(route.deployment.id)
+    assert reached is not None
+    assert not isinstance(reached, LiveRoute)
+    assert [credential.target.credential for credential in reached.credentials] == ["k"]
+    await fleet.close()

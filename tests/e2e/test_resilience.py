@@ -103,7 +103,7 @@ async def check_the_next_route_is_taken_and_the_first_one_comes_back(stack: Insi
 
 
 def circuit_of(stack: InsideStack, deployment_id: str) -> Circuit:
-    (live,) = [live for live in stack.gateway.fleet.routes() if live.deployment.id == deployment_id]
+    (live,) = [live for live in stack.gateway.fleet.deployments() if live.deployment.id == deployment_id]
     return live.credentials[0].health.circuit
 
 

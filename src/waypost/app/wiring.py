@@ -21,8 +21,8 @@ import msgspec
 import uvloop
 
 from waypost.app.background import Background
-from waypost.app.doctor_processes import Readiness
 from waypost.app.front import Front, SettingUnusable, make_egress
+from waypost.app.internal_port import InternalPort, make_internal_port
 from waypost.app.left_behind import LeftBehind, book_recovered, report_refused
 from waypost.app.live_settings import LiveSettings
 from waypost.app.partition_keeper import PartitionKeeper
@@ -32,7 +32,6 @@ from waypost.app.secrets import CredentialReader, open_node_id, open_secrets
 from waypost.app.settings import Settings
 from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
-from waypost.dispatch.status import status_of
 from waypost.gateway.bookkeeping import Bookkeeper
 from waypost.gateway.books import GatewayBooks
 from waypost.gateway.callers import InFlight
@@ -69,7 +68,6 @@ from waypost.telemetry.events import (
 )
 from waypost.telemetry.metrics import Page
 from waypost.tenancy.keyring import Keyring
-from waypost.transport.exchange import Exchange
 from waypost.transport.http1_server import Http1Server
 from waypost.transport.tls import TlsFilesUnusable
 from waypost.wire.dialects import error_headers, render_error
@@ -95,7 +93,8 @@ class _StopAsked(Exception):
 
 
 class GatewayOptions(msgspec.Struct, frozen=True):
-    """Where a gateway listens. `internal_path` is a Unix socket for the supervisor: `/metrics` and `/readyz`."""
+    """Where a gateway listens. `internal_path` is a Unix socket of this user's: `/metrics` and `/readyz` for the
+    supervisor, `/providers` for the doctor, and the worker port."""
 
     host: str
     port: int
@@ -203,23 +202,22 @@ class GatewayProcess:
 
         bookkeeper = self._bookkeeper(settler, node, recovered, dispatcher)
         background = Background(self._fail)
-        for part in (journal, settler, wallet, following, bookkeeper):
+        for part in (journal, settler, wallet, following, bookkeeper, partitions):
             background.start(part.run())
-        background.start(partitions.run())
         background.start(self._keep_claims(idempotency, settler, recovered))
         background.start(LeftBehind(self._journal_dir, self._ledger, self._clock).run())
         background.start(self._tell_of_delays(journal, settler, following))
-        internal = Http1Server(self._answer_internal, self._refuse_framing)
+        internal = self._internal_port(gateway, dispatcher)
         front = Front(gateway, self._refuse_framing, on_bug=report_bug, control_socket=options.control_socket)
         public = front.server
         self._watch_port(public, dispatcher)
         reloading = self._follow_file(front, fleet, gateway)
         background.start(reloading.run())
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.look)
-        await internal.listen(unix_path=str(options.internal_path))
+        await internal.listen(options.internal_path)
         if options.metrics_port is not None:
             with _refusing_port(options.host, options.metrics_port, "--metrics-port"):
-                await internal.listen(host=options.host, port=options.metrics_port)
+                await internal.listen_for_metrics(options.host, options.metrics_port)
         await self._listen(front)
         self._state.is_ready = True
         emit(ProcessStarted(process=options.name, pid=os.getpid(), port=public.port))
@@ -236,15 +234,16 @@ class GatewayProcess:
             await public.let_idle_leave(min(_IDLE_LEAVE_S, reloading.live.drain_s))
         self._state.is_ready = False
         # Executions first: what is cut off still has its caller to be told, in its stream and not by a reset.
-        ends_at_s = self._clock.monotonic_s() + (0.0 if journal.is_failed else reloading.live.drain_s)
-        await gateway.drain(max(0.0, ends_at_s - self._clock.monotonic_s()))
+        left_s = 0.0 if journal.is_failed else reloading.live.drain_s
+        ends_at_s = self._clock.monotonic_s() + left_s
+        await asyncio.gather(gateway.drain(left_s), internal.drain(left_s))
         await public.drain(max(_LAST_WORDS_S, ends_at_s - self._clock.monotonic_s()))
         gateway.close()
         await front.close()
         if await settler.drain(_SETTLE_S):
             await wallet.close_all()
         await background.end()
-        await internal.drain(0.0)
+        await internal.close()
 
     async def _open_journal(self) -> Journal:
         # A sibling may be at work on what we left, or the supervisor before ours has left a gateway that still drains.
@@ -370,6 +369,11 @@ class GatewayProcess:
         books.on_unused = gateway.unused
         return gateway, dispatcher
 
+    def _internal_port(self, gateway: Gateway, dispatcher: Dispatcher) -> InternalPort:
+        return make_internal_port(
+            gateway, dispatcher, self.fleet, self._page, self._secrets.ids_key, self._refuse_framing
+        )
+
     def _recover(self, journal: Journal, settler: Settler) -> frozenset[bytes] | None:
         recovery = recover(journal, self._clock.unix_ns() // 1_000_000)
         return book_recovered(recovery, settler, process=self._options.name)
@@ -423,19 +427,6 @@ class GatewayProcess:
         request_id = ids.text("req", self._ids.new())
         headers = b"%bx-request-id: %b\r\n%b" % (JSON_TYPE, request_id.encode(), error_headers(refusal))
         return headers, render_error("canonical", refusal, request_id)
-
-    def _answer_internal(self, exchange: Exchange) -> None:
-        if exchange.path == "/metrics":
-            exchange.respond(200, b"content-type: text/plain; version=0.0.4\r\n", self._page.render())
-        elif exchange.path == "/providers":
-            status = status_of(self.fleet, asyncio.get_running_loop().time())
-            exchange.respond(200, JSON_TYPE, msgspec.json.encode(status))
-        elif exchange.path == "/readyz":
-            is_ready = self._state.is_ready and not self._state.is_draining
-            body = msgspec.json.encode(Readiness(list(self._state.degraded())))
-            exchange.respond(200 if is_ready else 503, JSON_TYPE, body)
-        else:
-            exchange.respond(404, JSON_TYPE, b"{}")
 
     def _watch_port(self, public: Http1Server, dispatcher: Dispatcher) -> None:
         dispatcher.on_kept = public.keep

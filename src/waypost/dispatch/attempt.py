@@ -333,10 +333,10 @@ class Attempt:
 
     def _broke(self, failure: Failure) -> None:
         """The answer did not come, or stopped coming."""
-        if self._is_sent and self._owner.is_committed:
+        if self.is_sent and self._owner.is_committed:
             self._end_received(Outcome.FAILED, failure)
         else:
-            self._end(Outcome.FAILED, self.meter.lost() if self._is_sent else FREE, failure)
+            self._end(Outcome.FAILED, self.meter.lost() if self.is_sent else FREE, failure)
 
     def abandon(self) -> None:
         """The caller has left and closing the connection stops the billing: close it, charge what was received."""
@@ -413,13 +413,14 @@ class Attempt:
         return answer_digest(answer_id) if answer_id else b""
 
     @property
-    def _is_sent(self) -> bool:
+    def is_sent(self) -> bool:
+        """Whether its provider may have received any of it."""
         return self._call is not None and self._call.is_sent
 
     @property
     def _may_be_billed(self) -> bool:
         """Sent, and not being refused: providers do not bill refusals."""
-        return self._is_sent and self._status in (0, 200)
+        return self.is_sent and self._status in (0, 200)
 
     @property
     def _is_whole_answer(self) -> bool:

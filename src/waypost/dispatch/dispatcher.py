@@ -50,8 +50,10 @@ class Dispatcher:
         return len(self._running)
 
     def count_older(self, accepted_before_ms: int) -> int:
-        """How many running executions were accepted before that moment (Unix ms)."""
-        return sum(execution.plan.accepted_at_ms < accepted_before_ms for execution in self._running)
+        """How many running executions were accepted before that moment (Unix ms); those on long holds may wait as long
+        as they like before they come here."""
+        plans = [execution.plan for execution in self._running]
+        return sum(plan.accepted_at_ms < accepted_before_ms and not plan.has_long_hold for plan in plans)
 
     def begin(self, plan: Plan, caller: Caller) -> None:
         """Start an execution. Raises Refusal when its OPEN cannot be written: then its hold is still to be released."""

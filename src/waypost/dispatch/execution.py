@@ -69,6 +69,7 @@ class Execution:
         "_waiter",
         "counting",
         "drains_until_s",
+        "has_sent",
         "is_committed",
         "plan",
         "streams",
@@ -77,6 +78,7 @@ class Execution:
     def __init__(self, services: Services, plan: Plan, caller: Caller) -> None:
         self.plan = plan
         self.is_committed = False
+        self.has_sent = False  # an attempt that failed; of one that answers it needs no telling
         self.drains_until_s: float | None = None
         self.counting = services.counting
         self.streams = services.streams
@@ -92,6 +94,11 @@ class Execution:
         self._pause: asyncio.TimerHandle | None = None  # before the next attempt, or the end of waiting for a place
         self._queued: LiveRoute | None = None  # whose bulkhead it waits at, as
         self._waiter: Waiter | None = None
+
+    @property
+    def attempts(self) -> int:
+        """That have ended, those before the plan's too."""
+        return self.plan.attempts_before if self._last is None else self._last.open.attempt_number
 
     def begin(self) -> None:
         """The first attempt, or the queue for it. Raises Refusal when its OPEN cannot be written: then nothing was sent
@@ -178,6 +185,7 @@ class Execution:
             if self._caller is not None:
                 self._caller.on_completed(completion, bill.usage, bill.charge_nanos)
             return
+        self.has_sent = self.has_sent or attempt.is_sent
         self._results += (AttemptResult(route=attempt.live.route, failure=failure),)
         step = self._next_step(attempt.live, outcome)
         self._record(attempt, outcome, bill, failure.code, is_final=isinstance(step, GiveUp))

@@ -40,49 +40,18 @@ class Credential:
         self.health = health
 
 
-class LiveRoute:
-    """One deployment, ready to be called."""
+class LiveDeployment:
+    """One deployment as it can be reached: where, by which credentials, through which gate."""
 
-    __slots__ = (
-        "_credentials",
-        "_next",
-        "call_timeouts",
-        "costs",
-        "deployment",
-        "gate",
-        "kind",
-        "pace",
-        "pool",
-        "provider",
-        "route",
-        "stops_billing_on_cancel",
-        "stream_timeouts",
-    )
+    __slots__ = ("_credentials", "_next", "deployment", "gate", "pool", "provider")
 
-    def __init__(
-        self, route: Route, kind: ProviderKind, pool: Pool, gate: Gate, credentials: tuple[Credential, ...]
-    ) -> None:
-        self.route = route
+    def __init__(self, route: Route, pool: Pool, gate: Gate, credentials: tuple[Credential, ...]) -> None:
         self.provider = route.provider
         self.deployment = route.deployment
-        self.costs = route.deployment.cost
-        self.stops_billing_on_cancel = route.provider.cancel_stops_billing is CancelBilling.YES
-        self.kind = kind
         self.pool = pool
         self.gate = gate
-        self.pace = Pace()
         self._credentials = credentials
         self._next = 0
-        limits = route.provider.timeouts
-        self.call_timeouts = CallTimeouts(
-            connect_s=limits.connect_s, first_byte_s=None, idle_s=limits.total_s, total_s=limits.total_s
-        )
-        self.stream_timeouts = CallTimeouts(
-            connect_s=limits.connect_s,
-            first_byte_s=limits.first_byte_s,
-            idle_s=limits.idle_s,
-            total_s=limits.stream_total_s,
-        )
 
     @property
     def credentials(self) -> tuple[Credential, ...]:
@@ -126,6 +95,32 @@ class LiveRoute:
         )
 
 
+class LiveRoute(LiveDeployment):
+    """One deployment of a provider whose kind answers calls."""
+
+    __slots__ = ("call_timeouts", "costs", "kind", "pace", "route", "stops_billing_on_cancel", "stream_timeouts")
+
+    def __init__(
+        self, route: Route, kind: ProviderKind, pool: Pool, gate: Gate, credentials: tuple[Credential, ...]
+    ) -> None:
+        super().__init__(route, pool, gate, credentials)
+        self.route = route
+        self.costs = route.deployment.cost
+        self.stops_billing_on_cancel = route.provider.cancel_stops_billing is CancelBilling.YES
+        self.kind = kind
+        self.pace = Pace()
+        limits = route.provider.timeouts
+        self.call_timeouts = CallTimeouts(
+            connect_s=limits.connect_s, first_byte_s=None, idle_s=limits.total_s, total_s=limits.total_s
+        )
+        self.stream_timeouts = CallTimeouts(
+            connect_s=limits.connect_s,
+            first_byte_s=limits.first_byte_s,
+            idle_s=limits.idle_s,
+            total_s=limits.stream_total_s,
+        )
+
+
 class Fleet:
     """Every deployment of the newest catalogue. Executions under way hold on to the live routes they began with. The
     pool of an origin stays when the catalogue no longer names it; its idle connections close by themselves."""
@@ -152,6 +147,7 @@ class Fleet:
         self._gates: dict[str, Gate] = {}
         self._healths: dict[tuple[str, str, str, str], Health] = {}
         self._routes: dict[tuple[str, str], LiveRoute] = {}
+        self._deployments: dict[str, LiveDeployment] = {}
 
     def use(self, egress: Egress) -> None:
         """Calls from now on go this way; those under way go on."""
@@ -163,14 +159,18 @@ class Fleet:
         """Make live what the view names. A credential that cannot be read is left out, and told; a deployment without
         any is not routable until it can. Circuits, rests and calls under way go on under the new settings."""
         routes: dict[tuple[str, str], LiveRoute] = {}
+        deployments: dict[str, LiveDeployment] = {}
         healths: dict[tuple[str, str, str, str], Health] = {}
         unusable: set[str] = set()
         for model_view in view.models:
             for route in model_view.routes:
                 live = self._make(model_view.model.modality, route, healths, unusable)
                 if live is not None:
+                    deployments.setdefault(live.deployment.id, live)
+                if isinstance(live, LiveRoute):
                     routes[model_view.model.slug, route.deployment.id] = live
         self._routes = routes
+        self._deployments = deployments
         self._healths = healths
         self._view = view
         for provider in sorted(unusable):
@@ -184,9 +184,13 @@ class Fleet:
         """The route as it can be called, None when it cannot."""
         return self._routes.get((model, route.deployment.id))
 
-    def routes(self) -> Iterator[LiveRoute]:
-        """Every live route, once for each model that names it."""
-        return iter(self._routes.values())
+    def deployment(self, deployment_id: str) -> LiveDeployment | None:
+        """The deployment as it can be reached, None when it cannot."""
+        return self._deployments.get(deployment_id)
+
+    def deployments(self) -> Iterator[LiveDeployment]:
+        """Every deployment that can be reached."""
+        return iter(self._deployments.values())
 
     def gates(self) -> dict[str, Gate]:
         """By provider, those of earlier catalogues too."""
@@ -194,10 +198,8 @@ class Fleet:
 
     def _make(
         self, modality: str, route: Route, healths: dict[tuple[str, str, str, str], Health], unusable: set[str]
-    ) -> LiveRoute | None:
+    ) -> LiveDeployment | None:
         kind = MODALITIES.get(modality, {}).get(route.provider.kind)
-        if kind is None:
-            return None
         secrets = []
         for reference in route.provider.api_keys:
             try:
@@ -211,28 +213,28 @@ class Fleet:
         if pool is None:
             pool = self._pools[origin] = Pool(origin, on_bug=report_bug)
         parts = urlsplit(route.provider.base_url)
-        credentials = tuple(
-            Credential(
-                kind.prepare(
-                    Target(
-                        host_header=parts.netloc.encode(),
-                        path_prefix=parts.path.rstrip("/"),
-                        credential=secret,
-                        upstream_model=route.deployment.upstream_model,
-                        headers=tuple(route.provider.headers.items()),
-                        changes=route.deployment.request,
-                        expose=route.deployment.expose,
-                        error_rules=route.provider.error_map,
-                        provider=route.provider.id,
-                        credential_header=route.provider.credential_header,
-                        api_version=route.provider.api_version,
-                    )
-                ),
-                self._health(route, secret, healths),
+        targets = [
+            Target(
+                host_header=parts.netloc.encode(),
+                path_prefix=parts.path.rstrip("/"),
+                credential=secret,
+                upstream_model=route.deployment.upstream_model,
+                headers=tuple(route.provider.headers.items()),
+                changes=route.deployment.request,
+                expose=route.deployment.expose,
+                error_rules=route.provider.error_map,
+                provider=route.provider.id,
+                credential_header=route.provider.credential_header,
+                api_version=route.provider.api_version,
             )
             for secret in secrets
-        )
-        return LiveRoute(route, kind, pool, self._gate(route.provider), credentials)
+        ]
+        healths_of = [self._health(route, secret, healths) for secret in secrets]
+        gate = self._gate(route.provider)
+        if kind is None:  # it answers no calls; what it does is asked by errands
+            return LiveDeployment(route, pool, gate, tuple(map(Credential, targets, healths_of)))
+        credentials = tuple(map(Credential, map(kind.prepare, targets), healths_of))
+        return LiveRoute(route, kind, pool, gate, credentials)
 
     def _health(self, route: Route, secret: str, healths: dict[tuple[str, str, str, str], Health]) -> Health:
         """That of the same credential for the same model at the same address, from whichever version."""

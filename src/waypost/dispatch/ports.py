@@ -103,6 +103,14 @@ class Books(Protocol):
 class Running(Protocol):
     """An execution, as its caller may act on it."""
 
+    @property
+    def has_sent(self) -> bool:
+        """When it has failed: whether any provider may have received the request."""
+
+    @property
+    def attempts(self) -> int:
+        """That have ended, by earlier plans of it too."""
+
     def leave(self) -> None:
         """The caller is gone."""
 

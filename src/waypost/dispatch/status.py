@@ -61,7 +61,7 @@ def status_of(fleet: Fleet, now_s: float) -> FleetStatus:
         for name, gate in sorted(fleet.gates().items())
     )
     credentials: dict[tuple[str, int], CredentialStatus] = {}
-    for live in fleet.routes():
+    for live in fleet.deployments():
         for position, credential in enumerate(live.credentials, 1):
             health = credential.health
             blocked_s = health.wait_s(now_s) if health.circuit.phase is not Phase.CLOSED else 0.0

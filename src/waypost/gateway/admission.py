@@ -116,10 +116,30 @@ def shrink(admission: Admission, short: InsufficientFunds) -> Admission:
     Refusal 402 when none can, or when the caller asked for a longer one."""
     if admission.request.output_tokens_max is not None:
         raise too_dear(admission, short)
-    shrunk = [_shrunk(offer, admission.request, short.available_nanos) for offer in admission.offers]
+    shorter = _with_shorter_answer(admission, short.available_nanos)
+    if shorter is None:
+        raise too_dear(admission, short)
+    return shorter
+
+
+def fit_long_hold(admission: Admission, hold_nanos: Nanos) -> Admission:
+    """The same request within what was held for it when it was accepted: since then prices, or the routes, may have
+    become dearer. Its answer may then be shorter than asked for; what has no length costs the customer no more than
+    the hold. Raises Refusal 402 when there is no room for an answer."""
+    if admission.hold_nanos <= hold_nanos or admission.request.modality != "chat":
+        return admission
+    shorter = _with_shorter_answer(admission, hold_nanos)
+    if shorter is None:
+        raise Refusal(ErrorCode.INSUFFICIENT_BALANCE)
+    return shorter
+
+
+def _with_shorter_answer(admission: Admission, available_nanos: Nanos) -> Admission | None:
+    """By the models that can still give one; None when none can."""
+    shrunk = [_shrunk(offer, admission.request, available_nanos) for offer in admission.offers]
     left = tuple(offer for offer in shrunk if offer is not None)
     if not left:
-        raise too_dear(admission, short)
+        return None
     first = shrunk[[offer is admission.first.offer for offer in admission.offers].index(True)]
     first_candidate = admission.ranked(left)[0] if first is None else Candidate(admission.first.live, first)
     return msgspec.structs.replace(

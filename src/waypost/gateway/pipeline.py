@@ -33,6 +33,15 @@ from waypost.gateway.endpoints import (
 )
 from waypost.gateway.gemini_models import count_tokens, list_gemini_models, show_gemini_model
 from waypost.gateway.handoff import HandOff
+from waypost.gateway.heads import (
+    READS,
+    expect_json,
+    expect_method,
+    id_headers,
+    methods_of,
+    outlives_caller,
+    request_header,
+)
 from waypost.gateway.idempotency import AlreadyDone, Idempotency
 from waypost.gateway.journal import JournalFailed, JournalFull
 from waypost.gateway.limits import KeyLimits, LimitExceeded, Reservation
@@ -65,8 +74,6 @@ from waypost.wire.identity import AnswerIdentity
 from waypost.wire.preference_fields import take_preferences
 from waypost.wire.request import Around, ChatRequest
 
-_JSON = b"application/json"
-_READS = ("GET", "HEAD")
 _OUTCOME_LABELS = {outcome: outcome.name.lower() for outcome in Outcome}
 
 
@@ -130,7 +137,7 @@ class Gateway:
         self._clock = clock
         self._ids_key = ids_key
         self._envelope = Envelope(ids_key)
-        self._state = state
+        self.state = state
         self._answers_counted = answers_counted
         self._answers_timed = answers_timed
         self._loop = asyncio.get_running_loop()
@@ -153,14 +160,14 @@ class Gateway:
             check_query(exchange.query)
         endpoint = chat_endpoint(path)
         if endpoint is not None:
-            _expect_method(exchange, "POST")
+            expect_method(exchange, "POST")
             self._chat(exchange, endpoint, request_id)
         elif path == COUNT_MESSAGE_TOKENS:
             self._count_message_tokens(exchange, request_id)
         elif path.startswith((MODELS, GEMINI_MODELS)):
             self._models(exchange, request_id)
         elif path == "/healthz":
-            exchange.respond(200, JSON_TYPE + _request_header(request_id), b'{"status":"ok"}')
+            exchange.respond(200, JSON_TYPE + request_header(request_id), b'{"status":"ok"}')
         elif path == "/readyz":
             self._readyz(exchange, request_id)
         elif self.handoff is not None:
@@ -169,7 +176,7 @@ class Gateway:
             raise Refusal(ErrorCode.NOT_FOUND)
 
     def _chat(self, exchange: Exchange, endpoint: ChatEndpoint, execution_id: bytes) -> None:
-        if not self._state.is_ready:
+        if not self.state.is_ready:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2)
         self.pressure.admit()
         now_ms = self._now_ms()
@@ -177,24 +184,16 @@ class Gateway:
         api_key = self._authenticate(exchange, now_ms)
         arrival = Arrival(exchange, endpoint.format, execution_id, now_ms, api_key)
         # parse
-        _expect_json(exchange)
-        around = Around(
-            self._opener(api_key.org_id),
-            endpoint.path_model,
-            endpoint.is_stream,
-            exchange.headers,
-            exchange.query,
-            self._pseudonyms(api_key.org_id),
-        )
+        expect_json(exchange)
         body = exchange.body.unwrap()
-        request = endpoint.format.read(body, around)
+        request = endpoint.format.read(body, self.around(exchange, endpoint, api_key.org_id))
         claim = self._idempotency.claim_of(
             exchange.headers, org_id=api_key.org_id, endpoint=exchange.path, body=body, execution_id=execution_id
         )
         # admit
         now_s = self._loop.time()
         request.preferences = take_preferences(request)
-        admission = self._admit(request, api_key, now_s, now_ms)
+        admission = self.admit(request, api_key, now_s, now_ms)
         self._reserve(arrival, admission, now_s)
         # hold
         try:
@@ -210,7 +209,19 @@ class Gateway:
         self._waiting_for_grants.add(waiting)
         waiting.add_done_callback(self._waiting_for_grants.discard)
 
-    def _admit(self, request: ChatRequest, api_key: ApiKey, now_s: float, at_ms: int) -> Admission:
+    def around(self, exchange: Exchange, endpoint: ChatEndpoint, org_id: bytes) -> Around:
+        """What stands around the body of a request of that organisation."""
+        return Around(
+            self._opener(org_id),
+            endpoint.path_model,
+            endpoint.is_stream,
+            exchange.headers,
+            exchange.query,
+            self._pseudonyms(org_id),
+        )
+
+    def admit(self, request: ChatRequest, api_key: ApiKey, now_s: float, at_ms: int) -> Admission:
+        """Raises Refusal."""
         view, fleet, dice = self._view(), self._fleet, self._dispatcher.dice
         if request.preferences is None:
             return admit(request, api_key, view, fleet, dice, now_s, at_ms)
@@ -289,29 +300,37 @@ class Gateway:
             admission=admission,
             hold=hold,
             body_bytes=len(arrival.exchange.body),
-            outlives_caller=_outlives_caller(arrival.exchange),
+            outlives_caller=outlives_caller(arrival.exchange),
         )
         self._dispatcher.begin(plan, self._relay(arrival, admission))
 
     def _relay(self, arrival: Arrival, admission: Admission) -> PlainRelay | StreamRelay:
-        headers = _id_headers(arrival.id, arrival.format.dialect) + arrival.limit_headers
+        headers = id_headers(arrival.id, arrival.format.dialect) + arrival.limit_headers
         if admission.dropped:
             headers += b"x-dropped-parameters: %b\r\n" % ", ".join(shown_names(admission.dropped)).encode()
         request, chat_format = admission.request, arrival.format
-        identity = AnswerIdentity(
-            completion_id=chat_format.answer_prefix + arrival.id.hex(),
-            created_s=arrival.at_ms // 1000,
-            model=admission.first.offer.model.slug,
-            org_id=arrival.api_key.org_id,
-            tool_id_secret=self._ids_key,
-            envelope=self._envelope,
-            wants_logprobs=request.wants_logprobs,
-            uses_functions=request.uses_functions,
+        identity = self.identity(
+            admission, chat_format, execution_id=arrival.id, org_id=arrival.api_key.org_id, at_ms=arrival.at_ms
         )
         if not request.is_stream:
             return PlainRelay(arrival.exchange, headers, chat_format, request, identity, arrival.id)
         return StreamRelay(
             arrival.exchange, headers, chat_format, request, identity, arrival.id, open_streams=self._open_streams
+        )
+
+    def identity(
+        self, admission: Admission, chat_format: ChatFormat, *, execution_id: bytes, org_id: bytes, at_ms: int
+    ) -> AnswerIdentity:
+        """Of the answer to a request accepted at that moment."""
+        return AnswerIdentity(
+            completion_id=chat_format.answer_prefix + execution_id.hex(),
+            created_s=at_ms // 1000,
+            model=admission.first.offer.model.slug,
+            org_id=org_id,
+            tool_id_secret=self._ids_key,
+            envelope=self._envelope,
+            wants_logprobs=admission.request.wants_logprobs,
+            uses_functions=admission.request.uses_functions,
         )
 
     def _pseudonyms(self, org_id: bytes) -> Callable[[str], str]:
@@ -324,7 +343,7 @@ class Gateway:
         """What can be called, and how many tokens an input has: nothing of it is an execution."""
         path = exchange.path
         called = gemini_call(path)
-        _expect_method(exchange, *(_READS if called is None else ("POST",)))
+        expect_method(exchange, *(READS if called is None else ("POST",)))
         root = GEMINI_MODELS if path.startswith(GEMINI_MODELS) else MODELS
         name = unquote(path[len(root) + 1 :])
         if path != root and not (path.startswith(root + "/") and name):
@@ -334,7 +353,7 @@ class Gateway:
             api_key, headers = self._admit_count(exchange)
             around = Around(self._opener(api_key.org_id), called[0], query=exchange.query)
             body = count_tokens(exchange.body.unwrap(), around, view, api_key)
-            exchange.respond(200, JSON_TYPE + _request_header(request_id) + headers, body)
+            exchange.respond(200, JSON_TYPE + request_header(request_id) + headers, body)
             return
         api_key = self._authenticate(exchange, self._now_ms())
         if root == GEMINI_MODELS or b"x-goog-api-key" in exchange.headers:
@@ -348,14 +367,14 @@ class Gateway:
             )
         else:
             body = show_model(view, api_key, name) if name else list_models(view, api_key)
-        exchange.respond(200, JSON_TYPE + _request_header(request_id), body)
+        exchange.respond(200, JSON_TYPE + request_header(request_id), body)
 
     def _count_message_tokens(self, exchange: Exchange, request_id: bytes) -> None:
-        _expect_method(exchange, "POST")
+        expect_method(exchange, "POST")
         api_key, headers = self._admit_count(exchange)
         around = Around(self._opener(api_key.org_id), headers=exchange.headers)
         body = count_message_tokens(exchange.body.unwrap(), around, self._view(), api_key)
-        exchange.respond(200, JSON_TYPE + _request_header(request_id, "anthropic") + headers, body)
+        exchange.respond(200, JSON_TYPE + request_header(request_id, "anthropic") + headers, body)
 
     def _admit_count(self, exchange: Exchange) -> tuple[ApiKey, bytes]:
         """Whose request to count tokens it is, with the `x-ratelimit-*` header lines. It reads a whole body, as a call
@@ -363,7 +382,7 @@ class Gateway:
         self.pressure.admit()
         now_ms = self._now_ms()
         api_key = self._authenticate(exchange, now_ms)
-        _expect_json(exchange)
+        expect_json(exchange)
         self.in_flight.check(api_key)
         now_s = self._loop.time()
         return api_key, self._limits.take(api_key, now_s=now_s, now_unix_s=now_ms / 1000, tokens=0)
@@ -383,11 +402,11 @@ class Gateway:
         return self.trusted_proxies.client_of(exchange.client_host, forwarded_for)
 
     def _readyz(self, exchange: Exchange, request_id: bytes) -> None:
-        state = self._state
+        state = self.state
         is_ready = state.is_ready and not state.is_draining
         status = "ready" if is_ready else "not ready"
         page = {"status": status, "catalogue_version": self._view().version, "degraded": state.degraded()}
-        headers = JSON_TYPE + _request_header(request_id)
+        headers = JSON_TYPE + request_header(request_id)
         exchange.respond(200 if is_ready else 503, headers, msgspec.json.encode(page))
 
     # Around it.
@@ -438,51 +457,11 @@ class Gateway:
         """Answer with an error, in the format that belongs to the path."""
         dialect = dialect_of(exchange.path, exchange.headers)
         shown = ids.text("req", request_id)
-        lines = _request_header(request_id, dialect) + headers + error_headers(refusal)
+        lines = request_header(request_id, dialect) + headers + error_headers(refusal)
         if refusal.code is ErrorCode.METHOD_NOT_ALLOWED:
-            lines += b"allow: %b\r\n" % _methods_of(exchange.path)
+            lines += b"allow: %b\r\n" % methods_of(exchange.path)
         self._answers_counted.add("", "refused", refusal.code.name)
         exchange.respond(refusal.code.status, JSON_TYPE + lines, render_error(dialect, refusal, shown))
 
     def _now_ms(self) -> int:
         return self._clock.unix_ns() // 1_000_000
-
-
-def _request_header(request_id: bytes, dialect: str = "") -> bytes:
-    shown = ids.text("req", request_id).encode()
-    if dialect == "anthropic":  # whose SDKs look for it under this name
-        return b"x-request-id: %b\r\nrequest-id: %b\r\n" % (shown, shown)
-    return b"x-request-id: %b\r\n" % shown
-
-
-def _id_headers(execution_id: bytes, dialect: str) -> bytes:
-    uuid = ids.text("", execution_id).encode()
-    if dialect == "anthropic":
-        return b"x-request-id: req%b\r\nrequest-id: req%b\r\nx-execution-id: exec%b\r\n" % (uuid, uuid, uuid)
-    return b"x-request-id: req%b\r\nx-execution-id: exec%b\r\n" % (uuid, uuid)
-
-
-def _outlives_caller(exchange: Exchange) -> bool:
-    """Whether the answer goes on to its end, and is paid, when the caller leaves. Without the word it stops."""
-    return exchange.headers.get(b"x-on-disconnect") == b"complete"
-
-
-def _expect_method(exchange: Exchange, *methods: str) -> None:
-    if exchange.method not in methods:
-        raise Refusal(ErrorCode.METHOD_NOT_ALLOWED, f"Use {' or '.join(methods)}.")
-
-
-def _methods_of(path: str) -> bytes:
-    is_written_to = path == COUNT_MESSAGE_TOKENS or chat_endpoint(path) or gemini_call(path)
-    return b"POST" if is_written_to else ", ".join(_READS).encode()
-
-
-def _expect_json(exchange: Exchange) -> None:
-    encoding = exchange.headers.get(b"content-encoding", b"identity")
-    content_type = exchange.headers.get(b"content-type", _JSON)
-    if content_type != _JSON:
-        content_type = content_type.partition(b";")[0].strip().lower()
-    if content_type != _JSON:
-        raise Refusal(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "Send JSON with the header 'Content-Type: application/json'.")
-    if encoding.lower() != b"identity":
-        raise Refusal(ErrorCode.UNSUPPORTED_MEDIA_TYPE)

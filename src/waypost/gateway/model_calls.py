@@ -1,0 +1,208 @@
+"""Calls of models for asynchronous executions, as the worker asks for them: the way of a caller's request, without what
+was done when the execution was accepted.
+
+    read → parse → admit → fit its long hold → attempt (failover) → answer, whole
+
+Its key, limits and permissions were looked at then, and the money was set aside. The answer always comes in one piece;
+where the worker wants it streamed from the provider, so that silence ends it and not its length, it is put together
+here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from waypost.dispatch.dispatcher import Dispatcher
+from waypost.dispatch.ports import Admission, Plan, Running
+from waypost.gateway.admission import fit_long_hold
+from waypost.gateway.endpoints import ChatEndpoint
+from waypost.gateway.heads import expect_json, expect_method, request_header
+from waypost.gateway.pipeline import Gateway
+from waypost.gateway.recount import recounted
+from waypost.gateway.relay import JSON_TYPE
+from waypost.kit import ids
+from waypost.kit.errors import ErrorCode, Refusal, invalid
+from waypost.kit.money import Nanos, format_usd
+from waypost.telemetry.events import report_bug
+from waypost.tenancy.api_key import ApiKey, Scope
+from waypost.transport.exchange import Exchange
+from waypost.wire.canonical import Chunk, Completion, Usage
+from waypost.wire.collected import Collector
+from waypost.wire.dialects import error_headers, render_error
+from waypost.wire.formats import ChatFormat
+from waypost.wire.identity import AnswerIdentity
+from waypost.wire.model_call import CallOutcome, ModelCall, outcome_line, read_call
+from waypost.wire.preference_fields import take_preferences
+from waypost.wire.request import ChatRequest
+
+
+class LongHold(msgspec.Struct, frozen=True):
+    """`dispatch.ports.Hold` of an execution whose money is in the books, and not in a lease of ours."""
+
+    lease_id: bytes
+    amount_nanos: Nanos
+
+
+class ModelCalls:
+    """Answers exchanges of the worker port at callers' paths."""
+
+    def __init__(self, gateway: Gateway, dispatcher: Dispatcher) -> None:
+        self._gateway = gateway
+        self._dispatcher = dispatcher
+        self._loop = asyncio.get_running_loop()
+        self._fitting: set[asyncio.Task[None]] = set()
+
+    def handle(self, exchange: Exchange, endpoint: ChatEndpoint) -> None:
+        """Answer, now or later. Raises nothing."""
+        call: ModelCall | None = None
+        try:
+            expect_method(exchange, "POST")
+            call = _call_of(exchange)
+            self._begin(exchange, endpoint, call)
+        except Refusal as refusal:
+            _refuse_unsent(exchange, refusal, call)
+
+    async def drain(self) -> None:
+        """Begin nothing more; what has begun is the dispatcher's."""
+        for fitting in self._fitting:
+            fitting.cancel()
+        if self._fitting:
+            await asyncio.wait(self._fitting)
+
+    def _begin(self, exchange: Exchange, endpoint: ChatEndpoint, call: ModelCall) -> None:
+        gateway = self._gateway
+        if not gateway.state.is_ready:
+            raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2)
+        gateway.pressure.admit()
+        expect_json(exchange)
+        body = exchange.body.unwrap()
+        request = endpoint.format.read(body, gateway.around(exchange, endpoint, call.org_id))
+        request.preferences = take_preferences(request)
+        # Any model: which ones the key may call was looked at when the execution was accepted.
+        api_key = ApiKey(id=call.api_key_id, org_id=call.org_id, digest=b"", scope=Scope.FULL)
+        admission = gateway.admit(request, api_key, self._loop.time(), call.accepted_at_ms)
+        if admission.hold_nanos <= call.hold_nanos:
+            self._attempt(exchange, endpoint.format, call, admission)
+            return
+        fitting = self._loop.create_task(self._attempt_fitted(exchange, endpoint.format, call, admission))
+        self._fitting.add(fitting)
+        fitting.add_done_callback(self._fitting.discard)
+
+    async def _attempt_fitted(
+        self, exchange: Exchange, chat_format: ChatFormat, call: ModelCall, admission: Admission
+    ) -> None:
+        """Its bound is above what is held: count the input, which makes it tighter, and shorten the answer."""
+        refusal: Refusal | None = None
+        try:
+            counted = await recounted(admission, self._dispatcher.counting.counter)
+            if exchange.is_open:
+                self._attempt(exchange, chat_format, call, fit_long_hold(counted, call.hold_nanos))
+        except Refusal as refused:
+            refusal = refused
+        except asyncio.CancelledError:  # by `drain`
+            refusal = Refusal(ErrorCode.SERVICE_UNAVAILABLE)
+        except Exception as bug:  # noqa: BLE001  the edge of a task: nobody above would answer
+            report_bug(bug)
+            refusal = Refusal(ErrorCode.INTERNAL_ERROR)
+        if refusal is not None:
+            _refuse_unsent(exchange, refusal, call)
+
+    def _attempt(self, exchange: Exchange, chat_format: ChatFormat, call: ModelCall, admission: Admission) -> None:
+        plan = Plan(
+            execution_id=call.execution_id,
+            org_id=call.org_id,
+            api_key_id=call.api_key_id,
+            accepted_at_ms=call.accepted_at_ms,
+            admission=admission,
+            hold=LongHold(call.execution_id, call.hold_nanos),
+            body_bytes=len(exchange.body),
+            has_long_hold=True,
+            attempts_before=call.attempts_before,
+        )
+        identity = self._gateway.identity(
+            admission,
+            chat_format,
+            execution_id=call.execution_id,
+            org_id=call.org_id,
+            at_ms=call.accepted_at_ms,
+        )
+        self._dispatcher.begin(plan, _Relay(exchange, chat_format, plan, identity))
+
+
+class _Relay:
+    """`dispatch.ports.Caller`: one whole answer, and what came of the call beside it."""
+
+    __slots__ = ("_collector", "_exchange", "_execution", "_format", "_identity", "_plan")
+
+    def __init__(self, exchange: Exchange, chat_format: ChatFormat, plan: Plan, identity: AnswerIdentity) -> None:
+        self._exchange = exchange
+        self._format = chat_format
+        self._plan = plan
+        self._identity = identity
+        self._collector: Collector | None = None
+        self._execution: Running | None = None
+
+    @property
+    def _request(self) -> ChatRequest:
+        return self._plan.admission.request
+
+    def attach(self, execution: Running) -> None:
+        self._execution = execution
+        self._exchange.on_disconnect = execution.leave
+
+    def on_model(self, slug: str) -> None:
+        self._identity = msgspec.structs.replace(self._identity, model=slug)
+
+    def on_chunks(self, chunks: Sequence[Chunk]) -> None:
+        if self._collector is None:
+            self._collector = Collector()
+        self._collector.add(chunks)
+
+    def on_completed(self, completion: Completion | None, usage: Usage, charge_nanos: Nanos) -> None:
+        execution, self._execution = self._execution, None
+        assert execution is not None
+        if completion is None:
+            completion = (self._collector or Collector()).completion()
+        body = self._format.render(completion, self._request, self._identity, usage, format_usd(charge_nanos))
+        outcome = CallOutcome(
+            execution.attempts,
+            is_sent=True,
+            usage=usage,
+            charge_nanos=charge_nanos,
+            price_version=self._plan.admission.price_version,
+        )
+        headers = JSON_TYPE + request_header(self._plan.execution_id) + outcome_line(outcome)
+        self._exchange.respond(200, headers, body)
+
+    def on_failed(self, refusal: Refusal) -> None:
+        execution, self._execution = self._execution, None
+        attempts, is_sent = self._plan.attempts_before, False
+        if execution is not None:
+            attempts, is_sent = execution.attempts, execution.has_sent
+        _refuse(self._exchange, refusal, CallOutcome(attempts, is_sent=is_sent), self._plan.execution_id)
+
+    def on_broken(self) -> None:
+        self._execution = None
+        self._exchange.abort()
+
+
+def _call_of(exchange: Exchange) -> ModelCall:
+    try:
+        return read_call(exchange.headers)
+    except ValueError:
+        raise invalid(None, "The header that names the execution is not valid.") from None
+
+
+def _refuse_unsent(exchange: Exchange, refusal: Refusal, call: ModelCall | None) -> None:
+    if call is None:
+        _refuse(exchange, refusal, CallOutcome(0), bytes(16))
+    else:
+        _refuse(exchange, refusal, CallOutcome(call.attempts_before), call.execution_id)
+
+
+def _refuse(exchange: Exchange, refusal: Refusal, outcome: CallOutcome, request_id: bytes) -> None:
+    lines = JSON_TYPE + error_headers(refusal) + outcome_line(outcome)
+    exchange.respond(refusal.code.status, lines, render_error("canonical", refusal, ids.text("req", request_id)))
