@@ -159,6 +159,7 @@ _SECTIONS = {
     "server": "`[server]`",
     "server.tls": "`[server.tls]`",
     "server.limits": "`[server.limits]`",
+    "files": "`[files]`",
     "egress": "`[egress]`",
     "journal": "`[journal]`",
     "providers[0]": "`[[providers]]`",
@@ -189,7 +190,7 @@ def known_fields(tmp_path: Path) -> dict[str, set[str]]:
     with pytest.raises(CatalogueError) as caught:
         read_catalogue(document)
     config = tmp_path / "strangers.toml"
-    places = ("server", "server.tls", "server.limits", "egress", "journal")
+    places = ("server", "server.tls", "server.limits", "files", "egress", "journal")
     config.write_text("".join(f"[{place}]\n{_STRANGER} = 1\n" for place in places))
     with pytest.raises(SettingsError) as refused:
         read_settings(environment={}, data_dir=tmp_path, config_path=config)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -20,6 +21,7 @@ from starlette.types import Message
 
 from tests.e2e.stack import _url
 from tests.stores.vaults import FakeVault
+from waypost.app.file_wiring import build_files
 from waypost.app.operator import NewKey, Operator
 from waypost.app.secrets import open_secrets
 from waypost.app.settings import Settings, read_settings
@@ -51,17 +53,34 @@ class Answer(msgspec.Struct):
         return json.loads(self.body)
 
 
+class MovableClock(SystemClock):
+    """The machine's, and as many seconds ahead of it as a test likes."""
+
+    __slots__ = ("_ahead_s",)
+
+    def __init__(self) -> None:
+        self._ahead_s = 0
+
+    def step_s(self, seconds: int) -> None:
+        self._ahead_s += seconds
+
+    def unix_ns(self) -> int:
+        return time.time_ns() + self._ahead_s * 1_000_000_000
+
+
 class Plane:
     """One organisation with a key of full access, `key`."""
 
-    def __init__(self, database: str, directory: Path, catalogue: Catalogue | None = None) -> None:
+    def __init__(self, database: str, directory: Path, catalogue: Catalogue | None = None, *, config: str = "") -> None:
+        """`config` is the text of a configuration file."""
         self._database = conninfos.make_conninfo(database)
         self._directory = directory
-        self.clock = SystemClock()
+        directory.mkdir(exist_ok=True)
+        (directory / "waypost.toml").write_text(config)
+        self.clock = MovableClock()
         self.ids = Ids()
         self.view = build_view(catalogue or Catalogue(), 1)
         self.vault = FakeVault()
-        self.files: set[bytes] = set()  # that every organisation has
 
     async def __aenter__(self) -> Plane:
         self.operator = Operator(self.settings, self._database, self.clock)
@@ -74,12 +93,12 @@ class Plane:
         news = ExecutionNews(self._database)
         self._listening = asyncio.ensure_future(news.run())
         self.key = await self.make_key(self.org_id)
+        self.files = build_files(self.settings, secrets, self.pool, clock=self.clock, ids=self.ids)
         self.services = Services(
             pool=self.pool,
             executions=self.executions,
             news=news,
             vault=self.vault,
-            files_exist=self._files_exist,
             keyring=self.keyring,
             view=lambda: self.view,
             pepper=secrets.pepper,
@@ -88,6 +107,7 @@ class Plane:
             api_keys_max=API_KEYS_MAX,
             is_ready=lambda: True,
             metrics=lambda: b"",
+            files=self.files,
         )
         self.application = build(self.services, _nothing_around)
         return self
@@ -101,7 +121,12 @@ class Plane:
 
     @property
     def settings(self) -> Settings:
-        return read_settings(environment={}, data_dir=self._directory / "data", database_url=_url(self._database))
+        return read_settings(
+            environment={},
+            data_dir=self._directory / "data",
+            database_url=_url(self._database),
+            config_path=self._directory / "waypost.toml",
+        )
 
     async def make_key(
         self,
@@ -122,9 +147,6 @@ class Plane:
         """Take in changed keys, as the process does within a second."""
         keys, version = await api_keys_since(self.pool, self.keyring.version)
         self.keyring.adopt(keys, version, self.clock.unix_ns() // 1_000_000)
-
-    async def _files_exist(self, _: bytes, file_ids: Sequence[bytes]) -> bool:
-        return self.files.issuperset(file_ids)
 
     async def rows(self, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
         async with self.pool.system() as connection:

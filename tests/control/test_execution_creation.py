@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.control.execution_plane import CHAT, CREDIT_NANOS, created, executing, finish, is_untouched, newest, row_of
+from tests.control.uploads import picture, upload
 from waypost.executions.payload_keys import input_key, metadata_key
 from waypost.kit import ids
 from waypost.storage.api_keys import Limits
@@ -182,14 +183,15 @@ async def test_files_are_named_by_id_and_those_that_are_not_there_are_all_the_sa
         assert (refused.status, refused.json["error"]["code"]) == (400, "FILE_NOT_FOUND")
         assert "details" not in refused.json["error"]
         assert await is_untouched(plane)
-        plane.files.add(ids.parse("file", FILE))
+        file_id = (await upload(plane, picture()))["id"]
+        body_input["image"] = file_id
         for model, sound in (
             ("painter-1", body_input),
-            ("painter-1", {"prompt": "x", "images": [FILE, FILE]}),
-            ("stage-1", {"scene": "x", "source": FILE}),
+            ("painter-1", {"prompt": "x", "images": [file_id, file_id]}),
+            ("stage-1", {"scene": "x", "source": file_id}),
             (
                 "text-1",
-                {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": FILE}}]}]},
+                {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": file_id}}]}]},
             ),
         ):
             assert (await created(plane, model, sound)).status == 202

@@ -126,8 +126,11 @@ async def test_a_store_that_works_is_found_to_and_left_as_it_was(store: Store) -
 
 
 async def test_a_folder_is_for_its_owner_only(tmp_path: Path) -> None:
-    os.umask(0o022)
-    await LocalObjects(tmp_path / "files").put(NAME, pieces(b"content"))
+    before = os.umask(0o177)  # as the control process has it
+    try:
+        await LocalObjects(tmp_path / "files").put(NAME, pieces(b"content"))
+    finally:
+        os.umask(before)
 
     found = list((tmp_path / "files").rglob("*"))
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "files", *found) if path.is_dir()} == {0o700}

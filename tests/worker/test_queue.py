@@ -103,3 +103,25 @@ async def test_a_job_whose_worker_is_gone_is_taken_over(database: str, monkeypat
                 await is_done.wait()
     await pool.close()
     assert is_done.is_set()
+
+
+async def test_a_periodic_job_runs_by_itself(database: str) -> None:
+    is_done = asyncio.Event()
+
+    async def note() -> None:
+        is_done.set()
+
+    async with working(Queue(database, {"note": note}, periodic={"note": "* * * * * *"})), asyncio.timeout(30):
+        await is_done.wait()
+
+
+async def test_a_queue_waits_for_a_database_that_is_away() -> None:
+    queue = Queue("host=127.0.0.1 port=9 dbname=none connect_timeout=1", {})
+    running = asyncio.ensure_future(queue.run())
+
+    done, _ = await asyncio.wait((running,), timeout=2.5)
+
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    assert not done

@@ -14,11 +14,12 @@ from starlette.applications import Starlette
 
 from waypost.app.background import Background
 from waypost.app.database import embedded_postgres
+from waypost.app.file_wiring import build_files
 from waypost.app.secrets import open_secrets
 from waypost.app.settings import Settings
 from waypost.app.vault import open_vault, refuse_unfit
 from waypost.control.application import build
-from waypost.control.services import Services, no_files
+from waypost.control.services import Services
 from waypost.gateway.following import Following
 from waypost.kit.clock import SystemClock
 from waypost.kit.ids import Ids
@@ -27,6 +28,7 @@ from waypost.policy.snapshot import View
 from waypost.storage.asynchronous_executions import Executions
 from waypost.storage.directory import PostgresDirectory
 from waypost.storage.execution_news import ExecutionNews
+from waypost.storage.files import SWEEP_FILES
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
 from waypost.storage.webhooks import Announcer
@@ -35,11 +37,13 @@ from waypost.supervisor.inheritance import die_with_supervisor
 from waypost.telemetry.events import ProcessStarted, emit, quieten_third_parties
 from waypost.telemetry.metrics import Page
 from waypost.tenancy.keyring import Keyring
+from waypost.worker.queue import Queue
 
 NAME = "control"
 _RETRY_S = 0.5  # between tries to reach the database at start
 _CONNECTIONS = 4
 _BOOKS_CONNECTIONS = 8
+SWEEP_CRON = "17 * * * *"  # hourly, at a minute that is nobody else's
 
 
 class _Nobody:
@@ -97,12 +101,12 @@ class ControlProcess:
         self._news = ExecutionNews(conninfo)
         self._vault = open_vault(settings)
         ids = Ids()
+        files = build_files(settings, secrets, self._pool, clock=self._clock, ids=ids, page=self._page)
         self._services = Services(
             pool=self._pool,
             executions=Executions(self._books, ids, Announcer(ids)),
             news=self._news,
             vault=self._vault,
-            files_exist=no_files,
             keyring=self._keyring,
             view=lambda: self._following.view,
             pepper=secrets.pepper,
@@ -111,7 +115,9 @@ class ControlProcess:
             api_keys_max=settings.live.api_keys_max,
             is_ready=lambda: self._is_ready,
             metrics=self._page.render,
+            files=files,
         )
+        self._queue = Queue(conninfo, {SWEEP_FILES: files.sweep}, periodic={SWEEP_FILES: SWEEP_CRON})
         self.application = build(self._services, self._lifespan)
 
     @contextlib.asynccontextmanager
@@ -136,6 +142,7 @@ class ControlProcess:
                 break
             await asyncio.sleep(_RETRY_S)
         background.start(self._following.run())
+        background.start(self._queue.run())
         self._is_ready = True
         emit(ProcessStarted(process=NAME, pid=os.getpid(), port=0))
 

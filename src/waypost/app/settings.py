@@ -1,4 +1,4 @@
-"""Process settings: the command line, the environment, and `[server]` and `[egress]` of `waypost.toml`.
+"""Process settings: the command line, the environment, and `[server]`, `[egress]` and `[files]` of `waypost.toml`.
 
 Read and checked at the start of a command, and again by gateways when the file changes.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from waypost.app.file_settings import FileSettings, read_files
 from waypost.app.live_settings import TERMINATED, LiveSettings, read_live
 from waypost.policy.table import Table
 
@@ -46,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     valkey_url: str | None = None  # of the server that the nodes of a cluster share; None: this machine is alone
     vault_bytes: int = VAULT_BYTES  # of payloads that the vault process holds at one time
     live: LiveSettings
+    files: FileSettings
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{name}={value}' for name, value in self.shown())})"
@@ -62,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ("valkey_url", "none" if self.valkey_url is None else _PASSWORD.sub("•••", self.valkey_url)),
             ("vault_bytes", str(self.vault_bytes)),
             *self.live.shown(),
+            *self.files.shown(),
         ]
 
 
@@ -99,6 +102,7 @@ def read_settings(
     mistakes: list[str] = []
     root = Table({} if path is None else read_toml(path), "", mistakes)
     server, egress, journal = root.table("server"), root.table("egress"), root.table("journal")
+    directory_of_file = Path.cwd() if path is None else path.parent
     secrets_dir = server.text("secrets_dir", "")
     settings = Settings(
         data_dir=directory,
@@ -108,7 +112,8 @@ def read_settings(
         durability=journal.one_of("durability", DURABILITIES, DURABILITIES[0]),
         valkey_url=_read_valkey_url(server),
         vault_bytes=server.integer("vault_bytes", VAULT_BYTES, least=VAULT_BYTES_BOUNDS[0], most=VAULT_BYTES_BOUNDS[1]),
-        live=read_live(server, egress, Path.cwd() if path is None else path.parent),
+        live=read_live(server, egress, directory_of_file),
+        files=read_files(root.table("files"), directory_of_file),
     )
     journal.close()
     server.close()

@@ -113,7 +113,7 @@ class Acceptance:
         if len(_encode(fields.get("metadata"))) > METADATA_BYTES_MAX:
             told = f"'metadata' is at most {METADATA_BYTES_MAX} bytes of JSON."
             raise InvalidFields([Fault("metadata", "OUT_OF_RANGE", told)])
-        if file_ids and not await self._services.files_exist(api_key.org_id, file_ids):
+        if file_ids and not await self._services.files.exist(api_key.org_id, file_ids):
             raise Refusal(ErrorCode.FILE_NOT_FOUND)
         return model, fields["input"], fields
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 
 from starlette.requests import Request
 
+from waypost.control.file_store import Files
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.ids import Ids
@@ -16,14 +17,6 @@ from waypost.storage.pool import Pool
 from waypost.stores.vault import Vault
 from waypost.tenancy.api_key import ApiKey, Scope
 from waypost.tenancy.keyring import Keyring
-
-FilesExist = Callable[[bytes, Sequence[bytes]], Awaitable[bool]]
-"""Whether an organisation has all of these files, ready to be read."""
-
-
-async def no_files(_: bytes, file_ids: Sequence[bytes]) -> bool:
-    """For a deployment without a file store."""
-    return not file_ids
 
 
 class Services:
@@ -36,7 +29,6 @@ class Services:
         executions: Executions,
         news: ExecutionNews,
         vault: Vault,
-        files_exist: FilesExist,
         keyring: Keyring,
         view: Callable[[], View],
         pepper: bytes,
@@ -44,19 +36,20 @@ class Services:
         ids: Ids,
         api_keys_max: int,
         is_ready: Callable[[], bool],
+        files: Files,
         metrics: Callable[[], bytes],
     ) -> None:
         self.pool = pool
         self.executions = executions
         self.news = news
         self.vault = vault
-        self.files_exist = files_exist
         self.keyring = keyring
         self.view = view
         self.pepper = pepper
         self.clock = clock
         self.ids = ids
         self.api_keys_max = api_keys_max
+        self.files = files
         self.is_ready = is_ready
         self.metrics = metrics
 

@@ -47,6 +47,7 @@ class ErrorCode(Enum):
     RESULT_LOST = (410, False, "The result is no longer held.")
     PAYLOAD_TOO_LARGE = (413, False, "The request body is too large.")
     UNSUPPORTED_MEDIA_TYPE = (415, False, "Send the body as plain JSON, without a content encoding.")
+    RANGE_NOT_SATISFIABLE = (416, False, "The range that the request asks for is beyond the end.")
     IDEMPOTENCY_MISMATCH = (422, False, "This idempotency key was used with a different request.")
     HEADERS_TOO_LARGE = (431, False, "The request line or headers are too large.")
 

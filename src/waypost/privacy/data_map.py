@@ -19,13 +19,15 @@ class Category(Enum):
     """What a column tells. name → (does it concern a person or customer, days it may be kept at most).
 
     The ceilings are those of the published policies: metadata 12 months, bills 7 years, what belongs to an account
-    30 days after the account's end."""
+    30 days after the account's end, stored files a year, the trail of who did what 90 days."""
 
     ORGANISATION = ("organisation", True, 30)
     CREDENTIAL = ("credential", True, 30)
     EXECUTION_METADATA = ("execution metadata", True, DAYS_PER_YEAR)
     RECIPIENT = ("recipient of a disclosure", True, DAYS_PER_YEAR)
     BILLING = ("billing", True, 7 * DAYS_PER_YEAR + 2)  # two leap days
+    FILE = ("stored file", True, DAYS_PER_YEAR)
+    AUDIT = ("audit trail", True, 90)
     CONFIGURATION = ("configuration of the operator", False, FOR_EVER)
     OPERATION = ("state of the machinery", False, FOR_EVER)
 

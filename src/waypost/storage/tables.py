@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import BigInteger, Boolean, Date, DateTime, Integer, LargeBinary, SmallInteger, Text
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+from sqlalchemy import BigInteger, Boolean, Date, Integer, LargeBinary, SmallInteger, Text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from waypost.privacy.data_map import (
     DAYS_PER_YEAR,
@@ -26,8 +26,9 @@ from waypost.privacy.data_map import (
     impersonal,
     personal,
 )
+from waypost.storage import columns, file_tables
 
-_ACCOUNT_LIFE = Retention(Anchor.ENDED, days=30)
+_ACCOUNT_LIFE = columns.ACCOUNT_LIFE
 _TWELVE_MONTHS = Retention(Anchor.RECORDED, days=DAYS_PER_YEAR)
 _THIRTY_DAYS = Retention(Anchor.RECORDED, days=30)
 _ONE_DAY = Retention(Anchor.RECORDED, days=1)
@@ -55,14 +56,10 @@ _DELIVERY = personal(Category.EXECUTION_METADATA, Purpose.SERVICE, retention=_TH
 _CONFIGURATION = impersonal(Category.CONFIGURATION)
 _OPERATION = impersonal(Category.OPERATION)
 
-_ID = UUID(as_uuid=True)
-_TIME = DateTime(timezone=True)
-
-METADATA = sa.MetaData()
-
-
-def _column(name: str, kind: Any, info: dict[str, Any], **options: Any) -> sa.Column[Any]:
-    return sa.Column(name, kind, info=info, nullable=options.pop("nullable", False), **options)
+_ID, _TIME, _column = columns.ID, columns.TIME, columns.column
+METADATA = columns.METADATA
+# Tables that stand in modules of their own.
+ELSEWHERE = file_tables.TABLES
 
 
 def _units(info: dict[str, Any]) -> list[sa.Column[Any]]:

@@ -101,12 +101,12 @@ class LocalObjects:
 
     def free_bytes(self) -> int:
         """Room on the disk. Raises OSError."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make(self._directory)
         return shutil.disk_usage(self._directory).free
 
     def _create(self, name: str) -> FileIO:
         for directory in (self._directory, self._incoming(name).parent, self._path(name).parent):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(directory)
         return FileIO(self._incoming(name), "x", opener=_for_the_owner)
 
     def _keep(self, name: str, file: FileIO) -> None:
@@ -166,6 +166,12 @@ def _told() -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "no room left" if full else os.strerror(error.errno or errno.EIO).lower()
         raise StoreUnavailable(reason) from None
+
+
+def _make(directory: Path) -> None:
+    if not directory.is_dir():
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)  # whatever the process's mask is
 
 
 def _open(path: Path) -> FileIO:

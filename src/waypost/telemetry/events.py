@@ -30,6 +30,7 @@ FIELDS = {
     "deployment": "id from the operator's own configuration",
     "refused": "'credential' or 'model name'",
     "execution_id": "id",
+    "file_id": "id",
     "over_nanos": "amount",
     "age_s": "duration",
     "open_s": "duration",
@@ -286,6 +287,21 @@ class WebhookSecretUnreadable(Event, frozen=True):
 
     level = "error"
     endpoint_id: str
+
+
+class FileUnreadable(Event, frozen=True):
+    """Its object is gone or not as it was written, or the file key that its own is wrapped with is not here."""
+
+    level = "error"
+    file_id: str
+    error_type: str
+
+
+class FilesNotErased(Event, frozen=True):
+    """The store does not answer: so many objects of deleted files wait for the next sweep. Nobody can read them."""
+
+    level = "warning"
+    backlog: int
 
 
 _encode = msgspec.json.Encoder().encode

@@ -26,9 +26,12 @@ Handler = Callable[..., Awaitable[None]]
 
 
 class Queue:
-    """`run` works off the jobs of every handler given, by name."""
+    """`run` works off the jobs of every handler given, by name. `periodic` says of some when they run by themselves,
+    each without arguments and in one process only: as cron does, in UTC."""
 
-    def __init__(self, conninfo: str, handlers: Mapping[str, Handler]) -> None:
+    def __init__(
+        self, conninfo: str, handlers: Mapping[str, Handler], *, periodic: Mapping[str, str] | None = None
+    ) -> None:
         connector = procrastinate.PsycopgConnector(
             conninfo=conninfo, min_size=1, max_size=_POOL, kwargs={"options": f"-c role={Role.APP.value}"}
         )
@@ -36,9 +39,24 @@ class Queue:
         for name, handler in handlers.items():
             retry = procrastinate.RetryStrategy(max_attempts=RETRIES_MAX, exponential_wait=2)
             self._app.task(name=name, retry=retry)(_reported(handler))
+        for name, cron in (periodic or {}).items():
+            # A name of its own: the queue tells each the moment that it was due at, which handlers have no use for.
+            task = self._app.task(name=f"{name}_periodically", retry=False)(_untimed(_reported(handlers[name])))
+            self._app.periodic(cron=cron)(task)
 
     async def run(self) -> None:
-        """Until cancelled; running jobs get some time to end."""
+        """Until cancelled; running jobs get some time to end. While the database is away, jobs wait."""
+        task = asyncio.current_task()
+        assert task is not None
+        # The queue takes being cancelled as a reason to end, and may end in an error then.
+        while True:
+            with contextlib.suppress(procrastinate.exceptions.ConnectorException):
+                await self._work()
+            if task.cancelling():
+                return
+            await asyncio.sleep(POLL_S)
+
+    async def _work(self) -> None:
         async with self._app.open_async():
             rescuing = asyncio.ensure_future(self._rescue())
             try:
@@ -76,5 +94,12 @@ def _reported(handler: Handler) -> Handler:
         except Exception as error:
             report_bug(error)
             raise
+
+    return run
+
+
+def _untimed(handler: Handler) -> Handler:
+    async def run(timestamp: int) -> None:  # noqa: ARG001  named by the queue
+        await handler()
 
     return run
