@@ -25,6 +25,8 @@ from waypost.policy.catalogue import Breaker, Bulkhead, Timeouts
 from waypost.policy.document import CatalogueError, read_catalogue
 from waypost.simulator.directive import Directives
 from waypost.simulator.fault import KINDS, PHASES
+from waypost.simulator.job import JobDirectives
+from waypost.simulator.job_style import JOB_STYLES
 from waypost.simulator.provider import STYLES
 from waypost.telemetry.events import FIELDS, Event
 from waypost.transport.http1_response import TransportFailure
@@ -315,7 +317,10 @@ def test_the_simulator_is_documented_as_it_is() -> None:
     text = page("docs/reference/simulator.md")
     prefixes = {row[0]: code_of(row[1]).partition("9100")[2] for row in text.rows("The simulator")}
     assert prefixes == {style.name: style.prefix for style in STYLES}
+    prefixes = {row[0]: code_of(row[1]).partition("9100")[2] for row in text.rows("Jobs")}
+    assert prefixes == {style.name: style.prefix for style in JOB_STYLES}
     assert [code_of(row[0]) for row in text.rows("Directives")] == list(Directives.__struct_fields__)
+    assert [code_of(row[0]) for row in text.rows("Directives of jobs")] == list(JobDirectives.__struct_fields__)
     faults = {}
     for kind, phases, parameters, _ in text.rows("Faults"):
         faults[code_of(kind)] = (tuple(phases.split(", ")), tuple(re.findall(r"`(\w+)`", parameters)))

@@ -116,6 +116,7 @@ async def test_the_bill_is_read_and_priced_over_http() -> None:
         "cache_write_1h_tokens": 0,
         "image_tokens": 0,
         "images": 0,
+        "milliseconds": 0,
         "output_tokens": 10,
         "nanos": "60000",
     }

@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import json
 import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,9 +42,8 @@ async def hit(kind: str, *, text: str = TWENTY, style: str = "alpha", stream: bo
     return heard
 
 
-def test_the_tests_below_know_every_kind() -> None:
-    with open(__file__, encoding="utf-8") as source:
-        tests = source.read()
+def test_the_tests_below_and_those_of_jobs_know_every_kind() -> None:
+    tests = Path(__file__).read_text() + Path(__file__).with_name("test_jobs.py").read_text()
     assert [kind for kind in KINDS if f'"{kind}"' not in tests] == []
 
 

@@ -16,6 +16,7 @@ import msgspec
 from waypost.simulator.answer import Tokens
 
 LINES_MAX = 200_000  # lines that can be listed; the totals never forget
+_MS_PER_S = 1000
 _NANOS_PER_MICRO_USD = 1000  # a price in USD per million units is one in micro-USD per unit
 _PRICE = re.compile(r"[0-9]{1,10}(\.[0-9]{1,9})?")
 # A class that a price list leaves out costs what its parent class costs.
@@ -28,6 +29,7 @@ _PARENTS = {
     "image_input": "input",
     "image": "",
     "request": "",
+    "second": "",
 }
 _STEP = re.compile(r"([a-z_0-9]+)_above_([0-9]{1,9})")  # the price of a class for prompts longer than so many tokens
 
@@ -46,6 +48,7 @@ class Line(msgspec.Struct):
     cache_write_1h_tokens: int = 0
     image_tokens: int = 0  # of the prompt
     images: int = 0  # generated
+    milliseconds: int = 0  # of video or sound made, or of time computed
     output_tokens: int = 0
     is_open: bool = True
     at: str = ""  # when it was asked for, ISO 8601 in UTC
@@ -66,6 +69,7 @@ class Line(msgspec.Struct):
             + price["cache_write_1h"] * self.cache_write_1h_tokens
             + price["output"] * self.output_tokens
             + price["image"] * self.images
+            + price["second"] * Fraction(self.milliseconds, _MS_PER_S)
             + price["request"]
         )
         return math.ceil(micro_usd * _NANOS_PER_MICRO_USD)
@@ -79,6 +83,7 @@ class _Sum(msgspec.Struct):
     cache_write_1h_tokens: int = 0
     image_tokens: int = 0
     images: int = 0
+    milliseconds: int = 0
     output_tokens: int = 0
     nanos: int = 0
 
@@ -90,6 +95,7 @@ class _Sum(msgspec.Struct):
         self.cache_write_1h_tokens += line.cache_write_1h_tokens
         self.image_tokens += line.image_tokens
         self.images += line.images
+        self.milliseconds += line.milliseconds
         self.output_tokens += line.output_tokens
         self.nanos += line.nanos
 
@@ -157,6 +163,24 @@ class Bill:
         )
         self._open[id(line)] = line
         return line
+
+    def charge_job(self, *, job_id: str, style: str, model: str, images: int, milliseconds: int, at: str = "") -> None:
+        """Charge for a job that has ended."""
+        line = Line(
+            id=job_id,
+            style=style,
+            model=model,
+            prices=self._prices.get(model, _FREE),
+            steps={},
+            input_tokens=0,
+            cache_read_tokens=0,
+            cache_write_tokens=0,
+            images=images,
+            milliseconds=milliseconds,
+            at=at,
+        )
+        self._open[id(line)] = line
+        self.close(line)
 
     def close(self, line: Line) -> None:
         del self._open[id(line)]

@@ -6,6 +6,7 @@ GET    /_sim/bill      totals, per model, in nano-USD; `?lines=1` lists every re
 POST   /_sim/faults    one fault, see `fault.KINDS`;   GET: what is armed and what there is;   DELETE: clear
 POST   /_sim/options   {"accepted_keys": ["…"], "cancel_stops_billing": false}
 GET    /_sim/requests  the last requests without their bodies; `?last=N`
+GET    /_sim/jobs      the jobs that were made, the newest last; `?last=N`
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import msgspec
 from waypost.simulator.bill import BadPrice, Bill
 from waypost.simulator.connection import HttpRequest
 from waypost.simulator.fault import KINDS, BadFault, Fault, FaultBox
+from waypost.simulator.job import SimJob
 from waypost.simulator.provider import Options
 from waypost.simulator.record import Record
 from waypost.simulator.reply import Framing, Reply
@@ -38,6 +40,7 @@ class Control:
         bill: Bill,
         faults: FaultBox,
         records: Sequence[Record],
+        jobs: Callable[[], Sequence[SimJob]],
         arm: Callable[[Fault], None],
         disarm: Callable[[], None],
         set_options: Callable[[Options], None],
@@ -45,6 +48,7 @@ class Control:
         self._bill = bill
         self._faults = faults
         self._records = records
+        self._jobs = jobs
         self._arm = arm
         self._disarm = disarm
         self._set_options = set_options
@@ -82,4 +86,7 @@ class Control:
             case "GET", "requests":
                 last = int(query.get("last", ["10000"])[0])
                 return 200, {"requests": [record.shown() for record in list(self._records)[-last:]]}
+            case "GET", "jobs":
+                last = int(query.get("last", ["10000"])[0])
+                return 200, {"jobs": [job.shown() for job in self._jobs()[-last:]]}
         return 404, {"error": f"there is no {request.method} {request.path}"}

@@ -42,11 +42,17 @@ _LINE = re.compile(r"^sim:(.*)$", re.MULTILINE)
 
 def read_directives(user_text: str, model: str) -> Directives:
     """Raises msgspec.ValidationError for an unknown name or a value out of range in the message."""
+    found = pairs_of(user_text, model, Directives)
+    return msgspec.convert(found, Directives, strict=False) if found else _NONE
+
+
+def pairs_of(user_text: str, model: str, known: type[msgspec.Struct]) -> dict[str, str]:
+    """The pairs of a model's name that are fields of `known`, and all of a message; the message wins."""
     found: dict[str, str] = {}
     if ":" in model:
         for pair in model.split(":")[1:]:
             name, _, value = pair.partition("-")
-            if name in Directives.__struct_fields__:
+            if name in known.__struct_fields__:
                 found[name] = value
     if "sim:" in user_text:
         for line in _LINE.findall(user_text):
@@ -54,7 +60,7 @@ def read_directives(user_text: str, model: str) -> Directives:
                 name, equals, value = pair.partition("=")
                 if equals:
                     found[name] = value
-    return msgspec.convert(found, Directives, strict=False) if found else _NONE
+    return found
 
 
 _NONE = Directives()

@@ -67,6 +67,7 @@ KINDS: dict[str, Kind] = {
     "html_200": Kind("200 with a page", _WHOLE),
     "json_error_200": Kind("200 whose JSON is an error", _WHOLE, ("message", "type", "code")),
     "redirect": Kind("`status` (307) to `location`", _WHOLE, ("status", "location")),
+    "unaccepted": Kind("RST, and the job that was asked for is not made; of providers of jobs alone", _WHOLE),
     "continue_100": Kind("`count_of` (1) interim 100 responses before the answer", _WHOLE, ("count_of",)),
     # HTTP framing
     "gigantic_header": Kind("a header of `bytes` (100000)", _WHOLE, ("bytes",)),
@@ -126,7 +127,7 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
     kind: str
     phase: str = ""
     model: str = ""  # the upstream model; empty: any
-    style: str = ""  # alpha, beta, gamma; empty: any
+    style: str = ""  # alpha, beta, gamma; empty: any; of providers of jobs also replicate-status, fal-result, …-cancel
     count: Natural = 1
     every: Annotated[int, msgspec.Meta(ge=1)] = 1
     status: Annotated[int, msgspec.Meta(ge=200, le=599)] | None = None
@@ -185,6 +186,10 @@ class FaultBox:
             )
 
         return self._take(matches)
+
+    def take_for_style(self, style: str) -> Fault | None:
+        """Of faults that name the style, and no others."""
+        return self._take(lambda fault: fault.style == style)
 
     def _take(self, matches: Callable[[Fault], bool]) -> Fault | None:
         for armed in self._armed:

@@ -84,7 +84,7 @@ class Providers:
         else:
             reply = page(style, identity, 200, "application/json", style.encode(document))
         exchange.record.status = reply.status
-        _play(connection, request, reply, None, exchange)
+        play(connection, request, reply, None, exchange)
 
     def _complete(
         self, connection: Connection, request: HttpRequest, turn: Turn, directives: Directives, exchange: Exchange
@@ -106,12 +106,15 @@ class Providers:
             cancel_stops_billing = self.options.cancel_stops_billing
             now_ns = self._clock.unix_ns()
             exchange.charge(turn.answer, style.name, cancel_stops_billing=cancel_stops_billing, now_ns=now_ns)
-        _play(connection, request, reply, fault, exchange)
+        play(connection, request, reply, fault, exchange)
+
+    def is_authorized(self, credential: str) -> bool:
+        return bool(credential) and (not self.options.accepted_keys or credential in self.options.accepted_keys)
 
     def _unauthorized(self, credential: str) -> Complaint | None:
         if not credential:
             return Complaint(401, "You didn't provide an API key.")
-        if self.options.accepted_keys and credential not in self.options.accepted_keys:
+        if not self.is_authorized(credential):
             return Complaint(401, "Incorrect API key provided.")
         return None
 
@@ -204,7 +207,8 @@ def _thinking(tokens: int, *, first_s: float, delay_s: float) -> Iterator[Piece]
         yield Piece(b"", Stage.THINKING, 1, delay_s if at else first_s)
 
 
-def _play(connection: Connection, request: HttpRequest, reply: Reply, fault: Fault | None, exchange: Exchange) -> None:
+def play(connection: Connection, request: HttpRequest, reply: Reply, fault: Fault | None, exchange: Exchange) -> None:
+    """Send a reply with the fault that it suffers."""
     ending = reply.ending
     if ending is Ending.KEEP_ALIVE and (not request.is_kept_alive or reply.framing is Framing.UNTIL_CLOSE):
         ending = Ending.CLOSE

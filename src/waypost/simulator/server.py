@@ -19,7 +19,11 @@ from waypost.simulator.connection import Connection, HttpRequest
 from waypost.simulator.control import PREFIX, Control
 from waypost.simulator.door import Door
 from waypost.simulator.fault import BEFORE_CONNECT, Fault, FaultBox, checked
-from waypost.simulator.provider import STYLES, Exchange, Options, Providers, style_of
+from waypost.simulator.fault_write import prepare
+from waypost.simulator.job import SimJob
+from waypost.simulator.job_provider import JobProviders
+from waypost.simulator.job_style import JOB_STYLES
+from waypost.simulator.provider import STYLES, Exchange, Options, Providers, play, style_of
 from waypost.simulator.record import RECORDS_MAX, Record
 from waypost.simulator.reply import Ending, Framing, Reply, Write, writes
 
@@ -63,10 +67,21 @@ class Simulator:
         self._providers = Providers(
             options=options, faults=self._faults, bill=self.bill, ids=Ids(), clock=SystemClock()
         )
+        self._changed = asyncio.Event()
+        self._job_providers = JobProviders(
+            faults=self._faults,
+            bill=self.bill,
+            ids=Ids(),
+            clock=SystemClock(),
+            base_url=lambda: self.url,
+            is_authorized=self._providers.is_authorized,
+            on_change=self._changed.set,
+        )
         self._control = Control(
             bill=self.bill,
             faults=self._faults,
             records=self.requests,
+            jobs=lambda: self.jobs,
             arm=self._arm,
             disarm=self.disarm,
             set_options=self._set_options,
@@ -74,7 +89,6 @@ class Simulator:
         self._keep_bodies = keep_bodies
         self._requests_seen = 0
         self._connections: set[Connection] = set()
-        self._changed = asyncio.Event()
         self._door = Door(lambda: Connection(self))
 
     # For tests
@@ -85,7 +99,13 @@ class Simulator:
 
     def base_url(self, style: str = "alpha") -> str:
         """What a client of the style's kind takes as its base URL."""
-        return self.url + next(known.prefix for known in STYLES if known.name == style)
+        prefixes = {each.name: each.prefix for each in STYLES} | {each.name: each.prefix for each in JOB_STYLES}
+        return self.url + prefixes[style]
+
+    @property
+    def jobs(self) -> list[SimJob]:
+        """Every job that was made, the newest last."""
+        return list(self._job_providers.jobs.values())
 
     @property
     def connections(self) -> int:
@@ -126,6 +146,7 @@ class Simulator:
 
     async def __aexit__(self, *_: object) -> None:
         await self._door.stop()
+        await self._job_providers.stop()
         for connection in list(self._connections):
             connection.transport.abort()
         await self.until(lambda: not self._connections)
@@ -142,15 +163,16 @@ class Simulator:
         if request.path.startswith(PREFIX):
             _send(connection, request, self._control.answer(request))
             return
-        style = style_of(request.method, request.path)
-        if style is None:
+        is_of_jobs = self._job_providers.takes(request.path)
+        style = None if is_of_jobs else style_of(request.method, request.path)
+        if style is None and not is_of_jobs:
             reply = Reply(404, [("Content-Type", "text/plain")], document=b"not found\n", framing=Framing.LENGTH)
             _send(connection, request, reply)
             return
         self._requests_seen += 1
         record = Record(
             number=self._requests_seen,
-            style=style.name,
+            style=self._job_providers.style_name(request.path) if style is None else style.name,
             method=request.method,
             path=request.path,
             headers=request.headers,
@@ -158,7 +180,15 @@ class Simulator:
             body=request.body if self._keep_bodies else b"",
         )
         self.requests.append(record)
-        self._providers.serve(connection, request, style, Exchange(record, self.bill, self._changed.set))
+        exchange = Exchange(record, self.bill, self._changed.set)
+        if style is not None:
+            self._providers.serve(connection, request, style, exchange)
+        else:
+            reply, fault = self._job_providers.answer(request, record)
+            record.status = reply.status
+            if fault is not None:
+                prepare(fault, reply)
+            play(connection, request, reply, fault, exchange)
         self._changed.set()
 
     def on_lost(self, connection: Connection) -> None:
