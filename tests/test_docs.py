@@ -145,6 +145,8 @@ def test_the_environment_is_documented() -> None:
         "WAYPOST_CONTROL_SOCKET",
         "WAYPOST_DEMO_UPSTREAM_KEY",
         "WAYPOST_INTERNAL_SOCKET",
+        "WAYPOST_LIMITS_COLUMN",
+        "WAYPOST_LIMITS_FD",
         "WAYPOST_LISTEN_FD",
         "WAYPOST_PARENT_PID",
     }

@@ -23,6 +23,7 @@ _DEGRADED = {
     "database": "the database does not answer it: requests go on from memory and leases; see `database` here",
     "journal": "its journal runs out of room: the disk is full, or the database books nothing; see `disk` here",
     "catalogue": "a newer catalogue cannot be read: the one before serves on; its log has a BugCaught line",
+    "limits": "the Valkey server does not answer in time: each machine allows its part of each limit",
     "keys": "newer keys cannot be read: those it knows serve on; its log has a BugCaught line",
 }
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from waypost.app.settings import Settings
 from waypost.dispatch.fleet import Fleet, SecretReader
 from waypost.dispatch.status import FleetStatus, status_of
+from waypost.gateway.limits import Windows
 from waypost.gateway.pressure import Pressure
+from waypost.gateway.shared_rings import OF_ADDRESSES, OF_KEYS, SharedRings
+from waypost.supervisor.inheritance import Inheritance
+from waypost.telemetry.events import LimitServerFound, LimitServerLost, emit
 from waypost.telemetry.metrics import Page
+
+if TYPE_CHECKING:
+    from waypost.stores.valkey_limits import ValkeyLimits
 
 
 def make_fleet(page: Page, read_secret: SecretReader, dice: Callable[[], float]) -> Fleet:
@@ -61,6 +70,60 @@ def watch_fleet(page: Page, fleet: Fleet) -> None:
         ("provider",),
         lambda: {(each.provider,): each.waiting for each in status().providers},
     )
+
+
+class Limits:
+    """What counts the limits of keys, and the failed keys of addresses; `run` it in the background."""
+
+    def __init__(self, of_keys: Windows, of_addresses: Windows, server: ValkeyLimits | None) -> None:
+        self.of_keys = of_keys
+        self.of_addresses = of_addresses
+        self.server = server
+
+    async def run(self) -> None:
+        """Keep in touch with the server, until cancelled."""
+        if self.server is None:
+            await asyncio.Event().wait()
+            return
+        try:
+            await self.server.run()
+        finally:
+            await self.server.close()
+
+    def degraded(self) -> tuple[str, ...]:
+        """What `/readyz` tells of them."""
+        return ("limits",) if self.server is not None and not self.server.is_up else ()
+
+
+def make_limits(
+    page: Page, inheritance: Inheritance | None, settings: Settings, *, process: str, nodes: Callable[[], int]
+) -> Limits:
+    """Alone, with the other gateways of the machine, or with all machines. `nodes` is how many gateways share the
+    database."""
+    server, workers = None, 1 if inheritance is None else inheritance.workers
+
+    def on_changed(is_up: bool) -> None:
+        if is_up:
+            emit(LimitServerFound(process=process))
+        else:
+            emit(LimitServerLost(process=process))
+
+    if settings.valkey_url is not None:
+        from waypost.stores.valkey_limits import ValkeyLimits  # noqa: PLC0415  a large import that few need
+
+        server = reached = ValkeyLimits(settings.valkey_url, on_changed=on_changed, answer_s=settings.valkey_wait_s)
+        page.gauge("waypost_limit_server_up", "1 while the server that counts for all answers.", lambda: reached.is_up)
+    rings: list[SharedRings | None] = [None, None]
+    if inheritance is not None and inheritance.limits_fd is not None:
+        fd, column = inheritance.limits_fd, inheritance.column
+        rings = [SharedRings(fd, columns=workers + 1, column=column, region=each) for each in (OF_KEYS, OF_ADDRESSES)]
+
+    def machines() -> int:
+        """That divide a limit while nobody counts for all; gateways that count together are one."""
+        return max(1, -(-nodes() // workers)) if rings[0] is not None else max(1, nodes())
+
+    of_keys, of_addresses = (Windows(each, server, machines) for each in rings)
+    return Limits(of_keys, of_addresses, server)
 
 
 def make_pressure(page: Page, dice: Callable[[], float]) -> Pressure:

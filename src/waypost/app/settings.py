@@ -19,6 +19,7 @@ from waypost.policy.table import Table
 CONFIG_NAME = "waypost.toml"  # taken from the current directory when nothing else is said
 _CATALOGUE_TABLES = ("providers", "models")  # of the same file, read by policy.document
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+VALKEY_WAIT_S = 0.02
 VAULT_BYTES = 512 * 1024 * 1024
 VAULT_BYTES_BOUNDS = (1024 * 1024, 1024**4)
 _VALKEY = re.compile(r"(?:valkeys?|rediss?|unix)://.+")
@@ -45,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     config_path: Path | None
     durability: str  # of the journal: "process" or "power"
     valkey_url: str | None = None  # of the server that the nodes of a cluster share; None: this machine is alone
+    valkey_wait_s: float = VALKEY_WAIT_S  # that a request waits for its count of a limit
     vault_bytes: int = VAULT_BYTES  # of payloads that the vault process holds at one time
     live: LiveSettings
     files: FileSettings
@@ -62,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ("secrets_dir", str(self.secrets_dir)),
             ("journal.durability", self.durability),
             ("valkey_url", "none" if self.valkey_url is None else _PASSWORD.sub("•••", self.valkey_url)),
+            ("valkey_wait_s", f"{self.valkey_wait_s:g}"),
             ("vault_bytes", str(self.vault_bytes)),
             *self.live.shown(),
             *self.files.shown(),
@@ -111,6 +114,7 @@ def read_settings(
         config_path=path,
         durability=journal.one_of("durability", DURABILITIES, DURABILITIES[0]),
         valkey_url=_read_valkey_url(server),
+        valkey_wait_s=server.number("valkey_wait_s", VALKEY_WAIT_S, least=0.001, most=5),
         vault_bytes=server.integer("vault_bytes", VAULT_BYTES, least=VAULT_BYTES_BOUNDS[0], most=VAULT_BYTES_BOUNDS[1]),
         live=read_live(server, egress, directory_of_file),
         files=read_files(root.table("files"), directory_of_file),

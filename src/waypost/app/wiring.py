@@ -27,14 +27,14 @@ from waypost.app.left_behind import LeftBehind, book_recovered, report_refused
 from waypost.app.live_settings import LiveSettings
 from waypost.app.partition_keeper import PartitionKeeper
 from waypost.app.reload import Reloading
-from waypost.app.resilience import make_fleet, make_pressure, watch_fleet
+from waypost.app.resilience import Limits, make_fleet, make_limits, make_pressure, watch_fleet
 from waypost.app.secrets import CredentialReader, open_node_id, open_secrets
 from waypost.app.settings import Settings
 from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
 from waypost.gateway.bookkeeping import Bookkeeper
 from waypost.gateway.books import GatewayBooks
-from waypost.gateway.callers import InFlight
+from waypost.gateway.callers import FailedKeys, InFlight
 from waypost.gateway.following import Following
 from waypost.gateway.idempotency import Idempotency
 from waypost.gateway.journal import Journal
@@ -59,7 +59,6 @@ from waypost.telemetry.events import (
     DatabaseLost,
     Draining,
     JournalRunningOut,
-    LimitsDivided,
     ProcessStarted,
     SettlingDelayed,
     emit,
@@ -197,12 +196,13 @@ class GatewayProcess:
         await self._insist(following.catch_up)
         partitions = PartitionKeeper(self._conninfo, self._clock)
         await self._insist(partitions.make)
-        gateway, dispatcher = self._assemble(journal, settler, wallet, idempotency, keyring, fleet, following)
-        self._watch(journal, settler, wallet, fleet, following, dispatcher)
+        limits = self._make_limits(wallet)
+        gateway, dispatcher = self._assemble(journal, settler, wallet, idempotency, keyring, fleet, following, limits)
+        self._watch(journal, settler, wallet, fleet, following, dispatcher, limits)
 
         bookkeeper = self._bookkeeper(settler, node, recovered, dispatcher)
         background = Background(self._fail)
-        for part in (journal, settler, wallet, following, bookkeeper, partitions):
+        for part in (journal, settler, wallet, following, bookkeeper, partitions, limits):
             background.start(part.run())
         background.start(self._keep_claims(idempotency, settler, recovered))
         background.start(LeftBehind(self._journal_dir, self._ledger, self._clock).run())
@@ -221,8 +221,6 @@ class GatewayProcess:
         await self._listen(front)
         self._state.is_ready = True
         emit(ProcessStarted(process=options.name, pid=os.getpid(), port=public.port))
-        if options.workers > 1:
-            emit(LimitsDivided(process=options.name, workers=options.workers))
         # What is alive now stays: the collector need not look at it again.
         gc.freeze()
         await self._stop.wait()
@@ -331,6 +329,7 @@ class GatewayProcess:
         keyring: Keyring,
         fleet: Fleet,
         following: Following,
+        limits: Limits,
     ) -> tuple[Gateway, Dispatcher]:
         page = self._page
         books = GatewayBooks(journal=journal, wallet=wallet, settler=settler)
@@ -351,7 +350,8 @@ class GatewayProcess:
             keyring=keyring,
             view=lambda: following.view,
             fleet=fleet,
-            limits=KeyLimits(self._options.workers),
+            limits=KeyLimits(limits.of_keys),
+            failed_keys=FailedKeys(limits.of_addresses, self._secrets.ids_key),
             in_flight=InFlight(workers=self._options.workers),
             pressure=pressure,
             wallet=wallet,
@@ -374,6 +374,15 @@ class GatewayProcess:
             gateway, dispatcher, self.fleet, self._page, self._secrets.ids_key, self._refuse_framing
         )
 
+    def _make_limits(self, wallet: Wallet) -> Limits:
+        return make_limits(
+            self._page,
+            read_inheritance(os.environ),
+            self._settings,
+            process=self._options.name,
+            nodes=lambda: wallet.nodes,
+        )
+
     def _recover(self, journal: Journal, settler: Settler) -> frozenset[bytes] | None:
         recovery = recover(journal, self._clock.unix_ns() // 1_000_000)
         return book_recovered(recovery, settler, process=self._options.name)
@@ -386,6 +395,7 @@ class GatewayProcess:
         fleet: Fleet,
         following: Following,
         dispatcher: Dispatcher,
+        limits: Limits,
     ) -> None:
         gauge = self._page.gauge
         gauge("waypost_executions_running", "Executions under way.", lambda: dispatcher.running)
@@ -401,7 +411,8 @@ class GatewayProcess:
 
         def degraded() -> tuple[str, ...]:
             database = () if _is_reachable(settler, following) else ("database",)
-            return (*database, *(("journal",) if journal.is_running_out else ()), *following.unreadable)
+            journals = ("journal",) if journal.is_running_out else ()
+            return (*database, *journals, *following.unreadable, *limits.degraded())
 
         self._state.degraded = degraded
 

@@ -56,6 +56,11 @@ class Admission(msgspec.Struct, frozen=True, gc=False):
     hold_nanos: Nanos  # covers the ceiling of every offer
     dropped: tuple[str, ...] = ()  # of the request, by leave of the caller, whoever answers
 
+    @property
+    def tokens_max(self) -> int:
+        """What it may come to, as limits per minute count it."""
+        return self.first.offer.input_estimate + (self.request.output_tokens_max or 0)
+
 
 class Plan(msgspec.Struct, frozen=True, gc=False):
     """An execution to be begun: who asked for it, when, and the money set aside."""

@@ -9,7 +9,7 @@ wallet without room for the hold makes it wait, for one grant from the database.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from urllib.parse import unquote
 
 import msgspec
@@ -18,7 +18,7 @@ from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.ports import Admission, Plan
 from waypost.gateway.admission import admit, model_for, shown_names, shrink, too_dear
-from waypost.gateway.anthropic_models import count_message_tokens, list_anthropic_models, show_anthropic_model
+from waypost.gateway.anthropic_models import count_message_tokens
 from waypost.gateway.callers import FailedKeys, InFlight
 from waypost.gateway.endpoints import (
     COUNT_MESSAGE_TOKENS,
@@ -29,9 +29,8 @@ from waypost.gateway.endpoints import (
     check_query,
     dialect_of,
     gemini_call,
-    is_anthropic,
 )
-from waypost.gateway.gemini_models import count_tokens, list_gemini_models, show_gemini_model
+from waypost.gateway.gemini_models import count_tokens
 from waypost.gateway.handoff import HandOff
 from waypost.gateway.heads import (
     READS,
@@ -44,13 +43,14 @@ from waypost.gateway.heads import (
 )
 from waypost.gateway.idempotency import AlreadyDone, Idempotency
 from waypost.gateway.journal import JournalFailed, JournalFull
-from waypost.gateway.limits import KeyLimits, LimitExceeded, Reservation
-from waypost.gateway.models import list_models, show_model
+from waypost.gateway.limits import KeyLimits, LimitExceeded
+from waypost.gateway.model_pages import model_page
 from waypost.gateway.ports import LedgerUnavailable
 from waypost.gateway.preferred import admit_preferred
 from waypost.gateway.pressure import Pressure
 from waypost.gateway.recount import recounted
 from waypost.gateway.relay import JSON_TYPE, OpenStreams, PlainRelay, StreamRelay
+from waypost.gateway.reservations import Reservations
 from waypost.gateway.wallet import Hold, Wallet
 from waypost.kit import ids
 from waypost.kit.clock import Clock
@@ -107,6 +107,7 @@ class Gateway:
         view: Callable[[], View],
         fleet: Fleet,
         limits: KeyLimits,
+        failed_keys: FailedKeys,
         in_flight: InFlight,
         pressure: Pressure,
         wallet: Wallet,
@@ -126,7 +127,7 @@ class Gateway:
         self._limits = limits
         self.in_flight = in_flight
         self.pressure = pressure
-        self._failed_keys = FailedKeys()
+        self._failed_keys = failed_keys
         self.trusted_proxies = TrustedProxies()
         self.handoff: HandOff | None = None
         self._wallet = wallet
@@ -141,8 +142,8 @@ class Gateway:
         self._answers_counted = answers_counted
         self._answers_timed = answers_timed
         self._loop = asyncio.get_running_loop()
-        self._waiting_for_grants: set[asyncio.Task[None]] = set()
-        self._reserved: dict[bytes, Reservation] = {}  # by execution
+        self._waiting: set[asyncio.Task[None]] = set()
+        self._reservations = Reservations(limits, in_flight, self._loop)
 
     def handle(self, exchange: Exchange) -> None:
         """The transport's handler."""
@@ -152,7 +153,10 @@ class Gateway:
         except LimitExceeded as refusal:
             self.refuse(exchange, refusal, request_id, refusal.headers)
         except Refusal as refusal:
-            self.refuse(exchange, refusal, request_id)
+            if refusal.code is ErrorCode.UNAUTHENTICATED and self._limits.is_counted_together:
+                self._later(self._refuse_stranger(exchange, refusal, request_id))
+            else:
+                self.refuse(exchange, refusal, request_id)
 
     def _route(self, exchange: Exchange, request_id: bytes) -> None:
         path = exchange.path
@@ -194,20 +198,24 @@ class Gateway:
         now_s = self._loop.time()
         request.preferences = take_preferences(request)
         admission = self.admit(request, api_key, now_s, now_ms)
-        self._reserve(arrival, admission, now_s)
+        tokens, at_s = admission.tokens_max, now_ms / 1000
+        arrival.limit_headers = self._reservations.begin(api_key, execution_id, tokens=tokens, now_unix_s=at_s)
         # hold
         try:
-            is_keyed = claim is not None
-            hold = None if is_keyed else self._wallet.hold(api_key.org_id, admission.hold_nanos, api_key.chain)
+            waits = claim is not None or self._limits.is_asked_of_server(api_key)
+            hold = None if waits else self._wallet.hold(api_key.org_id, admission.hold_nanos, api_key.chain)
             if hold is not None:
                 self._attempt(arrival, admission, hold)
                 return
         except BaseException:
-            self._unreserve(arrival.id, api_key.org_id, api_key.id, 0)
+            self._reservations.end(arrival.id, api_key.org_id, api_key.id, 0)
             raise
-        waiting = self._loop.create_task(self._attempt_after_grant(arrival, admission, claim))
-        self._waiting_for_grants.add(waiting)
-        waiting.add_done_callback(self._waiting_for_grants.discard)
+        self._later(self._attempt_after_grant(arrival, admission, claim))
+
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        waiting = self._loop.create_task(work)
+        self._waiting.add(waiting)
+        waiting.add_done_callback(self._waiting.discard)
 
     def around(self, exchange: Exchange, endpoint: ChatEndpoint, org_id: bytes) -> Around:
         """What stands around the body of a request of that organisation."""
@@ -237,6 +245,11 @@ class Gateway:
         refusal: Refusal | None = None
         api_key = arrival.api_key
         try:
+            if self._limits.is_asked_of_server(api_key):
+                tokens, at_s = admission.tokens_max, arrival.at_ms / 1000
+                arrival.limit_headers = await self._reservations.begin_together(
+                    api_key, arrival.id, tokens=tokens, now_unix_s=at_s
+                )
             if claim is not None:
                 await self._idempotency.take(claim)
             hold, admission = await self._hold_with_grant(api_key, admission)
@@ -245,8 +258,8 @@ class Gateway:
             else:
                 self._wallet.release(hold)
                 self._idempotency.ended(arrival.id, 0)
-                self._unreserve(arrival.id, api_key.org_id, api_key.id, 0)
-        except AlreadyDone as refused:
+                self._reservations.end(arrival.id, api_key.org_id, api_key.id, 0)
+        except (AlreadyDone, LimitExceeded) as refused:
             arrival.limit_headers += refused.headers
             refusal = refused
         except Refusal as refused:
@@ -258,7 +271,7 @@ class Gateway:
             refusal = Refusal(ErrorCode.INTERNAL_ERROR)
         if refusal is not None:
             self._idempotency.ended(arrival.id, 0)
-            self._unreserve(arrival.id, api_key.org_id, api_key.id, 0)
+            self._reservations.end(arrival.id, api_key.org_id, api_key.id, 0)
             self.refuse(arrival.exchange, refusal, arrival.id, arrival.limit_headers)
 
     async def _hold_with_grant(self, api_key: ApiKey, admission: Admission) -> tuple[Hold, Admission]:
@@ -350,49 +363,64 @@ class Gateway:
             raise Refusal(ErrorCode.NOT_FOUND)
         view = self._view()
         if called is not None:
-            api_key, headers = self._admit_count(exchange)
-            around = Around(self._opener(api_key.org_id), called[0], query=exchange.query)
-            body = count_tokens(exchange.body.unwrap(), around, view, api_key)
-            exchange.respond(200, JSON_TYPE + request_header(request_id) + headers, body)
+
+            def count(api_key: ApiKey, body: bytes) -> bytes:
+                around = Around(self._opener(api_key.org_id), called[0], query=exchange.query)
+                return count_tokens(body, around, view, api_key)
+
+            self._count(exchange, request_id, count)
             return
         api_key = self._authenticate(exchange, self._now_ms())
-        if root == GEMINI_MODELS or b"x-goog-api-key" in exchange.headers:
-            # The SDK's default version of the API is v1, where OpenAI's models stand too: its header tells.
-            body = show_gemini_model(view, api_key, name) if name else list_gemini_models(view, api_key)
-        elif is_anthropic(exchange.headers):
-            body = (
-                show_anthropic_model(view, api_key, name)
-                if name
-                else list_anthropic_models(view, api_key, exchange.query)
-            )
-        else:
-            body = show_model(view, api_key, name) if name else list_models(view, api_key)
+        body = model_page(view, api_key, root=root, name=name, headers=exchange.headers, query=exchange.query)
         exchange.respond(200, JSON_TYPE + request_header(request_id), body)
 
     def _count_message_tokens(self, exchange: Exchange, request_id: bytes) -> None:
         expect_method(exchange, "POST")
-        api_key, headers = self._admit_count(exchange)
-        around = Around(self._opener(api_key.org_id), headers=exchange.headers)
-        body = count_message_tokens(exchange.body.unwrap(), around, self._view(), api_key)
-        exchange.respond(200, JSON_TYPE + request_header(request_id, "anthropic") + headers, body)
 
-    def _admit_count(self, exchange: Exchange) -> tuple[ApiKey, bytes]:
-        """Whose request to count tokens it is, with the `x-ratelimit-*` header lines. It reads a whole body, as a call
-        does, and so counts as one; it has ended before the next one begins, so it never is under way."""
+        def count(api_key: ApiKey, body: bytes) -> bytes:
+            around = Around(self._opener(api_key.org_id), headers=exchange.headers)
+            return count_message_tokens(body, around, self._view(), api_key)
+
+        self._count(exchange, request_id, count, "anthropic")
+
+    def _count(
+        self, exchange: Exchange, request_id: bytes, count: Callable[[ApiKey, bytes], bytes], dialect: str = ""
+    ) -> None:
+        """Answer how many tokens an input has. It reads a whole body, as a call does, and so counts as one; it ends
+        before the next one begins, so it never is under way."""
         self.pressure.admit()
         now_ms = self._now_ms()
         api_key = self._authenticate(exchange, now_ms)
         expect_json(exchange)
         self.in_flight.check(api_key)
-        now_s = self._loop.time()
-        return api_key, self._limits.take(api_key, now_s=now_s, now_unix_s=now_ms / 1000, tokens=0)
+
+        def answer(limit_headers: bytes) -> None:
+            body = count(api_key, exchange.body.unwrap())
+            exchange.respond(200, JSON_TYPE + request_header(request_id, dialect) + limit_headers, body)
+
+        async def answer_later() -> None:
+            try:
+                answer((await self._limits.take_together(api_key, now_s=now_s, now_unix_s=at_s, tokens=0))[0])
+            except LimitExceeded as refusal:
+                self.refuse(exchange, refusal, request_id, refusal.headers)
+            except Refusal as refusal:
+                self.refuse(exchange, refusal, request_id)
+            except Exception as bug:  # noqa: BLE001  as above
+                report_bug(bug)
+                self.refuse(exchange, Refusal(ErrorCode.INTERNAL_ERROR), request_id)
+
+        now_s, at_s = self._loop.time(), now_ms / 1000
+        if self._limits.is_asked_of_server(api_key):
+            self._later(answer_later())
+        else:
+            answer(self._limits.take(api_key, now_s=now_s, now_unix_s=at_s, tokens=0))
 
     def _authenticate(self, exchange: Exchange, now_ms: int) -> ApiKey:
         """Raises Refusal: 401, or 429 for an address that keeps trying keys."""
         try:
             return self._keyring.authenticate(exchange.headers, now_ms)
         except Refusal as refusal:
-            if refusal.code is ErrorCode.UNAUTHENTICATED:
+            if refusal.code is ErrorCode.UNAUTHENTICATED and not self._limits.is_counted_together:
                 self._failed_keys.count(self.client_of(exchange), self._loop.time())
             raise
 
@@ -414,9 +442,9 @@ class Gateway:
     async def drain(self, timeout_s: float) -> None:
         """Let what was admitted end; what takes longer is told so, each execution with its record."""
         ends_at_s = self._loop.time() + timeout_s
-        if self._waiting_for_grants:
-            await asyncio.wait(self._waiting_for_grants, timeout=timeout_s)
-        for waiting in self._waiting_for_grants:
+        if self._waiting:
+            await asyncio.wait(self._waiting, timeout=timeout_s)
+        for waiting in self._waiting:
             waiting.cancel()
         await self._dispatcher.drain(max(0.0, ends_at_s - self._loop.time()))
 
@@ -431,27 +459,20 @@ class Gateway:
         self._answers_counted.add(opened.model, _OUTCOME_LABELS[close.outcome], close.error_code)
         self._answers_timed.observe((close.closed_at_ms - opened.accepted_at_ms) / 1000, opened.model)
         used = close.all_input_tokens + close.output_tokens + close.audio_output_tokens
-        self._unreserve(opened.execution_id, opened.org_id, opened.api_key_id, used)
+        self._reservations.end(opened.execution_id, opened.org_id, opened.api_key_id, used)
 
     def unused(self, plan: Plan) -> None:
         """An execution ended before anything was sent."""
         self._idempotency.ended(plan.execution_id, 0)
-        self._unreserve(plan.execution_id, plan.org_id, plan.api_key_id, 0)
+        self._reservations.end(plan.execution_id, plan.org_id, plan.api_key_id, 0)
 
-    def _reserve(self, arrival: Arrival, admission: Admission, now_s: float) -> None:
-        api_key = arrival.api_key
-        self.in_flight.check(api_key)
-        tokens = admission.first.offer.input_estimate + (admission.request.output_tokens_max or 0)
-        arrival.limit_headers = self._limits.take(api_key, now_s=now_s, now_unix_s=arrival.at_ms / 1000, tokens=tokens)
-        if api_key.tokens_per_minute is not None:
-            self._reserved[arrival.id] = Reservation(api_key.id, tokens, now_s)
-        self.in_flight.begin(api_key.org_id, api_key.id)
-
-    def _unreserve(self, execution_id: bytes, org_id: bytes, api_key_id: bytes, used_tokens: int) -> None:
-        self.in_flight.end(org_id, api_key_id)
-        reserved = self._reserved.pop(execution_id, None)
-        if reserved is not None:
-            self._limits.correct(reserved, used_tokens, self._loop.time())
+    async def _refuse_stranger(self, exchange: Exchange, refusal: Refusal, request_id: bytes) -> None:
+        """Who keeps trying keys is known by the count of all machines."""
+        try:
+            await self._failed_keys.count_together(self.client_of(exchange), self._loop.time())
+        except Refusal as too_many:
+            refusal = too_many
+        self.refuse(exchange, refusal, request_id)
 
     def refuse(self, exchange: Exchange, refusal: Refusal, request_id: bytes, headers: bytes = b"") -> None:
         """Answer with an error, in the format that belongs to the path."""

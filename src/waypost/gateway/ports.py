@@ -9,9 +9,18 @@ from waypost.kit.money import Nanos
 from waypost.ledger.claim import Claim, Claimed, Earlier
 from waypost.ledger.record import Balance, ClosedAttempt, Heartbeat, LedgerUnavailable
 from waypost.policy.catalogue import Catalogue
+from waypost.policy.rate_limit import Asked, Decision
 from waypost.tenancy.api_key import ApiKey
 
-__all__ = ["Claims", "Directory", "KeptLedger", "Ledger", "LedgerUnavailable", "Upkeep"]
+__all__ = [
+    "Claims",
+    "Directory",
+    "KeptLedger",
+    "Ledger",
+    "LedgerUnavailable",
+    "LimitServer",
+    "Upkeep",
+]
 
 
 class Ledger(Protocol):
@@ -103,6 +112,17 @@ class Claims(Protocol):
 
     async def sweep(self) -> int:
         """Forget what is older than a day; how many."""
+
+
+class LimitServer(Protocol):
+    """Counts windows for several machines, as `policy.rate_limit.Window` does for a process, by a clock of its own."""
+
+    async def take(self, asked: Sequence[Asked]) -> tuple[list[Decision], int]:
+        """All of them or none, in one round trip: what became of each, in their order, and the bucket they were counted
+        in. Raises policy.rate_limit.LimitsUnavailable, after 20 ms at most."""
+
+    def correct(self, window: bytes, delta: int, bucket: int) -> None:
+        """Adjust what was taken in that bucket; `delta` = true − taken. Returns at once; it may be lost."""
 
 
 class Directory(Protocol):

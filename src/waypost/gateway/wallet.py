@@ -206,6 +206,11 @@ class Wallet:
         return sum((one.lease is not None) + len(one.draining) for one in self._accounts.values())
 
     @property
+    def nodes(self) -> int:
+        """Gateways that share the database, as far as is known."""
+        return self._nodes
+
+    @property
     def leases(self) -> int:
         return len(self._leases())
 

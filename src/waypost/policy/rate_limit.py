@@ -22,6 +22,18 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     reset_s: float  # allowed: until the whole limit is free again; refused: until this amount would be taken
 
 
+class LimitsUnavailable(Exception):
+    """The server that counts for all machines does not answer in time, or is known not to."""
+
+
+class Asked(msgspec.Struct, frozen=True, gc=False):
+    """So much of a window: its name, which tells nobody anything, and its limit per minute."""
+
+    window: bytes
+    per_minute: int
+    amount: int
+
+
 class Window:
     """One limit of one key: requests, or tokens, per minute. Times are seconds of one monotonic clock."""
 

@@ -17,6 +17,8 @@ _LISTEN_FD = "WAYPOST_LISTEN_FD"
 _WORKERS = "WAYPOST_WORKERS"
 _CONTROL = "WAYPOST_CONTROL_SOCKET"
 _SIBLING_FDS = "WAYPOST_SIBLING_FDS"
+_LIMITS_FD = "WAYPOST_LIMITS_FD"
+_COLUMN = "WAYPOST_LIMITS_COLUMN"
 _PARENT_PID = "WAYPOST_PARENT_PID"
 
 
@@ -29,6 +31,8 @@ class Inheritance(msgspec.Struct, frozen=True, kw_only=True):
     sibling_fds: tuple[int, ...] = ()  # those of the other gateways, for callers whom they let wait
     workers: int = 1  # gateways of this supervisor: each has its part of what a limit allows
     control_socket: str = ""  # of the control process that runs beside them
+    limits_fd: int | None = None  # memory in which several gateways count limits together; a column for each name
+    column: int = 0
 
     def environment(self) -> dict[str, str]:
         """The variables that tell a child of this process."""
@@ -38,6 +42,8 @@ class Inheritance(msgspec.Struct, frozen=True, kw_only=True):
             _LISTEN_FD: str(self.listen_fd),
             _WORKERS: str(self.workers),
             _CONTROL: self.control_socket,
+            _LIMITS_FD: "" if self.limits_fd is None else str(self.limits_fd),
+            _COLUMN: str(self.column),
             _SIBLING_FDS: ",".join(map(str, self.sibling_fds)),
         }
 
@@ -53,6 +59,8 @@ def read_inheritance(environment: Mapping[str, str]) -> Inheritance | None:
         sibling_fds=tuple(map(int, filter(None, environment.get(_SIBLING_FDS, "").split(",")))),
         workers=int(environment.get(_WORKERS, "1")),
         control_socket=environment.get(_CONTROL, ""),
+        limits_fd=int(limits_fd) if (limits_fd := environment.get(_LIMITS_FD, "")) else None,
+        column=int(environment.get(_COLUMN, "0")),
     )
 
 

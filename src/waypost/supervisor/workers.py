@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
+from waypost.gateway.shared_rings import LIMIT_REGIONS, rings_bytes
 from waypost.supervisor.child import Child, ChildFailed, ChildPlan
 from waypost.supervisor.inheritance import Inheritance
 from waypost.telemetry.events import WorkerNotReplaced, WorkerReplaced, emit
@@ -43,6 +46,7 @@ class Workers:
     def __init__(self, plan: WorkersPlan, sockets: Sequence[socket.socket]) -> None:
         self._plan = plan
         self._sockets = sockets
+        self._limits = _shared_memory(plan.count + 1) if plan.count > 1 else None
         self.children = [self._child(number, f"gateway-{number}") for number in range(plan.count)]
         self._free_name = f"gateway-{plan.count}"
         self._ending: list[Child] = []  # those that are being replaced, and replacements that are not ready yet
@@ -81,6 +85,8 @@ class Workers:
     async def stop(self, hurry: asyncio.Event) -> None:
         self._is_stopping = True
         await asyncio.gather(*(child.stop(hurry) for child in self.all))
+        if self._limits is not None:
+            self._limits.close()
 
     async def _gets_ready(self, new: Child, tasks: asyncio.TaskGroup) -> bool:
         running = tasks.create_task(_run_on_trial(new))
@@ -101,6 +107,8 @@ class Workers:
             sibling_fds=tuple(fd for fd in fds if fd != listen_fd),
             workers=self._plan.count,
             control_socket=self._plan.control_socket,
+            limits_fd=None if self._limits is None else self._limits.fileno(),
+            column=int(name.rpartition("-")[2]),
         )
         return Child(
             ChildPlan(
@@ -109,10 +117,21 @@ class Workers:
                 environment=inheritance.environment(),
                 address=path,
                 ready_path="/readyz",
-                inherited_fds=tuple(fds),
+                inherited_fds=tuple(fds) if self._limits is None else (*fds, self._limits.fileno()),
                 drain_s=lambda: self._plan.drain_s() + _SETTLE_S,
             )
         )
+
+
+def _shared_memory(names: int) -> IO[bytes]:
+    """In which gateways of that many names count limits together. It is gone with the last of them."""
+    size = rings_bytes(names, regions=LIMIT_REGIONS)
+    if hasattr(os, "memfd_create"):  # Linux
+        memory: IO[bytes] = open(os.memfd_create("waypost-limits"), "r+b", buffering=0)  # noqa: SIM115  ours to close
+    else:
+        memory = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+    memory.truncate(size)
+    return memory
 
 
 def check_socket_path(path: Path) -> None:

@@ -38,7 +38,6 @@ FIELDS = {
     "lag_s": "duration",
     "memory_share": "share of the memory that the process may use",
     "exit_code": "exit status of a process of ours",
-    "workers": "count",
     "setting": "name of a setting",
     "leases": "count",
     "violations": "count",
@@ -101,12 +100,17 @@ class SettingNeedsRestart(Event, frozen=True):
     setting: str
 
 
-class LimitsDivided(Event, frozen=True):
-    """Several gateways, and nothing that they count in together: each allows its part of every key's limit."""
+class LimitServerLost(Event, frozen=True):
+    """What counts limits for all machines does not answer: until it does, each allows its part of every limit."""
 
     level = "warning"
     process: str
-    workers: int
+
+
+class LimitServerFound(Event, frozen=True):
+    """Limits are counted for all machines together."""
+
+    process: str
 
 
 class Draining(Event, frozen=True):
