@@ -72,3 +72,10 @@ def test_a_wish_to_cancel_is_the_providers_to_decide_only_while_a_job_of_its_own
             assert found is Cancelling.AT_ONCE
         else:
             assert found is Cancelling.ASKED
+
+
+def test_the_first_submission_is_the_first_attempt() -> None:
+    assert may_follow(State.RECEIVED, State.SUBMITTING, is_new_attempt=True)
+    assert may_follow(State.SUBMITTED, State.SUBMITTING, is_new_attempt=True)
+    assert not may_follow(State.SUBMITTED, State.SUBMITTING)
+    assert not may_follow(State.REHOSTING, State.SUBMITTING, is_new_attempt=True)

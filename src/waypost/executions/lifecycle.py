@@ -58,7 +58,7 @@ STATUSES = (*dict.fromkeys(state.public for state in State), AWAITING_WEBHOOK)
 """What callers may see, and filter by."""
 
 _WAITING = (State.SUBMITTED, State.RUNNING)
-_BEGINS_ANEW = (State.SUBMITTING, State.SUBMIT_UNKNOWN, State.SUBMITTED, State.RUNNING)
+_BEGINS_ANEW = (State.RECEIVED, State.SUBMITTING, State.SUBMIT_UNKNOWN, State.SUBMITTED, State.RUNNING)
 _EVENTS = {
     State.SUCCEEDED: "execution.completed",
     State.FAILED: "execution.failed",

@@ -23,7 +23,7 @@ from waypost.kit.errors import ErrorCode
 from waypost.kit.ids import Ids
 from waypost.kit.money import Nanos
 from waypost.ledger.account import AccountKind, TransferCode
-from waypost.ledger.record import InsufficientFunds
+from waypost.ledger.record import InsufficientFunds, Outcome
 from waypost.storage.general_ledger import posting
 from waypost.storage.jobs import defer
 from waypost.storage.leases import recall
@@ -345,6 +345,15 @@ class Executions:
         for bill in ending.bills:
             parameters["attempt_id"] = UUID(bytes=bill.attempt_id)
             parameters |= {"cogs": bill.cogs_nanos, "cost_kind": kind.value, "transfer_id": UUID(bytes=self._ids.new())}
+            await connection.execute(BILLED, parameters)
+
+    async def book_orphan(self, ended: AsynchronousExecution, bill: JobBill, usage: Usage) -> None:
+        """A job at a provider that its execution ended without: the house pays it, once. `ended` names the deployment
+        that had it."""
+        parameters = _parameters(ended) | msgspec.structs.asdict(usage) | {"outcome": Outcome.CUT_OFF.value}
+        parameters |= {"attempt_id": UUID(bytes=bill.attempt_id), "cogs": bill.cogs_nanos}
+        parameters |= {"cost_kind": AccountKind.HOUSE_LATE.value, "transfer_id": UUID(bytes=self._ids.new())}
+        async with self.pool.connection() as connection, connection.transaction():
             await connection.execute(BILLED, parameters)
 
     async def result_was_read(self, execution_id: bytes) -> None:

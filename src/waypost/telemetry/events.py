@@ -223,6 +223,30 @@ class RefusedByProvider(Event, frozen=True):
     refused: str
 
 
+class ProviderJobLost(Event, frozen=True):
+    """A job was submitted and the answer lost: it is looked for, and never submitted again blindly."""
+
+    level = "warning"
+    provider: str
+    deployment: str
+
+
+class ProviderJobOrphaned(Event, frozen=True):
+    """A provider worked at a job that nobody waits for any more: the house pays what it cost."""
+
+    level = "warning"
+    provider: str
+    deployment: str
+
+
+class ProviderJobOutputLost(Event, frozen=True):
+    """What a job made could not be fetched, however often its address was asked for: its execution failed."""
+
+    level = "error"
+    provider: str
+    deployment: str
+
+
 class CircuitOpened(Event, frozen=True):
     """This deployment keeps failing, with one credential: no call for `open_s`, then a few to try."""
 

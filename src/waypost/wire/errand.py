@@ -81,7 +81,12 @@ class Ambiguous(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 
 
 Sent = Answered | NotSent | Ambiguous
-KEPT_HEADERS = frozenset((b"content-type", b"date", b"location", b"retry-after", b"retry-after-ms"))
+KEPT_HEADERS = frozenset(
+    (
+        *(b"content-type", b"date", b"location", b"retry-after", b"retry-after-ms"),
+        *(b"x-fal-billable-units", b"x-fal-error-type"),  # fal tells nowhere else
+    )
+)
 
 encode_errand = msgspec.msgpack.Encoder().encode
 decode_errand = msgspec.msgpack.Decoder(Errand).decode

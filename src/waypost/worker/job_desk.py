@@ -1,0 +1,244 @@
+"""Providers of jobs as the worker speaks to them: who may take a job, what they are asked, what their answers mean.
+Everything goes through a gateway's errand, since only gateways have credentials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+
+import msgspec
+
+from waypost.executions.provider_job import Next, after_refusal
+from waypost.kit.crypto import hmac_sha256
+from waypost.kit.errors import ErrorCode
+from waypost.kit.ids import text
+from waypost.policy.catalogue import Deployment, Provider
+from waypost.policy.snapshot import Route, View
+from waypost.providers import JOB_KINDS
+from waypost.providers.job import Job, JobAnswer, JobCall, JobKind, JobState, JobTarget, Submission
+from waypost.providers.kind import BadAnswer, UpstreamError
+from waypost.storage.asynchronous_executions import AsynchronousExecution
+from waypost.wire.errand import Ambiguous, Answered, Errand, NotSent, Sent
+
+SUBMIT_S = 30.0  # for the answer to a submission; then nobody knows
+ASK_S = 15.0
+CALLBACK_PATH = "/v1/callbacks"
+_MAC_BYTES = 16  # of a callback's address: 128 bits
+_PURPOSE = b"provider callbacks"
+
+Send = Callable[[Errand], Awaitable[Sent]]
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    """What a submission came to."""
+
+    next: Next
+    job: Job | None = None  # when it was ACCEPTED
+    code: ErrorCode = ErrorCode.MODEL_UNAVAILABLE  # when it was not
+    retry_after_s: float | None = None
+    credential: bytes | None = None
+
+
+class Unsent(msgspec.Struct, frozen=True):
+    """The provider has certainly not received it."""
+
+    retry_after_s: float | None = None
+
+
+class Seat(msgspec.Struct, frozen=True):
+    """A provider that may take, or has, a job of an execution."""
+
+    provider: Provider
+    deployment: Deployment
+    kind: JobKind
+    target: JobTarget
+
+
+class CallbackAddresses:
+    """Addresses that providers call: each for one provider, execution and submission, and only we can make them."""
+
+    def __init__(self, secret: bytes, public_url: Callable[[], str | None]) -> None:
+        self._key = hmac_sha256(secret, _PURPOSE)
+        self._public_url = public_url
+
+    @property
+    def can_be_called(self) -> bool:
+        return self._public_url() is not None
+
+    def token(self, provider: str, execution_id: bytes, attempt: int) -> str:
+        """32 hexadecimal digits: what the job is known by at the provider, and the end of its address."""
+        message = b"%b|%b|%d" % (provider.encode(), execution_id.hex().encode(), attempt)
+        return hmac_sha256(self._key, message).hex()[: 2 * _MAC_BYTES]
+
+    def address(self, provider: str, execution_id: bytes, attempt: int) -> str:
+        """ "" without a public URL."""
+        base = self._public_url()
+        if base is None:
+            return ""
+        token = self.token(provider, execution_id, attempt)
+        return f"{base.rstrip('/')}{CALLBACK_PATH}/{provider}/{text('exec', execution_id)}/{attempt}/{token}"
+
+
+class JobDesk:
+    """One process's. `dice` gives 0 … 1."""
+
+    def __init__(
+        self, *, view: Callable[[], View], send: Send, addresses: CallbackAddresses, dice: Callable[[], float]
+    ) -> None:
+        self._view = view
+        self._send = send
+        self.addresses = addresses
+        self._dice = dice
+
+    def choose(self, model: str, without: Collection[str]) -> Seat | None:
+        """One of the best priority by weight, of those that take jobs and are not among `without` (deployments)."""
+        found = self._view().find(model)
+        routes = [each for each in (found.routes if found is not None else ()) if each.provider.kind in JOB_KINDS]
+        routes = [each for each in routes if each.deployment.id not in without]
+        if not routes:
+            return None
+        best = [each for each in routes if each.deployment.priority == routes[0].deployment.priority]
+        return _seat(_drawn(best, self._dice()))
+
+    def seat_of(self, execution: AsynchronousExecution) -> Seat | None:
+        """Where its job is; None when the catalogue does not have that any more."""
+        found = self._view().find(execution.model)
+        for route in found.routes if found is not None else ():
+            if route.deployment.id == execution.deployment and route.provider.kind in JOB_KINDS:
+                return _seat(route)
+        return None
+
+    def calls_back(self, seat: Seat) -> bool:
+        is_wanted = seat.deployment.mode == "callback" and seat.kind.takes_callbacks(seat.target)
+        return is_wanted and self.addresses.can_be_called
+
+    async def submit(
+        self, seat: Seat, execution: AsynchronousExecution, fields: dict[str, msgspec.Raw], *, deadline_s: int
+    ) -> Submitted | Unsent:
+        """Ask for the job of this attempt."""
+        named = (seat.provider.id, execution.id, execution.attempt)
+        address = self.addresses.address(*named) if self.calls_back(seat) else ""
+        submission = Submission(fields, self.addresses.token(*named), address, deadline_s)
+        sent = await self._errand(seat, seat.kind.submit(submission, seat.target), None, SUBMIT_S)
+        match sent:
+            case NotSent():
+                return Unsent(sent.retry_after_s)
+            case Ambiguous():
+                return Submitted(Next.UNKNOWN, credential=sent.credential.encode() or None)
+            case Answered():
+                return _read_submission(seat, sent)
+
+    async def ask(self, seat: Seat, execution: AsynchronousExecution, job_id: str) -> Job | None:
+        """How the job is, with its outputs when it succeeded; None when that cannot be told now."""
+        told = await self._read(
+            seat,
+            execution,
+            seat.kind.status(job_id, seat.target),
+            lambda each: seat.kind.read_status(each, seat.target),
+        )
+        if told is None or told.state is not JobState.SUCCEEDED or told.has_outputs:
+            return told
+        return await self._read(
+            seat,
+            execution,
+            seat.kind.result(job_id, seat.target),
+            lambda each: seat.kind.read_result(each, seat.target),
+        )
+
+    def can_look_up(self, seat: Seat, execution: AsynchronousExecution) -> bool:
+        """Whether the provider can find the job by our token. Replicate knows it by the address to call alone."""
+        if seat.provider.kind == "replicate" and not self.calls_back(seat):
+            return False
+        return seat.kind.look_up(self._token(seat, execution), seat.target) is not None
+
+    async def look_up(self, seat: Seat, execution: AsynchronousExecution) -> Job | None:
+        """The job of this attempt, None when there is none, or that cannot be told now."""
+        token = self._token(seat, execution)
+        call = seat.kind.look_up(token, seat.target)
+        assert call is not None, "asked before"
+        return await self._read(seat, execution, call, lambda each: seat.kind.read_look_up(each, token, seat.target))
+
+    async def cancel(self, seat: Seat, execution: AsynchronousExecution, job_id: str) -> bool:
+        """Whether the provider was told, or cannot be."""
+        call = seat.kind.cancel(job_id, seat.target)
+        if call is None:
+            return True
+        sent = await self._errand(seat, call, execution.credential, ASK_S)
+        return isinstance(sent, Answered) and sent.status < 500 and sent.status != 429
+
+    def _token(self, seat: Seat, execution: AsynchronousExecution) -> str:
+        return self.addresses.token(seat.provider.id, execution.id, execution.attempt)
+
+    async def _read(
+        self,
+        seat: Seat,
+        execution: AsynchronousExecution,
+        call: JobCall,
+        read: Callable[[JobAnswer], Job | None],
+    ) -> Job | None:
+        sent = await self._errand(seat, call, execution.credential, ASK_S)
+        if not isinstance(sent, Answered):
+            return None
+        try:
+            return read(JobAnswer(sent.status, sent.headers, sent.body))
+        except (BadAnswer, UpstreamError):
+            return None
+
+    async def _errand(self, seat: Seat, call: JobCall, credential: bytes | None, timeout_s: float) -> Sent:
+        errand = Errand(
+            provider=seat.provider.id,
+            deployment=seat.deployment.id,
+            method=call.method,
+            url=call.path,
+            timeout_s=timeout_s,
+            headers=call.headers,
+            body=call.body,
+            credential=(credential or b"").decode(),
+            credential_scheme=seat.kind.credential_scheme,
+        )
+        sent = await self._send(errand)
+        if isinstance(sent, NotSent) and sent.reason == "no_credential":
+            # The key that it was submitted with is gone. Another one of the same account may do.
+            sent = await self._send(msgspec.structs.replace(errand, credential=""))
+        return sent
+
+
+def _read_submission(seat: Seat, sent: Answered) -> Submitted:
+    credential = sent.credential.encode() or None
+    try:
+        job = seat.kind.read_submit(JobAnswer(sent.status, sent.headers, sent.body), seat.target)
+    except BadAnswer:
+        return Submitted(Next.UNKNOWN, credential=credential)
+    except UpstreamError as refused:
+        failure = refused.failure
+        following = after_refusal(sent.status, failure)
+        return Submitted(following, None, failure.code, failure.retry_after_s, credential)
+    return Submitted(Next.ACCEPTED, job, credential=credential)
+
+
+def _seat(route: Route) -> Seat:
+    provider, deployment = route.provider, route.deployment
+    target = JobTarget(
+        provider=provider.id,
+        path_prefix=_path_of(provider.base_url),
+        upstream_model=deployment.upstream_model,
+        changes=deployment.request,
+        error_rules=provider.error_map,
+        description=provider.jobs.description,
+    )
+    return Seat(provider, deployment, JOB_KINDS[provider.kind], target)
+
+
+def _path_of(base_url: str) -> str:
+    _, _, rest = base_url.partition("://")
+    _, slash, path = rest.partition("/")
+    return f"/{path}" if slash else ""
+
+
+def _drawn(routes: Sequence[Route], dice: float) -> Route:
+    at = dice * sum(each.deployment.weight for each in routes)
+    for route in routes:
+        at -= route.deployment.weight
+        if at < 0:
+            return route
+    return routes[-1]

@@ -1,0 +1,64 @@
+"""The input of an execution as one provider of jobs takes it: out of the vault, with its files in the form that the
+deployment wants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from waypost.executions.payload_keys import input_key
+from waypost.executions.provider_job import files_named, with_files
+from waypost.kit import ids
+from waypost.storage.asynchronous_executions import AsynchronousExecution
+from waypost.stores.vault import Vault
+from waypost.worker.job_desk import Seat
+
+Deliver = Callable[[bytes, bytes, str], Awaitable[str]]
+"""(organisation, file, one of policy.catalogue.INPUT_DELIVERIES) → what stands for the file in the request. Raises
+Refusal, such as FILE_NOT_FOUND."""
+
+_decode = msgspec.json.Decoder().decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class InputGone(Exception):
+    """The vault does not have it any more: the execution cannot be carried out, and its caller may try again."""
+
+
+class JobInputs:
+    """One process's."""
+
+    def __init__(self, vault: Vault, deliver: Deliver) -> None:
+        self._vault = vault
+        self._deliver = deliver
+
+    async def read(self, execution: AsynchronousExecution, seat: Seat) -> dict[str, msgspec.Raw]:
+        """Its fields. Raises InputGone, VaultError, and Refusal for a file that cannot be delivered."""
+        kept = await self._vault.get(input_key(execution.id))
+        if kept is None:
+            raise InputGone
+        if b"file_" not in kept:
+            return _decode_fields(kept)
+        body_input: Any = _decode(kept)
+        delivered = {}
+        for name in files_named(body_input, _is_file):
+            file_id = ids.parse("file", name)
+            delivered[name] = await self._deliver(execution.org_id, file_id, seat.deployment.input_delivery)
+        return _decode_fields(_encode(with_files(body_input, delivered)))
+
+    async def asked_for(self, execution: AsynchronousExecution) -> dict[str, Any]:
+        """What was asked for, as its caller put it; nothing when it is gone. Raises VaultError."""
+        kept = await self._vault.get(input_key(execution.id))
+        return {} if kept is None else _decode(kept)
+
+
+def _is_file(value: str) -> bool:
+    try:
+        ids.parse("file", value)
+    except ValueError:
+        return False
+    return True

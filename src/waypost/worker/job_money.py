@@ -1,0 +1,113 @@
+"""What jobs at providers come to, by the catalogue version under which their execution was accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from waypost.executions.estimate import job_ceiling
+from waypost.executions.provider_job import charge_of, cost_of, made_by
+from waypost.executions.validation import schema_of
+from waypost.kit.ids import sibling
+from waypost.policy.catalogue import Catalogue, Deployment, Model
+from waypost.policy.snapshot import View, build_view
+from waypost.providers.job import Job
+from waypost.storage.asynchronous_executions import AsynchronousExecution, Ending, Executions, JobBill, OutputFile
+from waypost.stores.vault import VaultError
+from waypost.telemetry.events import ProviderJobOrphaned, emit
+from waypost.wire.canonical import Usage
+from waypost.worker.job_input import JobInputs
+
+_VIEWS_MAX = 8  # of earlier versions, kept at hand
+_IMAGE = "image/"
+
+CatalogueOf = Callable[[int], Awaitable[Catalogue]]
+"""A version of the catalogue. Raises LookupError."""
+
+
+class JobMoney:
+    """One process's. `view` is the newest."""
+
+    def __init__(
+        self, *, view: Callable[[], View], catalogue_of: CatalogueOf, inputs: JobInputs, executions: Executions
+    ) -> None:
+        self._view = view
+        self._catalogue_of = catalogue_of
+        self._inputs = inputs
+        self._executions = executions
+        self._earlier: dict[int, View] = {}
+
+    async def of_success(self, row: AsynchronousExecution, job: Job, files: Sequence[OutputFile]) -> Ending:
+        """Its customer pays for what came out, at most what was held."""
+        model = await self._model(row)
+        images = sum(each.content_type.startswith(_IMAGE) for each in files)
+        made = made_by(job, images=images, asked_ms=await self._asked_ms(row, model, files))
+        charge_nanos = 0 if model is None else charge_of(made, model.price.in_force(_at_ms(row)), row.hold_nanos)
+        return Ending(charge_nanos, made, await self._bills(row, job, made))
+
+    async def of_failure(self, row: AsynchronousExecution, job: Job) -> Ending:
+        """Its customer pays nothing, and the house what the provider bills."""
+        made = made_by(job, images=_images(row, job), asked_ms=0)
+        return Ending(0, Usage(), await self._bills(row, job, made))
+
+    async def book_orphan(self, row: AsynchronousExecution, job: Job) -> None:
+        """Of an execution that ended without it."""
+        made = made_by(job, images=_images(row, job), asked_ms=0)
+        emit(ProviderJobOrphaned(provider=row.provider or "", deployment=row.deployment or ""))
+        for bill in await self._bills(row, job, made):
+            await self._executions.book_orphan(row, bill, made)
+
+    async def _bills(self, row: AsynchronousExecution, job: Job, made: Usage) -> tuple[JobBill, ...]:
+        deployment = _deployment(await self._model(row), row) or _deployment(_find(self._view(), row), row)
+        if deployment is None or row.attempt == 0:
+            return ()
+        costs = deployment.cost.in_force(_at_ms(row))
+        cogs_nanos = cost_of(job, made, costs, by_meter=deployment.cost_by == "metered")
+        return (JobBill(sibling(row.id, row.attempt), cogs_nanos),)
+
+    async def _asked_ms(self, row: AsynchronousExecution, model: Model | None, files: Sequence[OutputFile]) -> int:
+        """Of video or sound: as measured, else as was asked for."""
+        measured_ms = sum(each.duration_ms for each in files)
+        if measured_ms or model is None:
+            return measured_ms
+        try:
+            asked = await self._inputs.asked_for(row)
+        except VaultError:
+            asked = {}
+        return job_ceiling(model.modality, asked, schema_of(model.modality, model.input_schema)).duration_ms_max
+
+    async def _model(self, row: AsynchronousExecution) -> Model | None:
+        """As it was when the execution was accepted."""
+        view = self._view()
+        if view.version != row.price_version:
+            view = await self._earlier_view(row.price_version) or view
+        return _find(view, row)
+
+    async def _earlier_view(self, version: int) -> View | None:
+        if version not in self._earlier:
+            try:
+                catalogue = await self._catalogue_of(version)
+            except LookupError:
+                return None
+            while len(self._earlier) >= _VIEWS_MAX:
+                del self._earlier[next(iter(self._earlier))]
+            self._earlier[version] = build_view(catalogue, version)
+        return self._earlier[version]
+
+
+def _images(row: AsynchronousExecution, job: Job) -> int:
+    """That it made and nobody kept."""
+    return len(job.outputs) if row.modality == "image" else 0
+
+
+def _find(view: View, row: AsynchronousExecution) -> Model | None:
+    found = view.find(row.model)
+    return None if found is None else found.model
+
+
+def _deployment(model: Model | None, row: AsynchronousExecution) -> Deployment | None:
+    deployments = () if model is None else model.deployments
+    return next((each for each in deployments if each.id == row.deployment), None)
+
+
+def _at_ms(row: AsynchronousExecution) -> int:
+    return int(row.accepted_at.timestamp() * 1000)

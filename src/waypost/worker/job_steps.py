@@ -1,0 +1,192 @@
+"""Steps of executions at providers of jobs, and what goes on from each: one transaction, also when somebody wished to
+cancel meanwhile, which changes nothing of where the execution is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+import msgspec
+from psycopg import AsyncConnection
+
+from waypost.executions.lifecycle import Mode, State
+from waypost.executions.payload_keys import input_key
+from waypost.executions.provider_job import poll_delay_s
+from waypost.kit.clock import Clock
+from waypost.kit.errors import ErrorCode
+from waypost.providers.job import Job
+from waypost.storage.asynchronous_executions import QUEUE, AsynchronousExecution, Ending, Executions, OutputFile
+from waypost.storage.asynchronous_executions import Job as QueuedJob
+from waypost.storage.jobs import defer
+from waypost.stores.vault import Vault, VaultError
+from waypost.worker.job_money import JobMoney
+
+SUBMIT, LOOK_UP, POLL, REHOST = (f"provider_job.{each}" for each in ("submit", "look_up", "poll", "rehost"))
+HEAR, ORPHAN = "provider_job.hear", "provider_job.orphan"
+_TRIES_MAX = 10  # of a step, each lost to somebody else's
+
+
+class OutputNotKept(Exception):
+    """An output could not be fetched, or is nothing that may be kept. A fresh address may help."""
+
+
+class Outputs(Protocol):
+    """Where what jobs made is kept."""
+
+    async def rehost(self, execution: AsynchronousExecution, index: int, address: str) -> OutputFile:
+        """Fetch and keep an output until the execution's end; the same index again is the same file. Raises
+        OutputNotKept."""
+
+    async def settle_on(self, connection: AsyncConnection, execution: AsynchronousExecution) -> None:
+        """In the transaction that ends it: show what was kept when it SUCCEEDED, else drop it."""
+
+
+class Then(msgspec.Struct, frozen=True):
+    """The queued job that goes on from a step. It carries the row's version: where the row has moved on, somebody else
+    has queued what follows."""
+
+    task: str
+    after_s: float = 0.0
+    arguments: dict[str, int | str] = {}
+
+
+Change = Callable[[AsynchronousExecution], "AsynchronousExecution | None"]
+
+
+class JobSteps:
+    """One process's. `dice` gives 0 … 1."""
+
+    def __init__(
+        self,
+        *,
+        executions: Executions,
+        money: JobMoney,
+        outputs: Outputs,
+        vault: Vault,
+        clock: Clock,
+        dice: Callable[[], float],
+    ) -> None:
+        self.money = money
+        self.dice = dice
+        self._executions = executions
+        self._outputs = outputs
+        self._vault = vault
+        self._clock = clock
+
+    async def find(self, execution: str) -> AsynchronousExecution | None:
+        """By the 32 digits that queued jobs have."""
+        return await self._executions.find(bytes.fromhex(execution))
+
+    async def find_at(self, execution: str, version: int, *states: State) -> AsynchronousExecution | None:
+        """The row, if it is still where the job was queued."""
+        row = await self.find(execution)
+        return row if row is not None and row.version == version and row.state in states else None
+
+    async def step(
+        self,
+        row: AsynchronousExecution,
+        after: AsynchronousExecution,
+        then: Then | None = None,
+        *,
+        ending: Ending | None = None,
+        jobs: tuple[QueuedJob, ...] = (),
+    ) -> AsynchronousExecution | None:
+        """None when the execution is elsewhere by now: whoever took it there goes on."""
+        for _ in range(_TRIES_MAX):
+            stepped = await self._step(row, after, then, ending, jobs)
+            if stepped is not None:
+                return stepped
+            current = await self._executions.find(row.id)
+            if current is None or current.state.has_ended or _place(current) != _place(row):
+                return None
+            after = msgspec.structs.replace(after, cancel_requested_at=current.cancel_requested_at)
+            row = current
+        return None
+
+    async def change(
+        self, row: AsynchronousExecution, change: Change, then: Then, jobs: tuple[QueuedJob, ...] = ()
+    ) -> AsynchronousExecution | None:
+        """A step from wherever the row is by now; None when there is none to take."""
+        current: AsynchronousExecution | None = row
+        for _ in range(_TRIES_MAX):
+            after = None if current is None else change(current)
+            if current is None or after is None:
+                return None
+            stepped = await self._step(current, after, then, None, jobs)
+            if stepped is not None:
+                return stepped
+            current = await self._executions.find(row.id)
+        return None
+
+    async def end(
+        self,
+        row: AsynchronousExecution,
+        state: State,
+        code: ErrorCode | None = None,
+        *,
+        job: Job | None = None,
+        jobs: tuple[QueuedJob, ...] = (),
+    ) -> None:
+        """Other than by success: its caller pays nothing. What a job that is over costs, the house bears."""
+        ending = Ending() if job is None else await self.money.of_failure(row, job)
+        name = "" if code is None else code.name
+        after = msgspec.structs.replace(row, state=state, ended_at=self.now(), error_code=name)
+        await self.finish(row, after, ending, jobs=jobs)
+
+    async def finish(
+        self,
+        row: AsynchronousExecution,
+        after: AsynchronousExecution,
+        ending: Ending,
+        *,
+        jobs: tuple[QueuedJob, ...] = (),
+    ) -> None:
+        """The last step, and its input forgotten."""
+        if await self.step(row, after, ending=ending, jobs=jobs) is None:
+            return
+        try:
+            await self._vault.delete(input_key(row.id))
+        except VaultError:
+            return  # its time is over soon
+
+    async def queue(self, task: str, arguments: Mapping[str, str | int], *, after_s: float = 0.0) -> None:
+        """A job that goes on from no step."""
+        async with self._executions.pool.connection() as connection, connection.transaction():
+            await defer(connection, task, arguments, queue=QUEUE, at=self.at(after_s) if after_s else None)
+
+    def poll_delay_s(self, row: AsynchronousExecution, polls: int | None = None) -> float:
+        calls_back = row.mode is Mode.CALLBACK and row.state is not State.SUBMIT_UNKNOWN
+        return poll_delay_s(row.polls if polls is None else polls, calls_back=calls_back, dice=self.dice())
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.unix_ns() / 1e9, UTC)
+
+    def at(self, after_s: float) -> datetime:
+        return self.now() + timedelta(seconds=after_s)
+
+    async def _step(
+        self,
+        row: AsynchronousExecution,
+        after: AsynchronousExecution,
+        then: Then | None,
+        ending: Ending | None,
+        jobs: tuple[QueuedJob, ...],
+    ) -> AsynchronousExecution | None:
+        async with self._executions.pool.connection() as connection, connection.transaction():
+            stepped = await self._executions.step_on(connection, row, after, ending=ending, jobs=jobs)
+            if stepped is None:
+                return None
+            if ending is not None:
+                await self._outputs.settle_on(connection, stepped)
+            if then is not None:
+                arguments = {"execution": row.id.hex(), "version": stepped.version, **then.arguments}
+                at = self.at(then.after_s) if then.after_s else None
+                await defer(connection, then.task, arguments, queue=QUEUE, at=at)
+        return stepped
+
+
+def _place(row: AsynchronousExecution) -> tuple[object, ...]:
+    """All that a step depends on: not whether its caller wished to cancel, nor how often was asked."""
+    return row.state, row.attempt, row.provider, row.deployment, row.provider_job

@@ -1,0 +1,223 @@
+"""Submitting a job to a provider, at most once for each attempt.
+
+A submission is written down before it is sent: SUBMITTING with its provider. Who finds it written down and does not
+know what came of it never sends a second one blindly: it is looked for by our token, sent again where the provider
+makes one job of it, waited for where it calls back, or given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import msgspec
+
+from waypost.executions.lifecycle import Mode, State
+from waypost.executions.provider_job import ATTEMPTS_MAX, LOOK_UP_S, Next, backoff_s
+from waypost.kit.errors import ErrorCode, Refusal
+from waypost.providers.job import Job, JobState
+from waypost.storage.asynchronous_executions import AsynchronousExecution
+from waypost.stores.vault import VaultError
+from waypost.telemetry.events import ProviderJobLost, emit
+from waypost.worker.job_desk import JobDesk, Seat, Submitted, Unsent
+from waypost.worker.job_input import InputGone, JobInputs
+from waypost.worker.job_steps import LOOK_UP, POLL, SUBMIT, JobSteps, Then
+
+_WAIT_S = 2.0  # for a provider that nobody could reach
+
+
+OnAccepted = Callable[[AsynchronousExecution], Awaitable[None]]
+OnLate = Callable[[AsynchronousExecution, str], Awaitable[None]]
+
+
+class Submissions:
+    """One process's. `on_accepted` is told of a job whose caller wished to cancel, `on_late` of one that nobody waits
+    for any more, with its id."""
+
+    def __init__(
+        self, steps: JobSteps, desk: JobDesk, inputs: JobInputs, *, on_accepted: OnAccepted, on_late: OnLate
+    ) -> None:
+        self._steps = steps
+        self._desk = desk
+        self._inputs = inputs
+        self._on_accepted = on_accepted
+        self._on_late = on_late
+
+    async def start(self, execution: AsynchronousExecution) -> None:
+        """Begin, or go on where this very job was interrupted."""
+        if execution.state is State.RECEIVED:
+            await self._submit(execution)
+        elif execution.state is State.SUBMITTING:
+            await self._go_on(execution)
+
+    async def submit(self, execution: str, version: int) -> None:
+        row = await self._steps.find(execution)
+        if row is None or row.state is not State.SUBMITTING:
+            return
+        if row.version >= version:
+            await self._go_on(row)
+
+    async def _go_on(self, row: AsynchronousExecution) -> None:
+        """Where it is not known to be at a provider it is submitted; where it is written down, whoever did that was
+        interrupted. If they are only slow, they find their step taken, and what they hear still counts."""
+        if row.provider is None:
+            await self._submit(row)
+        else:
+            await self._lost(row)
+
+    async def _submit(self, row: AsynchronousExecution) -> None:
+        """To one provider after another, as long as none of them has received it."""
+        without: set[str] = set()
+        wait_s = _WAIT_S
+        while True:
+            if row.cancel_requested_at is not None:
+                await self._steps.end(row, State.CANCELED)
+                return
+            seat = self._desk.choose(row.model, without)
+            if seat is None and not without:
+                await self._steps.end(row, State.FAILED, ErrorCode.MODEL_UNAVAILABLE)
+                return
+            if seat is None:
+                await self._later(row, wait_s)
+                return
+            try:
+                fields = await self._inputs.read(row, seat)
+            except InputGone:
+                await self._steps.end(row, State.FAILED, ErrorCode.SERVICE_UNAVAILABLE)
+                return
+            except Refusal as refused:
+                await self._steps.end(row, State.FAILED, refused.code)
+                return
+            except VaultError:
+                await self._later(row, wait_s)
+                return
+            written = await self._steps.step(row, self._written_down(row, seat))
+            if written is None:
+                return
+            deadline_s = max(0, int((row.expires_at - self._steps.now()).total_seconds()))
+            told = await self._desk.submit(seat, written, fields, deadline_s=deadline_s)
+            if isinstance(told, Submitted):
+                await self._told(written, told)
+                return
+            without.add(seat.deployment.id)
+            wait_s = max(wait_s, told.retry_after_s or 0.0)
+            unsent = await self._steps.step(written, unplaced(written))
+            if unsent is None:
+                return
+            row = unsent
+
+    async def _told(self, row: AsynchronousExecution, told: Submitted) -> None:
+        match told.next:
+            case Next.ACCEPTED:
+                assert told.job is not None
+                await self._accepted(row, told.job, told.credential)
+            case Next.UNKNOWN:
+                await self._lost(msgspec.structs.replace(row, credential=told.credential))
+            case Next.REFUSED:
+                await self._steps.end(row, State.FAILED, told.code)
+            case Next.ELSEWHERE if row.attempt >= ATTEMPTS_MAX:
+                await self._steps.end(row, State.FAILED, told.code)
+            case Next.ELSEWHERE:
+                wait_s = max(backoff_s(row.attempt, dice=self._steps.dice()), told.retry_after_s or 0.0)
+                if wait_s >= (row.expires_at - self._steps.now()).total_seconds():
+                    await self._steps.end(row, State.FAILED, told.code)
+                    return
+                after = msgspec.structs.replace(unplaced(row), attempt=row.attempt + 1)
+                await self._steps.step(row, after, Then(SUBMIT, wait_s))
+
+    async def _accepted(self, row: AsynchronousExecution, job: Job, credential: bytes | None) -> None:
+        """There is a job. While that was being heard of, the row may have moved on to not knowing, or to its end."""
+
+        def change(now: AsynchronousExecution) -> AsynchronousExecution | None:
+            is_same = (now.attempt, now.provider) == (row.attempt, row.provider)
+            if not is_same or now.state not in (State.SUBMITTING, State.SUBMIT_UNKNOWN):
+                return None
+            credentials = credential or now.credential
+            return msgspec.structs.replace(now, state=State.SUBMITTED, provider_job=job.id, credential=credentials)
+
+        is_over = job.state.is_terminal
+        wait_s = 0.0 if is_over else self._steps.poll_delay_s(row)
+        stepped = await self._steps.change(row, change, Then(POLL, wait_s))
+        if stepped is None:
+            await self._on_late(row, job.id)
+        elif stepped.cancel_requested_at is not None:
+            await self._on_accepted(stepped)
+
+    async def _lost(self, row: AsynchronousExecution) -> None:
+        """It was sent, and what came of it is unknown."""
+        seat = self._desk.seat_of(row)
+        if seat is None:
+            await self._steps.end(row, State.FAILED, ErrorCode.MODEL_UNAVAILABLE)
+            return
+        emit(ProviderJobLost(provider=seat.provider.id, deployment=seat.deployment.id))
+        until_s = int(self._steps.now().timestamp() + LOOK_UP_S)
+        can_ask = seat.kind.repeats_safely(seat.target) or self._desk.can_look_up(seat, row)
+        if not can_ask and not self._desk.calls_back(seat):
+            await self._steps.end(row, State.FAILED, ErrorCode.GENERATION_FAILED)
+            return
+        # Where nothing can be asked, the callback is waited for.
+        wait_s = self._steps.poll_delay_s(row, polls=0) / 2 if can_ask else LOOK_UP_S
+        after = msgspec.structs.replace(row, state=State.SUBMIT_UNKNOWN)
+        await self._steps.step(row, after, Then(LOOK_UP, wait_s, {"until_s": until_s}))
+
+    async def look_up(self, execution: str, version: int, until_s: int) -> None:
+        row = await self._steps.find_at(execution, version, State.SUBMIT_UNKNOWN)
+        if row is None:
+            return
+        seat = self._desk.seat_of(row)
+        if seat is None or self._steps.now().timestamp() >= until_s:
+            await self._steps.end(row, State.FAILED, ErrorCode.GENERATION_FAILED)
+            return
+        if self._desk.can_look_up(seat, row):
+            job = await self._desk.look_up(seat, row)
+            if job is not None:
+                await self._accepted(row, job, row.credential)
+                return
+        if seat.kind.repeats_safely(seat.target) and await self._sent_again(seat, row):
+            return
+        after = msgspec.structs.replace(row, polls=row.polls + 1)
+        await self._steps.step(row, after, Then(LOOK_UP, self._steps.poll_delay_s(row), {"until_s": until_s}))
+
+    async def _sent_again(self, seat: Seat, row: AsynchronousExecution) -> bool:
+        """The same submission to a provider that makes one job of it. Whether that settled it."""
+        try:
+            fields = await self._inputs.read(row, seat)
+        except (InputGone, Refusal, VaultError):
+            return False
+        deadline_s = max(0, int((row.expires_at - self._steps.now()).total_seconds()))
+        told = await self._desk.submit(seat, row, fields, deadline_s=deadline_s)
+        if isinstance(told, Unsent) or told.next in (Next.UNKNOWN, Next.ELSEWHERE):
+            return False
+        await self._told(row, told)
+        return True
+
+    async def heard_of(self, row: AsynchronousExecution, job_id: str) -> None:
+        """A callback that is believed names the job of a submission whose answer was lost."""
+        seat = self._desk.seat_of(row)
+        told = None if seat is None else await self._desk.ask(seat, row, job_id)
+        if told is not None and told.state is not JobState.GONE:
+            await self._accepted(row, msgspec.structs.replace(told, id=job_id), row.credential)
+
+    def _written_down(self, row: AsynchronousExecution, seat: Seat) -> AsynchronousExecution:
+        return msgspec.structs.replace(
+            row,
+            state=State.SUBMITTING,
+            attempt=max(1, row.attempt),
+            mode=Mode.CALLBACK if self._desk.calls_back(seat) else Mode.POLL,
+            provider=seat.provider.id,
+            deployment=seat.deployment.id,
+            started_at=row.started_at or self._steps.now(),
+        )
+
+    async def _later(self, row: AsynchronousExecution, wait_s: float) -> None:
+        """Nobody received it: once more after a while, until its time is up."""
+        if row.expires_at <= self._steps.now() + timedelta(seconds=wait_s):
+            await self._steps.end(row, State.EXPIRED, ErrorCode.GENERATION_TIMEOUT)
+            return
+        after = msgspec.structs.replace(unplaced(row), state=State.SUBMITTING, attempt=max(1, row.attempt))
+        await self._steps.step(row, after, Then(SUBMIT, wait_s))
+
+
+def unplaced(row: AsynchronousExecution) -> AsynchronousExecution:
+    """Nothing of it is, or may be, at a provider."""
+    return msgspec.structs.replace(row, provider=None, deployment=None, mode=None, provider_job=None, credential=None)

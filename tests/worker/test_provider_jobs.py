@@ -1,0 +1,475 @@
+"""Executions at providers of jobs: submitted at most once, asked about, fetched, paid once; whatever goes wrong."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from tests.worker.job_stage import CREDIT, KINDS, Stage, catalogue, open_stage
+from waypost.executions.lifecycle import Mode, State
+from waypost.kit.ids import text
+from waypost.policy.snapshot import build_view
+from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, START, Job
+from waypost.wire.errand import Ambiguous, Errand, NotSent, Sent
+from waypost.worker.job_steps import HEAR, LOOK_UP, POLL
+
+STYLES = pytest.mark.parametrize("style", KINDS)
+TWO_IMAGES = 2 * 40_000_000 + 1_000_000
+FOUR_SECONDS = 4 * 60_000_000 + 1_000_000
+
+
+def is_submission(errand: Errand) -> bool:
+    return errand.method == "POST" and not errand.url.endswith("/cancel")
+
+
+async def money_is_right(stage: Stage, charge: int) -> None:
+    totals = await stage.books.totals()
+    assert (totals.available_nanos, totals.held_nanos) == (CREDIT - charge, 0)
+
+
+@STYLES
+async def test_pictures_are_submitted_polled_fetched_and_paid(database: str, style: str) -> None:
+    async with open_stage(database, style) as stage:
+        execution_id = await stage.execute(n=2)
+        row = await stage.ended(execution_id)
+
+        assert (row.state, row.mode, row.attempt, row.provider) == (State.SUCCEEDED, Mode.POLL, 1, style)
+        assert [file.content_type for file in row.output_files] == ["image/png"] * 2
+        assert len(stage.sim.jobs) == 1
+        assert await stage.charge(execution_id) == TWO_IMAGES
+        await money_is_right(stage, TWO_IMAGES)
+        assert stage.announced == ["execution.started", "execution.completed"]
+        assert stage.shelf.settled == [(execution_id, "SUCCEEDED")]
+        assert stage.vault.values == {}
+
+
+@STYLES
+async def test_a_film_is_paid_by_its_seconds(database: str, style: str) -> None:
+    async with open_stage(database, style) as stage:
+        stage.sim.set_prices({"acme/clip": {"second": "2000"}})
+        execution_id = await stage.execute("clip", "sim: run_ms=40", duration=4)
+        row = await stage.ended(execution_id)
+        assert row.state is State.SUCCEEDED
+        assert await stage.charge(execution_id) == FOUR_SECONDS
+        ((_, cogs),) = await stage.costs()
+        assert cogs == stage.sim.bill.nanos == (80_000 if style == "replicate" else 8_000_000)
+
+
+@STYLES
+async def test_a_job_that_fails_costs_its_caller_nothing(database: str, style: str) -> None:
+    async with open_stage(database, style) as stage:
+        stage.sim.set_prices({"acme/paint": {"second": "2000"}})
+        execution_id = await stage.execute(prompt="sim: fail=1 run_ms=30")
+        row = await stage.ended(execution_id)
+        assert (row.state, row.error_code) == (State.FAILED, "GENERATION_FAILED")
+        await money_is_right(stage, 0)
+        ((_, cogs),) = await stage.costs()
+        assert cogs == stage.sim.bill.nanos == (60_000 if style == "replicate" else 0)
+
+
+async def test_a_job_whose_provider_says_that_its_input_is_not_allowed(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        row = await stage.ended(await stage.execute(prompt="sim: fail=moderation"))
+        assert (row.state, row.error_code) == (State.FAILED, "CONTENT_MODERATION_REJECTED")
+
+
+# Submitting
+
+
+async def test_files_reach_the_provider_as_its_deployment_wants_them(database: str) -> None:
+    async with open_stage(database, "plain", input_delivery="base64") as stage:
+        file_id = bytes(range(16))
+        stage.files[file_id.hex()] = "picture"
+        await stage.ended(await stage.execute(image=text("file", file_id), more=[{"at": text("file", file_id)}]))
+        sent = msgspec.json.decode(stage.carrier.errands[0].body)["input"]
+        assert sent == {"prompt": "hi", "image": "base64:picture", "more": [{"at": "base64:picture"}]}
+
+        row = await stage.ended(await stage.execute(image=text("file", b"x" * 16)))
+        assert (row.state, row.error_code) == (State.FAILED, "FILE_NOT_FOUND")
+        assert len(stage.sim.jobs) == 1
+
+
+async def test_an_input_that_was_lost_is_nobodys_fault_but_ours(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        execution_id = await stage.execute()
+        stage.vault.values.clear()
+        row = await stage.ended(execution_id)
+        assert (row.state, row.error_code) == (State.FAILED, "SERVICE_UNAVAILABLE")
+        await money_is_right(stage, 0)
+
+
+async def test_what_was_not_sent_goes_to_the_next_provider_as_the_same_attempt(database: str) -> None:
+    async with open_stage(database, "fal", "plain") as stage:
+        stage.carrier.before = lambda errand: NotSent("circuit_open", 5.0) if errand.provider == "fal" else None
+        row = await stage.ended(await stage.execute())
+        assert (row.state, row.provider, row.attempt) == (State.SUCCEEDED, "plain", 1)
+
+
+async def test_what_nobody_received_is_sent_again_later_and_not_for_ever(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        refusals = iter([NotSent("connect_refused")] * 2)
+        stage.carrier.before = lambda _: next(refusals, None)
+        row = await stage.ended(await stage.execute())
+        assert (row.state, row.attempt) == (State.SUCCEEDED, 1)
+
+        stage.carrier.before = lambda _: NotSent("dns", 600.0)
+        row = await stage.ended(await stage.execute())
+        assert row.state is State.EXPIRED
+        assert len(stage.sim.jobs) == 1
+
+
+async def test_an_explicit_refusal_is_another_attempt_and_three_are_enough(database: str) -> None:
+    async with open_stage(database, "replicate") as stage:
+        stage.sim.arm("status", status=429, retry_after="1")
+        stage.sim.arm("status", status=503)
+        row = await stage.ended(await stage.execute())
+        assert (row.state, row.attempt) == (State.SUCCEEDED, 3)
+        assert len(stage.sim.jobs) == 1
+
+        stage.sim.arm("status", status=503, count=0)
+        row = await stage.ended(await stage.execute())
+        assert (row.state, row.error_code, row.attempt) == (State.FAILED, "MODEL_OVERLOADED", 3)
+        stage.sim.disarm()
+        stage.sim.arm("status", status=422)
+        row = await stage.ended(await stage.execute())
+        assert (row.state, row.error_code, row.attempt) == (State.FAILED, "INPUT_VALIDATION_ERROR", 1)
+
+
+async def test_without_any_provider_of_jobs_it_fails(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        execution_id = await stage.execute()
+        stage.offer()
+        row = await stage.ended(execution_id)
+        assert (row.state, row.error_code) == (State.FAILED, "MODEL_UNAVAILABLE")
+
+
+# Submissions whose answer was lost
+
+
+@pytest.mark.parametrize("fault", ["reset", "unaccepted"])
+async def test_where_the_provider_makes_one_job_of_it_it_is_sent_again(database: str, fault: str) -> None:
+    async with open_stage(database, "plain") as stage:
+        stage.sim.arm(fault, style="plain")
+        row = await stage.ended(await stage.execute())
+        assert (row.state, row.attempt) == (State.SUCCEEDED, 1)
+        assert len(stage.sim.jobs) == 1
+
+
+async def test_where_the_provider_lists_jobs_it_is_found_by_our_token(database: str) -> None:
+    async with open_stage(database, "replicate", mode="callback", public_url="http://127.0.0.1:1") as stage:
+        stage.sim.arm("reset", style="replicate")
+        row = await stage.ended(await stage.execute(prompt="sim: callback=never"))
+        assert (row.state, row.attempt, row.mode) == (State.SUCCEEDED, 1, Mode.CALLBACK)
+        assert len(stage.sim.jobs) == 1
+
+
+async def test_what_is_not_found_in_ten_minutes_is_given_up(database: str) -> None:
+    async with open_stage(database, "replicate", mode="callback", public_url="http://127.0.0.1:1") as stage:
+        stage.sim.arm("unaccepted", style="replicate")
+        begun_s = stage.clock.on_s
+        row = await stage.ended(await stage.execute())
+        assert (row.state, row.error_code) == (State.FAILED, "GENERATION_FAILED")
+        assert 600 <= stage.clock.on_s - begun_s <= 700
+        assert len([each for each in stage.carrier.errands if is_submission(each)]) == 1
+        await money_is_right(stage, 0)
+
+
+async def test_where_nothing_can_be_asked_it_is_never_sent_again(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        stage.sim.arm("reset", style="fal")
+        row = await stage.ended(await stage.execute())
+        assert (row.state, row.error_code) == (State.FAILED, "GENERATION_FAILED")
+        assert len(stage.sim.jobs) == 1
+        await money_is_right(stage, 0)
+
+
+async def test_a_callback_names_the_job_of_a_submission_whose_answer_was_lost(database: str) -> None:
+    async with open_stage(database, "fal", mode="callback", public_url="http://127.0.0.1:1") as stage:
+        stage.sim.arm("reset", style="fal")
+        execution_id = await stage.execute()
+        await stage.work(until=lambda row: row.state is State.SUBMIT_UNKNOWN)
+        (job,) = stage.sim.jobs
+        heard = {"execution": execution_id.hex(), "attempt": 1, "job": job.id}
+        await stage.run(HEAR, heard | {"is_believed": 0})
+        assert (await stage.row(execution_id)).state is State.SUBMIT_UNKNOWN
+        await stage.run(HEAR, heard | {"is_believed": 1})
+        assert (await stage.ended(execution_id)).state is State.SUCCEEDED
+
+
+async def test_a_worker_that_dies_while_it_submits_sends_nothing_twice(database: str) -> None:
+    for style, state in (("plain", State.SUCCEEDED), ("fal", State.FAILED)):
+        async with open_stage(database, style) as stage:
+            execution_id = await stage.execute()
+            task = await stage.next_job()
+            assert task is not None
+
+            def dies(_: Errand, sent: Sent) -> Sent:
+                raise ConnectionError
+
+            stage.carrier.after = dies
+            with pytest.raises(ConnectionError):
+                await stage.run(*task)
+            stage.carrier.after = lambda _, sent: sent
+            stage.jobs = stage.worker()
+            await stage.run(*task)  # the queue gives it to another one
+            assert (await stage.ended(execution_id)).state is state
+            assert len(stage.sim.jobs) == 1
+
+
+async def test_an_answer_that_comes_after_its_worker_was_believed_dead_is_still_heard(database: str) -> None:
+    async with open_stage(database, "replicate", mode="callback", public_url="http://127.0.0.1:1") as stage:
+        execution_id = await stage.execute()
+        task = await stage.next_job()
+        assert task is not None
+        rescued: list[Errand] = []
+        original = stage.carrier.send
+
+        async def send(errand: Errand) -> Sent:
+            sent = await original(errand)
+            if is_submission(errand) and not rescued:
+                rescued.append(errand)
+                await stage.run(*task)  # by another worker, while this one hears its answer
+                assert (await stage.row(execution_id)).state is State.SUBMIT_UNKNOWN
+            return sent
+
+        stage.carrier.send = send  # type: ignore[method-assign]
+        stage.jobs = stage.worker()
+        await stage.run(*task)
+        assert (await stage.row(execution_id)).state is State.SUBMITTED
+        assert (await stage.ended(execution_id)).state is State.SUCCEEDED
+        assert len(stage.sim.jobs) == 1
+
+
+async def test_an_answer_that_comes_after_the_end_is_an_orphan(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        execution_id = await stage.execute(prompt="sim: stuck=1")
+        task = await stage.next_job()
+        assert task is not None
+        rescued: list[Errand] = []
+        original = stage.carrier.send
+
+        async def send(errand: Errand) -> Sent:
+            sent = await original(errand)
+            if is_submission(errand) and not rescued:
+                rescued.append(errand)
+                await stage.run(*task)
+            return sent
+
+        stage.carrier.send = send  # type: ignore[method-assign]
+        stage.jobs = stage.worker()
+        await stage.run(*task)
+        assert (await stage.ended(execution_id)).state is State.FAILED
+        await stage.work()
+        assert stage.sim.jobs[0].is_cancel_asked
+        await money_is_right(stage, 0)
+
+
+# While it runs
+
+
+async def test_a_callback_ends_the_wait_and_its_polls(database: str) -> None:
+    async with open_stage(database, "replicate", mode="callback", public_url="http://127.0.0.1:1") as stage:
+        execution_id = await stage.execute()
+        await stage.work(until=lambda row: row.state is State.SUBMITTED)
+        await stage._settled()
+        hint = {"execution": execution_id.hex(), "attempt": 1, "job": "", "is_believed": 0}
+        await stage.run(HEAR, hint | {"attempt": 2})  # of another submission
+        assert (await stage.row(execution_id)).state is State.SUBMITTED
+        await stage.run(HEAR, hint)
+        assert (await stage.row(execution_id)).state is State.REHOSTING
+        await stage.run(HEAR, hint)
+        row = await stage.ended(execution_id)
+        assert row.state is State.SUCCEEDED
+        await stage.run(HEAR, hint)
+        assert await stage.row(execution_id) == row
+
+
+async def test_two_that_ask_at_once_leave_one_chain_of_questions(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        execution_id = await stage.execute(prompt="sim: stuck=1")
+        await stage.work(until=lambda row: row.state is State.RUNNING)
+        hint = {"execution": execution_id.hex(), "attempt": 1, "job": "", "is_believed": 0}
+        for _ in range(3):
+            await stage.run(HEAR, hint)
+        version = (await stage.row(execution_id)).version
+        polls = [arguments["version"] for name, arguments in await stage.queued() if name == POLL]
+        assert polls.count(version) == 1
+        before = len(stage.carrier.errands)
+        for _ in range(len(polls)):
+            task = await stage.next_job()
+            assert task is not None
+            await stage.run(*task)
+        assert len(stage.carrier.errands) == before + 1
+
+
+async def test_a_provider_that_cannot_be_asked_is_asked_again(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        stage.sim.arm("status", style="fal-status", status=503, count=2)
+        stage.sim.arm("status", style="fal-result", status=502)
+        assert (await stage.ended(await stage.execute())).state is State.SUCCEEDED
+
+
+async def test_questions_become_rarer_and_time_ends_them(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        execution_id = await stage.execute(prompt="sim: stuck=1")
+        await stage.work(until=lambda row: row.state.has_ended, jobs_max=90)
+        row = await stage.row(execution_id)
+        assert (row.state, row.error_code) == (State.EXPIRED, "GENERATION_TIMEOUT")
+        assert 60 <= row.polls <= 80
+        await stage.work()
+        assert stage.sim.jobs[0].is_cancel_asked
+        await money_is_right(stage, 0)
+
+
+async def test_a_job_that_succeeds_after_its_time_is_the_houses(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        execution_id = await stage.execute("clip", "sim: run_ms=1 cancel=late")
+        stage.carrier.before = lambda errand: None if is_submission(errand) else NotSent("circuit_open")
+        await stage.work(until=lambda row: row.state.has_ended, jobs_max=90)
+        stage.carrier.before = lambda _: None
+        await stage.work()
+        assert (await stage.row(execution_id)).state is State.EXPIRED
+        ((_, cogs),) = await stage.costs()
+        assert cogs == 4 * 2_000_000
+        await money_is_right(stage, 0)
+
+
+async def test_a_job_that_the_provider_forgets_fails(database: str) -> None:
+    async with open_stage(database, "plain") as stage:
+        row = await stage.ended(await stage.execute(prompt="sim: vanish=1"))
+        assert (row.state, row.error_code) == (State.FAILED, "GENERATION_FAILED")
+
+
+# Cancelling
+
+
+async def wish_to_cancel(stage: Stage, execution_id: bytes) -> None:
+    row = await stage.row(execution_id)
+    asked = msgspec.structs.replace(row, cancel_requested_at=row.accepted_at)
+    assert await stage.executions.step(row, asked, jobs=[Job(CANCEL_AT_PROVIDER)]) is not None
+
+
+@STYLES
+async def test_a_cancelled_job_costs_its_caller_nothing(database: str, style: str) -> None:
+    async with open_stage(database, style) as stage:
+        execution_id = await stage.execute(prompt="sim: stuck=1")
+        await stage.work(until=lambda row: row.state is State.RUNNING)
+        await wish_to_cancel(stage, execution_id)
+        row = await stage.ended(execution_id)
+        assert row.state is State.CANCELED
+        assert stage.announced[-1] == "execution.cancelled"
+        await money_is_right(stage, 0)
+
+
+@STYLES
+async def test_a_job_that_succeeds_before_it_is_cancelled_is_paid(database: str, style: str) -> None:
+    async with open_stage(database, style) as stage:
+        execution_id = await stage.execute(prompt="sim: cancel=late")
+        await stage.work(until=lambda row: row.state is State.SUBMITTED)
+        await wish_to_cancel(stage, execution_id)
+        row = await stage.ended(execution_id)
+        assert row.state is State.SUCCEEDED
+        await money_is_right(stage, 41_000_000)
+
+
+async def test_a_wish_to_cancel_while_it_is_submitted_is_told_once_the_job_is_known(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        execution_id = await stage.execute(prompt="sim: stuck=1")
+        wished: list[Errand] = []
+        original = stage.carrier.send
+
+        async def send(errand: Errand) -> Sent:
+            sent = await original(errand)
+            if is_submission(errand) and not wished:
+                wished.append(errand)
+                await wish_to_cancel(stage, execution_id)
+            return sent
+
+        stage.carrier.send = send  # type: ignore[method-assign]
+        stage.jobs = stage.worker()
+        row = await stage.ended(execution_id)
+        assert row.state is State.CANCELED
+        assert stage.sim.jobs[0].is_cancel_asked
+
+
+async def test_a_wish_to_cancel_is_told_again_until_the_provider_has_heard(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        execution_id = await stage.execute(prompt="sim: stuck=1")
+        await stage.work(until=lambda row: row.state is State.RUNNING)
+        deaf = iter([Ambiguous("reset")])
+        stage.carrier.before = lambda errand: next(deaf, None) if errand.method == "PUT" else None
+        await wish_to_cancel(stage, execution_id)
+        assert (await stage.ended(execution_id)).state is State.CANCELED
+
+
+# Outputs
+
+
+async def test_an_address_that_has_expired_is_asked_for_again(database: str) -> None:
+    async with open_stage(database, "replicate") as stage:
+        row = await stage.ended(await stage.execute(prompt="sim: expired=3"))
+        assert row.state is State.SUCCEEDED
+        assert 2 <= stage.shelf.tries <= 4
+
+
+@pytest.mark.parametrize("output", ["missing", "wrong_type"])
+async def test_what_cannot_be_kept_after_eight_tries_is_lost_and_not_paid(database: str, output: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        row = await stage.ended(await stage.execute("clip", f"sim: output={output}"))
+        assert (row.state, row.error_code) == (State.FAILED, "GENERATION_FAILED")
+        assert stage.shelf.tries == 8
+        await money_is_right(stage, 0)
+        ((_, cogs),) = await stage.costs()
+        assert cogs == 4 * 2_000_000
+
+
+async def test_outputs_come_from_the_providers_own_hosts_alone(database: str) -> None:
+    async with open_stage(database, "replicate") as stage:
+        stage.carrier.after = lambda errand, sent: _elsewhere(sent)
+        row = await stage.ended(await stage.execute())
+        assert row.state is State.FAILED
+        assert stage.shelf.tries == 0
+
+
+def _elsewhere(sent: Sent) -> Sent:
+    assert not isinstance(sent, NotSent | Ambiguous)
+    return msgspec.structs.replace(sent, body=sent.body.replace(b"http://127.0.0.1", b"http://169.254.169.254"))
+
+
+async def test_a_job_without_any_output_is_not_paid(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        row = await stage.ended(await stage.execute(prompt="sim: outputs=0"))
+        assert (row.state, row.error_code) == (State.FAILED, "GENERATION_FAILED")
+        await money_is_right(stage, 0)
+
+
+async def test_prices_are_those_of_the_moment_it_was_accepted(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        execution_id = await stage.execute(n=2)
+        stage.versions[1] = catalogue(stage.sim, "fal")
+        dearer = catalogue(stage.sim, "fal", cost={"image": "1"})
+        models = tuple(
+            msgspec.structs.replace(each, price=msgspec.structs.replace(each.price, image=9_000_000_000_000))
+            for each in dearer.models
+        )
+        stage.view = build_view(msgspec.structs.replace(dearer, models=models), 2)
+        await stage.ended(execution_id)
+        assert await stage.charge(execution_id) == TWO_IMAGES
+
+
+@STYLES
+async def test_every_job_run_twice_has_one_effect(database: str, style: str) -> None:
+    async with open_stage(database, style) as stage:
+        execution_id = await stage.execute(n=2)
+        done = []
+        while (task := await stage.next_job()) is not None:
+            done.append(task)
+            await stage.run(*task)
+            for again in done:
+                if again[0] != START:
+                    await stage.run(*again)
+        row = await stage.row(execution_id)
+        assert row.state is State.SUCCEEDED
+        assert len(stage.sim.jobs) == 1
+        await money_is_right(stage, TWO_IMAGES)
+        assert LOOK_UP not in [name for name, _ in done]
