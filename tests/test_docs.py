@@ -164,6 +164,7 @@ _SECTIONS = {
     "server.tls": "`[server.tls]`",
     "server.limits": "`[server.limits]`",
     "files": "`[files]`",
+    "webhooks": "`[webhooks]`",
     "egress": "`[egress]`",
     "journal": "`[journal]`",
     "providers[0]": "`[[providers]]`",
@@ -194,7 +195,7 @@ def known_fields(tmp_path: Path) -> dict[str, set[str]]:
     with pytest.raises(CatalogueError) as caught:
         read_catalogue(document)
     config = tmp_path / "strangers.toml"
-    places = ("server", "server.tls", "server.limits", "files", "egress", "journal")
+    places = ("server", "server.tls", "server.limits", "files", "webhooks", "egress", "journal")
     config.write_text("".join(f"[{place}]\n{_STRANGER} = 1\n" for place in places))
     with pytest.raises(SettingsError) as refused:
         read_settings(environment={}, data_dir=tmp_path, config_path=config)

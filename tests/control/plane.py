@@ -25,6 +25,7 @@ from waypost.app.file_wiring import build_files
 from waypost.app.operator import NewKey, Operator
 from waypost.app.secrets import open_secrets
 from waypost.app.settings import Settings, read_settings
+from waypost.app.webhooks import Webhooks
 from waypost.control.application import build
 from waypost.control.services import Services
 from waypost.kit.clock import SystemClock
@@ -36,6 +37,7 @@ from waypost.storage.asynchronous_executions import Executions
 from waypost.storage.execution_news import ExecutionNews
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
+from waypost.telemetry.metrics import Page
 from waypost.tenancy.api_key import Scope
 from waypost.tenancy.budget import Budget
 from waypost.tenancy.keyring import Keyring
@@ -94,6 +96,9 @@ class Plane:
         self._listening = asyncio.ensure_future(news.run())
         self.key = await self.make_key(self.org_id)
         self.files = build_files(self.settings, secrets, self.pool, clock=self.clock, ids=self.ids)
+        self.webhooks = Webhooks(
+            self.settings.live, self._database, secrets, clock=self.clock, ids=self.ids, page=Page()
+        )
         self.services = Services(
             pool=self.pool,
             executions=self.executions,
@@ -108,6 +113,7 @@ class Plane:
             is_ready=lambda: True,
             metrics=lambda: b"",
             files=self.files,
+            webhooks=self.webhooks.services,
         )
         self.application = build(self.services, _nothing_around)
         return self
@@ -115,6 +121,7 @@ class Plane:
     async def __aexit__(self, *_: object) -> None:
         self._listening.cancel()
         await asyncio.wait([self._listening])
+        await self.webhooks.close()
         await self.pool.close()
         await self.books.close()
         await self.operator.close()

@@ -15,9 +15,12 @@ from starlette.applications import Starlette
 from waypost.app.background import Background
 from waypost.app.database import embedded_postgres
 from waypost.app.file_wiring import build_files
+from waypost.app.live_settings import LiveSettings
+from waypost.app.reload import Reloading
 from waypost.app.secrets import open_secrets
 from waypost.app.settings import Settings
 from waypost.app.vault import open_vault, refuse_unfit
+from waypost.app.webhooks import Webhooks
 from waypost.control.application import build
 from waypost.control.services import Services
 from waypost.gateway.following import Following
@@ -31,8 +34,7 @@ from waypost.storage.execution_news import ExecutionNews
 from waypost.storage.files import SWEEP_FILES
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
-from waypost.storage.webhooks import Announcer
-from waypost.supervisor.hardening import keep_memory_private
+from waypost.supervisor.hardening import keep_memory_private, open_many_files
 from waypost.supervisor.inheritance import die_with_supervisor
 from waypost.telemetry.events import ProcessStarted, emit, quieten_third_parties
 from waypost.telemetry.metrics import Page
@@ -59,6 +61,7 @@ class _Nobody:
 def serve_control(settings: Settings, socket_path: Path) -> int:
     """Serve on a Unix socket until told to stop; the exit code."""
     keep_memory_private()
+    open_many_files()
     quieten_third_parties()
     die_with_supervisor(os.environ)
     conninfo = settings.database_url or embedded_postgres(settings).conninfo()
@@ -102,9 +105,11 @@ class ControlProcess:
         self._vault = open_vault(settings)
         ids = Ids()
         files = build_files(settings, secrets, self._pool, clock=self._clock, ids=ids, page=self._page)
+        self._webhooks = Webhooks(settings.live, conninfo, secrets, clock=self._clock, ids=ids, page=self._page)
+        self._reloading = Reloading(settings, self._adopt, process=NAME, tells_why=False)
         self._services = Services(
             pool=self._pool,
-            executions=Executions(self._books, ids, Announcer(ids)),
+            executions=Executions(self._books, ids, self._webhooks.announcer),
             news=self._news,
             vault=self._vault,
             keyring=self._keyring,
@@ -116,6 +121,7 @@ class ControlProcess:
             is_ready=lambda: self._is_ready,
             metrics=self._page.render,
             files=files,
+            webhooks=self._webhooks.services,
         )
         self._queue = Queue(conninfo, {SWEEP_FILES: files.sweep}, periodic={SWEEP_FILES: SWEEP_CRON})
         self.application = build(self._services, self._lifespan)
@@ -124,12 +130,14 @@ class ControlProcess:
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         background = Background(self._fail)
         background.start(self._news.run())
+        background.start(self._reloading.run())
         starting = asyncio.ensure_future(self._catch_up(background))
         try:
             yield
         finally:
             starting.cancel()
             await background.end()
+            await self._webhooks.close()
             await self._directory.close_connections()
             await self._pool.close()
             await self._books.close()
@@ -143,8 +151,14 @@ class ControlProcess:
             await asyncio.sleep(_RETRY_S)
         background.start(self._following.run())
         background.start(self._queue.run())
+        background.start(self._webhooks.worker.run())
         self._is_ready = True
         emit(ProcessStarted(process=NAME, pid=os.getpid(), port=0))
+
+    def _adopt(self, live: LiveSettings) -> None:
+        """What can change of the settings while we serve. Raises SettingUnusable: then nothing has changed."""
+        self._webhooks.adopt(live)
+        self._services.api_keys_max = live.api_keys_max
 
     def _fail(self) -> None:
         """A task has died that keys are followed by: end, and let the next start sort it out."""

@@ -1,4 +1,4 @@
-"""`[server]` and `[egress]`, as far as they can change while a gateway serves."""
+"""`[server]`, `[egress]` and `[webhooks]`, as far as they can change while a gateway serves."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import msgspec
 
 from waypost.gateway.callers import IN_FLIGHT
 from waypost.policy.table import Table
+from waypost.storage.webhooks import ENDPOINTS_CEILING
 from waypost.transport.limits import ServerLimits
 from waypost.transport.tunnel import Proxy
 from waypost.upstream.guard import Allowed
+from waypost.webhooks.schedule import Schedule
 
 DRAIN_S = 30.0
 DRAIN_S_MAX = 600.0
@@ -63,6 +65,16 @@ class EgressSettings(msgspec.Struct, frozen=True, kw_only=True):
 API_KEYS_MAX = 20  # ModelRoute's number
 
 
+class WebhookLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """`retry_s` are the pauses after the first attempt and each that follows; a delivery is given up when they are
+    used up, or after `expires_s`."""
+
+    endpoints_max: int = 20  # that an organisation may have
+    retry_s: tuple[float, ...] = Schedule().retry_s
+    expires_s: float = Schedule().expires_s
+    kept_days: int = 30  # what has been delivered or given up
+
+
 class LiveSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a running gateway takes over when the file changes."""
 
@@ -77,6 +89,7 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True):
     control_socket: str = ""  # of the control process; "": that of `up`, or none
     api_keys_max: int = API_KEYS_MAX  # valid ones that an organisation may have by its own making
     limits: ServerLimits = ServerLimits()
+    webhooks: WebhookLimits = WebhookLimits()
     egress: EgressSettings = EgressSettings()
 
     @property
@@ -102,13 +115,17 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True):
             ("cors_origins", ", ".join(self.cors_origins) or "none"),
             ("control_socket", self.control_socket or "as `up` says"),
             ("api_keys_max", str(self.api_keys_max)),
+            ("webhooks.endpoints_max", str(self.webhooks.endpoints_max)),
+            ("webhooks.retry_s", ", ".join(f"{each:g}" for each in self.webhooks.retry_s) or "none"),
+            ("webhooks.expires_s", f"{self.webhooks.expires_s:g}"),
+            ("webhooks.kept_days", str(self.webhooks.kept_days)),
             ("egress.ca_bundle", self.egress.ca_bundle or "the system's"),
             ("egress.proxy", "none" if proxy is None else f"{proxy.host}:{proxy.port}"),
             ("egress.allow", ", ".join(self.egress.allow) or "none"),
         ]
 
 
-def read_live(server: Table, egress: Table, directory: Path) -> LiveSettings:
+def read_live(server: Table, egress: Table, webhooks: Table, directory: Path) -> LiveSettings:
     """Read them; mistakes are noted in the tables. Paths are taken from `directory`, where the file stands."""
     return LiveSettings(
         public_url=_read_public_url(server),
@@ -122,6 +139,7 @@ def read_live(server: Table, egress: Table, directory: Path) -> LiveSettings:
         control_socket=_path(server.text("control_socket", ""), directory),
         api_keys_max=server.integer("api_keys_max", API_KEYS_MAX, least=1, most=1_000_000),
         limits=_read_limits(server.table("limits")),
+        webhooks=_read_webhooks(webhooks),
         egress=_read_egress(egress, directory),
     )
 
@@ -181,6 +199,18 @@ def _read_limits(table: Table) -> ServerLimits:
             values[name] = table.number(name, default, least=least, most=most)
     table.close()
     return msgspec.convert(values, ServerLimits)
+
+
+def _read_webhooks(table: Table) -> WebhookLimits:
+    own = WebhookLimits()
+    found = WebhookLimits(
+        endpoints_max=table.integer("endpoints_max", own.endpoints_max, least=1, most=ENDPOINTS_CEILING),
+        retry_s=table.numbers("retry_s", own.retry_s, least=0.1, most=86_400, count_max=20),
+        expires_s=table.number("expires_s", own.expires_s, least=60, most=30 * 86_400),
+        kept_days=table.integer("kept_days", own.kept_days, least=1, most=30),
+    )
+    table.close()
+    return found
 
 
 def _read_egress(egress: Table, directory: Path) -> EgressSettings:

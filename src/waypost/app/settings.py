@@ -1,4 +1,4 @@
-"""Process settings: the command line, the environment, and `[server]`, `[egress]` and `[files]` of `waypost.toml`.
+"""Process settings: the command line, the environment, and the tables of `waypost.toml` that are no catalogue.
 
 Read and checked at the start of a command, and again by gateways when the file changes.
 """
@@ -116,7 +116,7 @@ def read_settings(
         valkey_url=_read_valkey_url(server),
         valkey_wait_s=server.number("valkey_wait_s", VALKEY_WAIT_S, least=0.001, most=5),
         vault_bytes=server.integer("vault_bytes", VAULT_BYTES, least=VAULT_BYTES_BOUNDS[0], most=VAULT_BYTES_BOUNDS[1]),
-        live=read_live(server, egress, directory_of_file),
+        live=read_live(server, egress, root.table("webhooks"), directory_of_file),
         files=read_files(root.table("files"), directory_of_file),
     )
     journal.close()

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Lifespan
 
-from waypost.control import account, api_keys, executions, files
+from waypost.control import account, api_keys, executions, files, webhook_deliveries, webhooks
 from waypost.control.answers import answer, refuse, request_id_of
 from waypost.control.services import Services
 from waypost.kit.errors import ErrorCode, Refusal
@@ -55,6 +55,8 @@ def build(services: Services, lifespan: Lifespan[Starlette]) -> Starlette:
             *account.routes(services),
             *executions.routes(services),
             *files.routes(services),
+            *webhooks.routes(services),
+            *webhook_deliveries.routes(services),
         ],
         lifespan=lifespan,
         exception_handlers={

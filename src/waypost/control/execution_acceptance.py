@@ -5,10 +5,8 @@ kept of it.
 from __future__ import annotations
 
 import asyncio
-import re
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn
-from urllib.parse import urlsplit
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -28,6 +26,7 @@ from waypost.policy.catalogue import Model
 from waypost.storage.asynchronous_executions import ENDPOINT, AsynchronousExecution, Claim, KeyUsedOtherwise
 from waypost.stores.vault import ValueTooLarge, VaultError
 from waypost.tenancy.api_key import ApiKey
+from waypost.upstream.guard import Allowed, UrlForbidden, read_url
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
 DEPTH_MAX = 64
@@ -36,7 +35,6 @@ CALL_DEADLINE_S = 300  # of a model that answers in a call
 JOB_DEADLINE_S = 3_600  # of one whose provider works longer
 _LARGE_BYTES = 32_768  # checking more than this takes long enough to be done beside the loop
 _JSON = "application/json"
-_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -109,7 +107,7 @@ class Acceptance:
         file_ids = check() if len(body) < _LARGE_BYTES else await asyncio.to_thread(check)
         if model is None:
             raise InvalidFields([Fault("model", "INVALID_VALUE", "There is no such model. GET /v1/models lists them.")])
-        _check_webhook_url(fields.get("webhook_url"))
+        _check_webhook_url(fields.get("webhook_url"), self._services.webhooks.allowed())
         if len(_encode(fields.get("metadata"))) > METADATA_BYTES_MAX:
             told = f"'metadata' is at most {METADATA_BYTES_MAX} bytes of JSON."
             raise InvalidFields([Fault("metadata", "OUT_OF_RANGE", told)])
@@ -159,19 +157,12 @@ async def forget(services: Services, *keys: str) -> None:
         return
 
 
-def _check_webhook_url(url: str | None) -> None:
-    """Raises InvalidFields. Where it leads is looked at when it is called."""
+def _check_webhook_url(url: str | None, allowed: Allowed) -> None:
+    """Raises InvalidFields. Where its name leads is looked at when it is called."""
     if url is None:
         return
     try:
-        parts = urlsplit(url)
-        is_sound = parts.port != 0 and _HOST.fullmatch(parts.hostname or "") is not None
-    except ValueError:
-        _refuse_webhook_url()
-    if not is_sound or parts.scheme != "https" or parts.username is not None or not url.isascii() or " " in url:
-        _refuse_webhook_url()
-
-
-def _refuse_webhook_url() -> NoReturn:
-    told = "'webhook_url' is an https address without a user name."
-    raise InvalidFields([Fault("webhook_url", "INVALID_FORMAT", told)])
+        read_url(url, allowed)
+    except UrlForbidden as forbidden:
+        told = f"'webhook_url' cannot be called. {forbidden}"
+        raise InvalidFields([Fault("webhook_url", "INVALID_FORMAT", told)]) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 
@@ -17,6 +17,30 @@ from waypost.storage.pool import Pool
 from waypost.stores.vault import Vault
 from waypost.tenancy.api_key import ApiKey, Scope
 from waypost.tenancy.keyring import Keyring
+from waypost.upstream.guard import Allowed
+from waypost.webhooks.schedule import Attempt
+from waypost.webhooks.sealed import Sealed
+
+
+class WebhookServices:
+    """What the actions on webhooks need. `allowed` tells what is exempt from the rules on URLs at the moment, `test`
+    sends one at once and gives the delivery's id and how it went: it raises LookupError for an unknown endpoint, and
+    Refusal when too many are under way."""
+
+    def __init__(
+        self,
+        *,
+        sealed: Sealed,
+        allowed: Callable[[], Allowed],
+        endpoints_max: Callable[[], int],
+        expires_s: Callable[[], float],
+        test: Callable[[bytes, bytes], Awaitable[tuple[bytes, Attempt]]],
+    ) -> None:
+        self.sealed = sealed
+        self.allowed = allowed
+        self.endpoints_max = endpoints_max
+        self.expires_s = expires_s
+        self.test = test
 
 
 class Services:
@@ -38,6 +62,7 @@ class Services:
         is_ready: Callable[[], bool],
         files: Files,
         metrics: Callable[[], bytes],
+        webhooks: WebhookServices,
     ) -> None:
         self.pool = pool
         self.executions = executions
@@ -52,6 +77,7 @@ class Services:
         self.files = files
         self.is_ready = is_ready
         self.metrics = metrics
+        self.webhooks = webhooks
 
     def principal(self, request: Request) -> ApiKey:
         """Whose request it is. Raises Refusal: 401, or 400 for two keys."""

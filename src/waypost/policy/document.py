@@ -33,7 +33,7 @@ from waypost.providers import JOB_KINDS, JOB_MODALITIES, MODALITIES, kinds_of
 WEIGHT_MAX = 1_000_000
 CREATED_S_MAX = 4_102_444_800  # the year 2100
 DEADLINE_S_MAX = 86_400  # of an execution: no longer than its payload may be kept
-OWN_TABLES = ("server", "egress", "files", "journal")  # of the same file, read by app.settings
+OWN_TABLES = ("server", "egress", "files", "webhooks", "journal")  # of the same file, read by app.settings
 
 _NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}")
 _ALIAS = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:@/-]{0,126}(?:\*|[A-Za-z0-9._:@/-])?")

@@ -127,6 +127,21 @@ class Table:
                 items.append(value)
         return tuple(items)
 
+    def numbers(
+        self, name: str, default: tuple[float, ...], *, least: float, most: float, count_max: int
+    ) -> tuple[float, ...]:
+        """An array of at most `count_max` numbers between `least` and `most`."""
+        if not self.has(name):
+            return default
+        values = self._array(name)
+        hint = f"expected a number from {least:g} to {most:g}"
+        if len(values) > count_max:
+            self.note(name, f"expected at most {count_max} numbers, got {len(values)}")
+        for i, value in enumerate(values):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+                self.mistakes.append(f"{self.at(name)}[{i}]: {hint}")
+        return tuple(float(value) for value in values if isinstance(value, int | float))
+
     def table(self, name: str) -> Table:
         """The table under `name`; an empty one when the field is not there."""
         return Table({} if self.raw(name) is None else self.raw(name), self.at(name), self.mistakes)

@@ -55,8 +55,9 @@ class Announcer:
     """Announces the steps of executions: `storage.asynchronous_executions.Announce`."""
 
     def __init__(self, ids: Ids, *, expires_s: float = EXPIRES_S) -> None:
+        """`expires_s`: a delivery is given up after it. It may be set anew."""
         self._ids = ids
-        self._expires_s = expires_s
+        self.expires_s = expires_s
 
     async def __call__(
         self, connection: AsyncConnection, execution: AsynchronousExecution, event: str, ending: Ending | None
@@ -74,7 +75,7 @@ class Announcer:
             "url": url,
             "url_lane": None if url is None else UUID(bytes=url_lane(execution.org_id, url)),
             "ids": [UUID(bytes=self._ids.new()) for _ in range(ENDPOINTS_CEILING + 1)],
-            "expires_s": self._expires_s,
+            "expires_s": self.expires_s,
         }
         await connection.execute(ANNOUNCE, parameters)
 

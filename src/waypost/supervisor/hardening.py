@@ -1,5 +1,5 @@
 """What a process that sees payloads asks of the kernel: no core dump, no debugger, no reader of its memory, and an end
-with its parent. The Linux parts are without effect elsewhere."""
+with its parent; and how many files it may have open. The Linux parts are without effect elsewhere."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ def keep_memory_private() -> None:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def open_many_files() -> None:
+    """Take the whole of what this process may have open at one time: shells give a small part of it by default."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard not in (resource.RLIM_INFINITY, soft):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def keep_memory_from_swap(bytes_needed: int) -> bool:

@@ -111,21 +111,7 @@ class GuardedSession:
         self._ssl_context = ssl_context
         self._threads = ThreadPoolExecutor(LOOKUPS_MAX, thread_name_prefix="lookup")
         self._gate = _Gate(allowed, lookup or self._look_up)
-        connector = aiohttp.TCPConnector(
-            resolver=self._gate,
-            socket_factory=self._gate.open_socket,
-            use_dns_cache=False,
-            limit=CONNECTIONS_MAX,
-            # Each call asks for the name anew, and none meets a connection that its server has just given up.
-            force_close=True,
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,  # what is asked for is not encoded
-            raise_for_status=False,
-        )
+        self._session: aiohttp.ClientSession | None = None  # made in the loop that calls
 
     def use(self, allowed: Allowed, ssl_context: ssl.SSLContext) -> None:
         """Other rules and authorities, for every call that begins from now on."""
@@ -156,7 +142,7 @@ class GuardedSession:
         )
         given = {"accept-encoding": "identity", **(headers or {})}
         with _failures_told():
-            response = await self._session.request(
+            response = await self._open_session().request(
                 method,
                 URL(target.url, encoded=True),
                 headers=given,
@@ -173,8 +159,28 @@ class GuardedSession:
 
     async def close(self) -> None:
         """Hang up on everybody."""
-        await self._session.close()
+        if self._session is not None:
+            await self._session.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                resolver=self._gate,
+                socket_factory=self._gate.open_socket,
+                use_dns_cache=False,
+                limit=CONNECTIONS_MAX,
+                # Each call asks for the name anew, and none meets a connection that its server has just given up.
+                force_close=True,
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+                auto_decompress=False,  # what is asked for is not encoded
+                raise_for_status=False,
+            )
+        return self._session
 
     def _target(self, url: str) -> Target:
         try:
