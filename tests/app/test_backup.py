@@ -10,19 +10,25 @@ import psycopg
 import pytest
 from psycopg import conninfo as conninfos
 
+from tests.control.plane import Plane
+from tests.control.uploads import picture, upload
 from tests.e2e.stack import _url
 from tests.gateway.disk import Disk, write
 from tests.storage.books import IDS, Books, attempt, open_books
 from waypost.app.backup import back_up, restore
+from waypost.app.file_wiring import build_files
 from waypost.app.operator import CommandRefused
 from waypost.app.secrets import open_node_id, open_secrets
 from waypost.app.settings import Settings, read_settings
 from waypost.gateway.journal import Journal
 from waypost.gateway.recovery import recover
+from waypost.kit import ids
+from waypost.kit.clock import SystemClock
 from waypost.ledger.record import Balance, ClosedAttempt, NodeSuperseded
 from waypost.storage.database import migrate
 from waypost.storage.ledger_check import check_ledger
 from waypost.storage.orgs import create_org
+from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
 
 
@@ -137,3 +143,23 @@ def test_what_is_no_backup_is_told_so(empty_database: str, tmp_path: Path) -> No
     file.write_bytes(b"something else")
     with pytest.raises(CommandRefused, match="no backup"):
         restore(settings_of(tmp_path / "data", empty_database), file)
+
+
+async def test_files_in_the_folder_are_in_the_backup_and_readable_after_a_restore(
+    database: str, empty_database: str, tmp_path: Path
+) -> None:
+    content = picture(200_000)
+    async with Plane(database, tmp_path / "old") as plane:
+        file = await upload(plane, content)
+        (plane.settings.data_dir / "files" / "incoming" / ("0" * 32)).write_bytes(b"half of another")
+        await asyncio.to_thread(back_up, plane.settings, tmp_path / "backup.tar.gz")
+    new = settings_of(tmp_path / "new", empty_database)
+
+    await asyncio.to_thread(restore, new, tmp_path / "backup.tar.gz")
+
+    assert [path for path in (new.data_dir / "files").rglob("*") if path.name == "0" * 32] == []
+    pool = Pool(empty_database, Role.APP, size=1)
+    store = build_files(new, open_secrets(new.secrets_dir), pool, clock=SystemClock(), ids=IDS)
+    opened = await store.open_input(plane.org_id, ids.parse("file", file["id"]))
+    assert b"".join([part async for part in opened.parts]) == content
+    await pool.close()

@@ -166,3 +166,11 @@ async def test_a_service_that_is_away_is_told_without_its_words() -> None:
                 await attempt
             assert "127.0.0.1" not in str(caught.value)
             assert caught.value.__suppress_context__
+
+
+async def test_a_bucket_that_there_is_not_takes_nothing_and_erases_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path) as bucket:
+        objects = S3Objects(msgspec.structs.replace(bucket.settings, bucket="another"))
+        for attempt in (objects.put(NAME, pieces(b"content")), objects.delete(NAME)):
+            with pytest.raises(StoreUnavailable):
+                await attempt

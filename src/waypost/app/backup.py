@@ -1,7 +1,8 @@
 """A whole deployment as one file and back: the database, the journals with their node ids, the secrets.
 
 The journals are read before the database. So what had ended by then is in one of the two: booked, or to be booked when
-the journals are recovered at the first start of what was restored.
+the journals are recovered at the first start of what was restored. The files in a folder are read after it, so that
+each file that the database knows is there, but for those deleted meanwhile. Those in a bucket are not in the archive.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from typing import cast
 import msgspec
 
 from waypost.app.database import EMBEDDED_DIR, embedded_postgres, open_database
+from waypost.app.file_wiring import FILES_DIR
 from waypost.app.operator import CommandRefused
 from waypost.app.settings import Settings
 from waypost.storage.dump import DumpFailed, dump_database, restore_database
+from waypost.stores.objects import INCOMING
 
 FORMAT = 1
 _HEAD, _DUMP = "waypost-backup.json", "database.dump"
 _SECRETS = "secrets"
 # Directories of the data directory that are part of the deployment, where they are there.
-_KEPT = ("journal", "files", "tombstones")
+_KEPT = ("journal", FILES_DIR, "tombstones")
 _LOCKS = ("lock", ".lock")
 
 
@@ -51,13 +54,16 @@ def back_up(settings: Settings, file: Path, *, with_secrets: bool = True) -> Non
         ):
             _add_bytes(archive, _HEAD, msgspec.json.encode(Head(FORMAT, has_secrets)), Path(directory))
             for name in _KEPT:
-                _add_tree(archive, settings.data_dir / name, name)
+                if name != FILES_DIR:
+                    _add_tree(archive, settings.data_dir / name, name)
             if has_secrets:
                 _add_tree(archive, settings.secrets_dir, _SECRETS)
             dump = Path(directory) / _DUMP
             with open_database(settings) as conninfo:
                 _in_words(lambda: dump_database(conninfo, dump))
             archive.add(dump, _DUMP)
+            if settings.files.store == "local":
+                _add_tree(archive, settings.data_dir / FILES_DIR, FILES_DIR)
         with unfinished.open("rb") as whole:
             os.fsync(whole.fileno())
         unfinished.rename(file)
@@ -111,8 +117,9 @@ def _add_tree(archive: tarfile.TarFile, directory: Path, name: str) -> None:
         relative = f"{name}/{path.relative_to(directory)}"
         if path.is_dir():
             archive.add(path, relative, recursive=False)
-        elif path.is_file() and not path.is_symlink() and path.name not in _LOCKS:
-            # A journal's segment may go while it is read: then all of it is booked, and the dump has it.
+        elif path.is_file() and not path.is_symlink() and path.name not in _LOCKS and path.parent.name != INCOMING:
+            # A journal's segment may go while it is read: then all of it is booked, and the dump has it. A file's
+            # object may: then the file is deleted.
             try:
                 archive.add(path, relative)
             except FileNotFoundError:

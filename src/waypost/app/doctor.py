@@ -15,6 +15,7 @@ import psycopg
 
 from waypost.app.catalogue_file import read_catalogue_file, unreadable_credentials
 from waypost.app.database import open_database
+from waypost.app.doctor_files import file_store
 from waypost.app.doctor_processes import processes
 from waypost.app.doctor_tls import certificates
 from waypost.app.finding import Finding, Verdict
@@ -46,6 +47,7 @@ def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
     yield _secrets(settings)
     yield _disk(settings.data_dir)
     yield _journal(settings.data_dir / "journal")
+    yield file_store(settings)
     if settings.config_path is not None:
         yield from _configuration(settings, settings.config_path)
     yield from certificates(settings.live, clock)

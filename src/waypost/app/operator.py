@@ -23,7 +23,7 @@ from waypost.ledger.record import Balance
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.catalogue_diff import Change, changes_between
 from waypost.policy.document import with_creation_times
-from waypost.storage import api_keys, catalogues, ledger_check, nodes, orgs, projects, provider_bills, usage
+from waypost.storage import api_keys, catalogues, file_sweep, ledger_check, nodes, orgs, projects, provider_bills, usage
 from waypost.storage.ledger import PostgresLedger
 from waypost.storage.orphans import ORPHANED_AFTER_S, NodeAlive
 from waypost.storage.pool import Pool
@@ -268,6 +268,15 @@ class Operator:
             if provider not in known:
                 raise CommandRefused(f"there is no provider {provider}; there are: {', '.join(known) or 'none'}")
         return await provider_bills.import_bill(self._settling, self._ids, provider=provider, lines=lines, today=today)
+
+    async def set_file_limits(self, org_id: bytes, *, ttl_days: int | None, bytes_max: int | None) -> file_sweep.Limits:
+        """Change what is not None; what holds then."""
+        await self._check_org(org_id)
+        return await file_sweep.set_limits(self._pool, org_id, ttl_days=ttl_days, bytes_max=bytes_max)
+
+    async def file_audit(self, org_id: bytes, *, limit: int) -> list[file_sweep.AuditEntry]:
+        await self._check_org(org_id)
+        return await file_sweep.audit_of(self._pool, org_id, limit=limit)
 
     def _now_s(self) -> int:
         return self._clock.unix_ns() // 1_000_000_000

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import typer
 
-from waypost.cli import accounts, operation, prices, reconciliation, running
+from waypost.cli import accounts, files, operation, prices, reconciliation, running
 
 cli = typer.Typer(
     name="waypost",
@@ -60,6 +60,11 @@ _GROUPS: dict[tuple[str, str], dict[str, Callable[..., None]]] = {
         "price-history": prices.catalog_price_history,
     },
     ("node", "Gateway nodes."): {"list": operation.node_list, "retire": operation.node_retire},
+    ("file", "Files of organisations."): {
+        "limits": files.file_limits,
+        "audit": files.file_audit,
+        "rotate-key": files.file_rotate_key,
+    },
     ("ledger", "The books."): {"check": operation.ledger_check, "reconcile": reconciliation.ledger_reconcile},
 }
 for _command in _ALONE:

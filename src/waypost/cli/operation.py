@@ -137,7 +137,11 @@ def backup(
     """Write the whole deployment to one file: database, journals and secrets. It may run meanwhile."""
     from waypost.app.backup import back_up
 
-    back_up(settings_of(data_dir, database_url, config), file, with_secrets=not without_secrets)
+    settings = settings_of(data_dir, database_url, config)
+    back_up(settings, file, with_secrets=not without_secrets)
+    if settings.files.store == "s3":
+        told = f"the objects of files are in the bucket {settings.files.bucket}, and not in the backup"
+        typer.echo(f"waypost: {told}: back that up by itself", err=True)
     typer.echo(
         f"{file} holds everything" + (" but the secrets" if without_secrets else ": keep it as you keep secrets")
     )

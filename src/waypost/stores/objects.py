@@ -17,7 +17,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-PIECE_BYTES = 1024 * 1024  # read at a time; the store may be far away, so it is worth its while
+INCOMING = "incoming"  # the folder of what is being written
+PIECE_BYTES = 1024 * 1024  # read or written at a time; the store may be far away, so it is worth its while
 _NAME = re.compile(r"[0-9a-f]{32}")
 _Result = TypeVar("_Result")
 
@@ -75,7 +76,7 @@ class LocalObjects:
     async def put(self, name: str, parts: AsyncIterable[bytes]) -> None:
         file = await _in_thread(self._create, name)
         try:
-            async for part in parts:
+            async for part in in_pieces(parts, PIECE_BYTES):
                 await _in_thread(_write_all, file, part)
             await _in_thread(self._keep, name, file)
         except BaseException:
@@ -127,7 +128,7 @@ class LocalObjects:
         return self._directory / name[-2:] / name
 
     def _incoming(self, name: str) -> Path:
-        return self._directory / "incoming" / name
+        return self._directory / INCOMING / name
 
 
 async def in_pieces(parts: AsyncIterable[bytes], piece_bytes: int) -> AsyncIterator[bytes]:

@@ -77,7 +77,7 @@ class S3Objects:
                 if not await handing.give(part, upload):
                     break
             handing.end()
-            with _told():
+            with _told(), _bucket_there():
                 await asyncio.shield(upload)
         except BaseException:
             # Not cancelled: it would leave what it has uploaded. Told to end, it takes it back.
@@ -90,15 +90,18 @@ class S3Objects:
     async def read(self, name: str, start: int, end: int) -> AsyncIterator[bytes]:
         if start == end:
             return
-        with _told():
-            found = await obstore.get_async(self._store, name, options={"range": (start, end)})
-            if tuple(found.range) != (start, end):
-                raise ObjectMissing
-            async for piece in found.stream(min_chunk_size=PIECE_BYTES):
-                yield bytes(piece)
+        try:
+            with _told():
+                found = await obstore.get_async(self._store, name, options={"range": (start, end)})
+                if tuple(found.range) != (start, end):
+                    raise ObjectMissing
+                async for piece in found.stream(min_chunk_size=PIECE_BYTES):
+                    yield bytes(piece)
+        except FileNotFoundError:
+            raise ObjectMissing from None
 
     async def delete(self, name: str) -> None:
-        with contextlib.suppress(ObjectMissing), _told():
+        with _told(), _bucket_there():
             await obstore.delete_async(self._store, name)
 
 
@@ -144,9 +147,16 @@ class _Handing:
 def _told() -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError:
-        raise ObjectMissing from None
     except (PermissionDeniedError, UnauthenticatedError):
         raise StoreUnavailable("the credentials are refused") from None
     except BaseError:
         raise StoreUnavailable("no answer, or a refusal") from None
+
+
+@contextlib.contextmanager
+def _bucket_there() -> Iterator[None]:
+    """What is missing when nothing is read is the bucket: an object that is not there is deleted like any other."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise StoreUnavailable("there is no such bucket") from None
