@@ -21,6 +21,7 @@ from starlette.types import Message
 
 from tests.e2e.stack import _url
 from tests.stores.vaults import FakeVault
+from waypost.app.callbacks import make_addresses, make_callbacks
 from waypost.app.file_wiring import build_files
 from waypost.app.operator import NewKey, Operator
 from waypost.app.secrets import open_secrets
@@ -99,6 +100,7 @@ class Plane:
         self.webhooks = Webhooks(
             self.settings.live, self._database, secrets, clock=self.clock, ids=self.ids, page=Page()
         )
+        self.addresses = make_addresses(secrets, lambda: self.settings.live.public_url)
         self.services = Services(
             pool=self.pool,
             executions=self.executions,
@@ -113,6 +115,9 @@ class Plane:
             is_ready=lambda: True,
             metrics=lambda: b"",
             files=self.files,
+            callbacks=make_callbacks(
+                self.addresses, self.webhooks.session, self.pool, lambda: self.view, clock=self.clock
+            ),
             webhooks=self.webhooks.services,
         )
         self.application = build(self.services, _nothing_around)

@@ -15,6 +15,7 @@ from tests.simulator.jobs_client import PLAIN, asked
 from tests.storage.asynchronous import received
 from tests.storage.books import IDS, Books, open_books
 from tests.stores.vaults import FakeVault
+from waypost.executions.callback_address import CallbackAddresses
 from waypost.executions.payload_keys import input_key
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.policy.catalogue import Catalogue
@@ -25,7 +26,7 @@ from waypost.storage.asynchronous_executions import START, AsynchronousExecution
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
 from waypost.wire.errand import Ambiguous, Answered, Errand, NotSent, Sent
-from waypost.worker.job_desk import CallbackAddresses, JobDesk
+from waypost.worker.job_desk import JobDesk
 from waypost.worker.job_input import JobInputs
 from waypost.worker.job_money import JobMoney
 from waypost.worker.job_steps import JobSteps, OutputNotKept

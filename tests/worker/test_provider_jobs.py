@@ -10,8 +10,9 @@ from waypost.executions.lifecycle import Mode, State
 from waypost.kit.ids import text
 from waypost.policy.snapshot import build_view
 from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, START, Job
+from waypost.storage.provider_callbacks import HEAR
 from waypost.wire.errand import Ambiguous, Errand, NotSent, Sent
-from waypost.worker.job_steps import HEAR, LOOK_UP, POLL
+from waypost.worker.job_steps import LOOK_UP, POLL
 
 STYLES = pytest.mark.parametrize("style", KINDS)
 TWO_IMAGES = 2 * 40_000_000 + 1_000_000

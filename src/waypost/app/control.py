@@ -13,6 +13,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from waypost.app.background import Background
+from waypost.app.callbacks import make_addresses, make_callbacks
 from waypost.app.database import embedded_postgres
 from waypost.app.file_wiring import build_files
 from waypost.app.live_settings import LiveSettings
@@ -33,6 +34,7 @@ from waypost.storage.directory import PostgresDirectory
 from waypost.storage.execution_news import ExecutionNews
 from waypost.storage.files import SWEEP_FILES
 from waypost.storage.pool import Pool
+from waypost.storage.provider_callbacks import FORGET
 from waypost.storage.roles import Role
 from waypost.supervisor.hardening import keep_memory_private, open_many_files
 from waypost.supervisor.inheritance import die_with_supervisor
@@ -46,6 +48,7 @@ _RETRY_S = 0.5  # between tries to reach the database at start
 _CONNECTIONS = 4
 _BOOKS_CONNECTIONS = 8
 SWEEP_CRON = "17 * * * *"  # hourly, at a minute that is nobody else's
+FORGET_CRON = "43 3 * * *"
 
 
 class _Nobody:
@@ -106,6 +109,16 @@ class ControlProcess:
         ids = Ids()
         files = build_files(settings, secrets, self._pool, clock=self._clock, ids=ids, page=self._page)
         self._webhooks = Webhooks(settings.live, conninfo, secrets, clock=self._clock, ids=ids, page=self._page)
+        self._live = settings.live
+        addresses = make_addresses(secrets, lambda: self._live.public_url)
+        callbacks = make_callbacks(
+            addresses,
+            self._webhooks.session,
+            self._pool,
+            lambda: self._following.view,
+            clock=self._clock,
+            page=self._page,
+        )
         self._reloading = Reloading(settings, self._adopt, process=NAME, tells_why=False)
         self._services = Services(
             pool=self._pool,
@@ -121,9 +134,14 @@ class ControlProcess:
             is_ready=lambda: self._is_ready,
             metrics=self._page.render,
             files=files,
+            callbacks=callbacks,
             webhooks=self._webhooks.services,
         )
-        self._queue = Queue(conninfo, {SWEEP_FILES: files.sweep}, periodic={SWEEP_FILES: SWEEP_CRON})
+        self._queue = Queue(
+            conninfo,
+            {SWEEP_FILES: files.sweep, FORGET: callbacks.forget},
+            periodic={SWEEP_FILES: SWEEP_CRON, FORGET: FORGET_CRON},
+        )
         self.application = build(self._services, self._lifespan)
 
     @contextlib.asynccontextmanager
@@ -159,6 +177,7 @@ class ControlProcess:
         """What can change of the settings while we serve. Raises SettingUnusable: then nothing has changed."""
         self._webhooks.adopt(live)
         self._services.api_keys_max = live.api_keys_max
+        self._live = live
 
     def _fail(self) -> None:
         """A task has died that keys are followed by: end, and let the next start sort it out."""

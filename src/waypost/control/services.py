@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 
+from waypost.control.callbacks import Callbacks
 from waypost.control.file_store import Files
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
@@ -61,6 +62,7 @@ class Services:
         api_keys_max: int,
         is_ready: Callable[[], bool],
         files: Files,
+        callbacks: Callbacks,
         metrics: Callable[[], bytes],
         webhooks: WebhookServices,
     ) -> None:
@@ -75,6 +77,7 @@ class Services:
         self.ids = ids
         self.api_keys_max = api_keys_max
         self.files = files
+        self.callbacks = callbacks
         self.is_ready = is_ready
         self.metrics = metrics
         self.webhooks = webhooks

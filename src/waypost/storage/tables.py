@@ -26,7 +26,7 @@ from waypost.privacy.data_map import (
     impersonal,
     personal,
 )
-from waypost.storage import columns, file_tables
+from waypost.storage import callback_tables, columns, file_tables
 
 _ACCOUNT_LIFE = columns.ACCOUNT_LIFE
 _TWELVE_MONTHS = Retention(Anchor.RECORDED, days=DAYS_PER_YEAR)
@@ -59,7 +59,7 @@ _OPERATION = impersonal(Category.OPERATION)
 _ID, _TIME, _column = columns.ID, columns.TIME, columns.column
 METADATA = columns.METADATA
 # Tables that stand in modules of their own.
-ELSEWHERE = file_tables.TABLES
+ELSEWHERE = (*file_tables.TABLES, *callback_tables.TABLES)
 
 
 def _units(info: dict[str, Any]) -> list[sa.Column[Any]]:

@@ -8,10 +8,9 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import msgspec
 
+from waypost.executions.callback_address import CallbackAddresses
 from waypost.executions.provider_job import Next, after_refusal
-from waypost.kit.crypto import hmac_sha256
 from waypost.kit.errors import ErrorCode
-from waypost.kit.ids import text
 from waypost.policy.catalogue import Deployment, Provider
 from waypost.policy.snapshot import Route, View
 from waypost.providers import JOB_KINDS
@@ -22,9 +21,6 @@ from waypost.wire.errand import Ambiguous, Answered, Errand, NotSent, Sent
 
 SUBMIT_S = 30.0  # for the answer to a submission; then nobody knows
 ASK_S = 15.0
-CALLBACK_PATH = "/v1/callbacks"
-_MAC_BYTES = 16  # of a callback's address: 128 bits
-_PURPOSE = b"provider callbacks"
 
 Send = Callable[[Errand], Awaitable[Sent]]
 
@@ -52,31 +48,6 @@ class Seat(msgspec.Struct, frozen=True):
     deployment: Deployment
     kind: JobKind
     target: JobTarget
-
-
-class CallbackAddresses:
-    """Addresses that providers call: each for one provider, execution and submission, and only we can make them."""
-
-    def __init__(self, secret: bytes, public_url: Callable[[], str | None]) -> None:
-        self._key = hmac_sha256(secret, _PURPOSE)
-        self._public_url = public_url
-
-    @property
-    def can_be_called(self) -> bool:
-        return self._public_url() is not None
-
-    def token(self, provider: str, execution_id: bytes, attempt: int) -> str:
-        """32 hexadecimal digits: what the job is known by at the provider, and the end of its address."""
-        message = b"%b|%b|%d" % (provider.encode(), execution_id.hex().encode(), attempt)
-        return hmac_sha256(self._key, message).hex()[: 2 * _MAC_BYTES]
-
-    def address(self, provider: str, execution_id: bytes, attempt: int) -> str:
-        """ "" without a public URL."""
-        base = self._public_url()
-        if base is None:
-            return ""
-        token = self.token(provider, execution_id, attempt)
-        return f"{base.rstrip('/')}{CALLBACK_PATH}/{provider}/{text('exec', execution_id)}/{attempt}/{token}"
 
 
 class JobDesk:

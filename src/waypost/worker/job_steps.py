@@ -24,7 +24,7 @@ from waypost.stores.vault import Vault, VaultError
 from waypost.worker.job_money import JobMoney
 
 SUBMIT, LOOK_UP, POLL, REHOST = (f"provider_job.{each}" for each in ("submit", "look_up", "poll", "rehost"))
-HEAR, ORPHAN = "provider_job.hear", "provider_job.orphan"
+ORPHAN = "provider_job.orphan"
 _TRIES_MAX = 10  # of a step, each lost to somebody else's
 
 

@@ -25,11 +25,11 @@ from waypost.policy.job_document import may_serve_outputs
 from waypost.providers.job import Job, JobState
 from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, AsynchronousExecution, OutputFile
 from waypost.storage.asynchronous_executions import Job as QueuedJob
+from waypost.storage.provider_callbacks import HEAR
 from waypost.telemetry.events import ProviderJobOutputLost, emit
 from waypost.worker.job_desk import JobDesk, Seat
 from waypost.worker.job_input import JobInputs
 from waypost.worker.job_steps import (
-    HEAR,
     LOOK_UP,
     ORPHAN,
     POLL,
