@@ -17,6 +17,7 @@ from waypost.app.doctor_tls import certificates
 from waypost.app.finding import Verdict
 from waypost.app.live_settings import LiveSettings, TlsFiles
 from waypost.kit.clock import SystemClock
+from waypost.storage.job_queue import QueueState
 
 AUTHORITY = trustme.CA()
 
@@ -65,3 +66,11 @@ async def test_a_gateway_that_drains_or_is_gone_is_told(tmp_path: Path) -> None:
         ("gateway-0", Verdict.DOUBTFUL),
         ("gateway-1", Verdict.BAD),
     ]
+
+
+def test_jobs_that_nobody_works_off_are_named() -> None:
+    moving = doctor._queue(QueueState(waiting=900, running=64, oldest_s=3, open_executions={"RECEIVED": 964}))
+    assert (moving.verdict, moving.sentence) == (Verdict.FINE, "900 wait, 64 run; 964 executions have not ended")
+    stuck = doctor._queue(QueueState(waiting=1, oldest_s=61))
+    assert stuck.verdict is Verdict.BAD
+    assert "no control process works them off" in stuck.sentence

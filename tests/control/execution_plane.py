@@ -96,7 +96,7 @@ async def finish(plane: Plane, shown_id: str, output: bytes | None = None, files
     before = await row_of(plane, shown_id)
     now = datetime.now(UTC)
     if output is not None:
-        await plane.vault.put(output_key(before.id), output, 3_600)
+        await plane.vault.put(output_key(before.id, before.attempt), output, 3_600)
     after = msgspec.structs.replace(
         before,
         state=State.SUCCEEDED,

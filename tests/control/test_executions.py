@@ -134,7 +134,7 @@ async def test_a_deleted_result_is_gone_and_stays_paid(database: str, tmp_path: 
         await finish(plane, shown_id, OUTPUT)
         deleted = await plane.ask("DELETE", target)
         assert (deleted.status, deleted.body) == (204, b"")
-        assert output_key(ids.parse("exec", shown_id)) not in plane.vault.values
+        assert output_key(ids.parse("exec", shown_id), 0) not in plane.vault.values
         assert (await get(plane, shown_id, "/result")).status == 410
         assert (await get(plane, shown_id)).json["cost"] == "0.000005"
         assert (await plane.ask("DELETE", target)).status == 204

@@ -30,6 +30,7 @@ from waypost.storage.asynchronous_executions import (
     OutputFile,
 )
 from waypost.storage.executions import Filters, find_execution, list_executions
+from waypost.storage.job_queue import QueueState, queue_state
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
 from waypost.wire.canonical import Usage
@@ -307,3 +308,20 @@ async def test_what_is_overdue_is_found_until_it_has_ended(database: str) -> Non
         assert [each.id for each in await desk.executions.overdue(NOW, limit=10)] == [late.id]
         assert await desk.executions.step(late, ended(late, State.EXPIRED), ending=Ending()) is not None
         assert await desk.executions.overdue(NOW, limit=10) == []
+
+
+async def test_the_queue_tells_what_waits_for_how_long_and_what_has_not_ended(database: str) -> None:
+    async with open_desk(database) as desk:
+        assert await queue_state(desk.books.app) == QueueState()
+        org_id = await desk.books.org(CREDIT)
+        made = await desk.created(org_id)
+        begun = await desk.created(org_id)
+        assert await desk.executions.step(begun, running(begun)) is not None
+        later = NOW + timedelta(hours=1)
+        assert await desk.executions.step(made, made, jobs=[Job(START, at=later)]) is not None
+        with psycopg.connect(database) as raw:
+            raw.execute("UPDATE procrastinate_events SET at = now() - interval '90 seconds'")
+        found = await queue_state(desk.books.app)
+        assert (found.waiting, found.running) == (2, 0)
+        assert 90 <= found.oldest_s < 100
+        assert found.open_executions == {"RECEIVED": 1, "RUNNING": 1}

@@ -22,6 +22,7 @@ from waypost.app.secrets import open_secrets
 from waypost.app.settings import Settings
 from waypost.app.vault import open_vault, refuse_unfit
 from waypost.app.webhooks import Webhooks
+from waypost.app.worker import Work
 from waypost.control.application import build
 from waypost.control.services import Services
 from waypost.gateway.following import Following
@@ -32,23 +33,18 @@ from waypost.policy.snapshot import View
 from waypost.storage.asynchronous_executions import Executions
 from waypost.storage.directory import PostgresDirectory
 from waypost.storage.execution_news import ExecutionNews
-from waypost.storage.files import SWEEP_FILES
 from waypost.storage.pool import Pool
-from waypost.storage.provider_callbacks import FORGET
 from waypost.storage.roles import Role
 from waypost.supervisor.hardening import keep_memory_private, open_many_files
 from waypost.supervisor.inheritance import die_with_supervisor
 from waypost.telemetry.events import ProcessStarted, emit, quieten_third_parties
 from waypost.telemetry.metrics import Page
 from waypost.tenancy.keyring import Keyring
-from waypost.worker.queue import Queue
 
 NAME = "control"
 _RETRY_S = 0.5  # between tries to reach the database at start
 _CONNECTIONS = 4
 _BOOKS_CONNECTIONS = 8
-SWEEP_CRON = "17 * * * *"  # hourly, at a minute that is nobody else's
-FORGET_CRON = "43 3 * * *"
 
 
 class _Nobody:
@@ -95,6 +91,8 @@ class ControlProcess:
 
     def __init__(self, settings: Settings, conninfo: str) -> None:
         self.has_failed = False
+        self._settings = settings
+        self._conninfo = conninfo
         self._clock = SystemClock()
         self._page = Page()
         self._is_ready = False
@@ -137,11 +135,6 @@ class ControlProcess:
             callbacks=callbacks,
             webhooks=self._webhooks.services,
         )
-        self._queue = Queue(
-            conninfo,
-            {SWEEP_FILES: files.sweep, FORGET: callbacks.forget},
-            periodic={SWEEP_FILES: SWEEP_CRON, FORGET: FORGET_CRON},
-        )
         self.application = build(self._services, self._lifespan)
 
     @contextlib.asynccontextmanager
@@ -149,27 +142,29 @@ class ControlProcess:
         background = Background(self._fail)
         background.start(self._news.run())
         background.start(self._reloading.run())
-        starting = asyncio.ensure_future(self._catch_up(background))
+        work = Work(self._settings, self._conninfo, self._services, self._webhooks.session, self._page)
+        starting = asyncio.ensure_future(self._catch_up(background, work))
         try:
             yield
         finally:
             starting.cancel()
             await background.end()
             await self._webhooks.close()
+            await work.close()
             await self._directory.close_connections()
             await self._pool.close()
             await self._books.close()
             await self._vault.close()
 
-    async def _catch_up(self, background: Background) -> None:
+    async def _catch_up(self, background: Background, work: Work) -> None:
         while True:
             with contextlib.suppress(LedgerUnavailable):
                 await self._following.catch_up()
                 break
             await asyncio.sleep(_RETRY_S)
         background.start(self._following.run())
-        background.start(self._queue.run())
         background.start(self._webhooks.worker.run())
+        work.start(background)
         self._is_ready = True
         emit(ProcessStarted(process=NAME, pid=os.getpid(), port=0))
 

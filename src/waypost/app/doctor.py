@@ -31,6 +31,7 @@ from waypost.storage.catalogues import newest_catalogue
 from waypost.storage.database import DatabaseUnfit
 from waypost.storage.embedded import EmbeddedPostgresError
 from waypost.storage.health import Health, health
+from waypost.storage.job_queue import QueueState, queue_state
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role, RolesMissing
 from waypost.supervisor.internal_http import get
@@ -39,6 +40,7 @@ DISK_FREE_BYTES_MIN = 256 * 1024 * 1024  # a journal segment is 64 MiB and the n
 DISK_FREE_BYTES_LOW = 2 * 1024 * 1024 * 1024
 CLOCK_OFFSET_S_MAX = 2.0
 CONNECT_S = 3.0
+JOB_WAITS_S_MAX = 60
 _decode_status = msgspec.json.Decoder(FleetStatus).decode
 
 
@@ -54,9 +56,10 @@ def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
     yield from processes(settings)
     try:
         with open_database(settings) as conninfo:
-            found, catalogue = asyncio.run(_ask(conninfo))
+            found, catalogue, queue = asyncio.run(_ask(conninfo))
             yield _database(settings, found)
             yield _clock(found, clock)
+            yield _queue(queue)
     except (psycopg.OperationalError, LedgerUnavailable):
         yield Finding("database", Verdict.BAD, "does not answer: check --database-url (WAYPOST_DATABASE_URL)")
         return
@@ -125,10 +128,10 @@ def _journal(directory: Path) -> Finding:
     return Finding("journal", Verdict.FINE, f"{len(segments)} segments, {size_bytes // 2**20} MiB, none damaged")
 
 
-async def _ask(conninfo: str) -> tuple[Health, tuple[Catalogue, int] | None]:
+async def _ask(conninfo: str) -> tuple[Health, tuple[Catalogue, int] | None, QueueState]:
     pool = Pool(conninfo, Role.APP, size=1)
     try:
-        return await health(pool), await newest_catalogue(pool)
+        return await health(pool), await newest_catalogue(pool), await queue_state(pool)
     finally:
         await pool.close()
 
@@ -145,6 +148,15 @@ def _clock(found: Health, clock: Clock) -> Finding:
         sentence = f"{offset_s:.1f} s apart from the database's: set both by NTP"
         return Finding("clock", Verdict.DOUBTFUL, sentence)
     return Finding("clock", Verdict.FINE, f"{ours:%Y-%m-%d %H:%M:%S} UTC, as the database's")
+
+
+def _queue(found: QueueState) -> Finding:
+    executions = sum(found.open_executions.values())
+    sentence = f"{found.waiting} wait, {found.running} run; {executions} executions have not ended"
+    if found.oldest_s > JOB_WAITS_S_MAX:
+        hint = f"the first has waited for {found.oldest_s} s: no control process works them off, or too few do"
+        return Finding("jobs", Verdict.BAD, f"{sentence}; {hint}")
+    return Finding("jobs", Verdict.FINE, sentence)
 
 
 def _credentials(catalogue: Catalogue) -> Iterator[Finding]:

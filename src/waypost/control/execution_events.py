@@ -44,7 +44,7 @@ async def _events(
     loop = asyncio.get_running_loop()
     until_s = loop.time() + STREAM_S_MAX
     yield b"retry: %d\n\n" % RETRY_MS
-    with news.of(row.id) as stepped:
+    with news.of(row.id) as steps:
         row = await look()  # it may have taken a step before we listened
         while True:
             version = 1 if row.asynchronous is None else row.asynchronous.version
@@ -54,8 +54,7 @@ async def _events(
             if row.ended is not None or loop.time() >= until_s:
                 return
             try:
-                await asyncio.wait_for(stepped.wait(), HEARTBEAT_S)
+                await asyncio.wait_for(steps.wait(), HEARTBEAT_S)
             except TimeoutError:
                 yield _HEARTBEAT
-            stepped.clear()
             row = await look()

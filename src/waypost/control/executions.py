@@ -10,6 +10,7 @@ organisation. Another's is as unknown as one that never was.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from datetime import UTC, datetime
 
@@ -125,8 +126,9 @@ class _Actions:
         row = await self._found(request)
         if row.ended is None:
             raise Refusal(ErrorCode.CONFLICT, "The execution has not ended yet.", retry_after_s=2)
+        attempt = 0 if row.asynchronous is None else row.asynchronous.attempt
         try:
-            await self._services.vault.delete(output_key(row.id), metadata_key(row.id))
+            await self._services.vault.delete(output_key(row.id, attempt), metadata_key(row.id))
         except VaultError:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
         await self._services.executions.result_was_deleted(row.id)
@@ -186,7 +188,7 @@ class _Actions:
     async def _wait_for_end(self, api_key: ApiKey, execution_id: bytes, wait_s: int) -> ExecutionRow | None:
         loop = asyncio.get_running_loop()
         until_s = loop.time() + wait_s
-        with self._services.news.of(execution_id) as news:
+        with self._services.news.of(execution_id) as steps:
             while True:
                 row = await self._find(api_key, execution_id)
                 if row is not None and row.ended is not None:
@@ -194,11 +196,8 @@ class _Actions:
                 left_s = until_s - loop.time()
                 if left_s <= 0:
                     return None
-                try:
-                    await asyncio.wait_for(news.wait(), min(left_s, LOOK_S))
-                except TimeoutError:
-                    continue
-                news.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(steps.wait(), min(left_s, LOOK_S))
 
     async def _in_full(self, row: ExecutionRow) -> dict[str, object]:
         """What is known of it, with what the vault keeps of it."""
@@ -222,7 +221,7 @@ class _Actions:
             return output_of(own, None)
         if own.result_until is None or own.result_until <= self._now():
             return None
-        kept = await self._services.vault.get(output_key(own.id))
+        kept = await self._services.vault.get(output_key(own.id, own.attempt))
         if kept is None:
             await self._services.executions.result_is_lost(own.id)
             return None

@@ -29,6 +29,18 @@ class Call(msgspec.Struct, frozen=True):
     body: bytes
 
 
+def files_of(modality: str, body_input: Mapping[str, Any]) -> list[str]:
+    """The files that its call needs, by the names that they have in it."""
+    if modality == "image":
+        return [body_input[name] for name in _SOURCES if name in body_input] + list(body_input.get("images", ()))
+    if modality != "chat":
+        return []
+    contents = [message.get("content") for message in body_input["messages"]]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    urls = [part["image_url"].get("url") for part in parts if isinstance(part.get("image_url"), Mapping)]
+    return [url for url in urls if isinstance(url, str)]
+
+
 def call_of(modality: str, model: str, body_input: Mapping[str, Any], files: Mapping[str, str] | None = None) -> Call:
     """The call, with each file (`file_<uuid>`) as the `data:` URL that `files` has for it; without `files`, with some
     image in its place. `body_input` was accepted by `validation.check_body`."""

@@ -15,9 +15,10 @@ def input_key(execution_id: bytes) -> str:
     return f"{_INPUT}/{execution_id.hex()}"
 
 
-def output_key(execution_id: bytes) -> str:
-    """JSON of the `output` of one that makes text or vectors, from its success on."""
-    return f"{_OUTPUT}/{execution_id.hex()}"
+def output_key(execution_id: bytes, attempt: int) -> str:
+    """JSON of the `output` of one that makes text or vectors, from just before its success on. Each attempt has a
+    place of its own: one that lost takes nothing away from the one that did not."""
+    return f"{_OUTPUT}/{execution_id.hex()}/{attempt}"
 
 
 def metadata_key(execution_id: bytes) -> str:

@@ -13,7 +13,7 @@ from waypost.transport.exchange import Exchange
 # What a browser hides from a script unless it is named: every header of our answers that says something.
 EXPOSED = (
     b"x-request-id, request-id, x-execution-id, x-should-retry, retry-after, x-dropped-parameters, "
-    b"x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset"
+    b"x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, location, preference-applied, idempotent-replayed"
 )
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 _MAX_AGE_S = 600

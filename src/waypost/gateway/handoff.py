@@ -16,7 +16,8 @@ from waypost.transport.http1_client import UNBOUNDED, Call, CallTimeouts, Client
 from waypost.transport.http1_response import TransportFailure
 
 IN_FLIGHT_MAX = 256  # beyond it 503: what the control process holds up must not hold up this one
-_TIMEOUTS = CallTimeouts(connect_s=1.0, first_byte_s=30.0, idle_s=60.0, total_s=900.0)
+# An execution may be waited for, for a minute, before there is a first byte.
+_TIMEOUTS = CallTimeouts(connect_s=1.0, first_byte_s=75.0, idle_s=60.0, total_s=900.0)
 _RETRY_AFTER_S = 2
 _BODYLESS = frozenset((204, 304))
 _SAFE = frozenset(("GET", "HEAD"))
@@ -61,13 +62,13 @@ class HandOff:
     async def close(self) -> None:
         await self._pool.close()
 
-    def relay(self, exchange: Exchange, request_id: bytes) -> None:
-        """Answer the exchange with what the control process says."""
+    def relay(self, exchange: Exchange, request_id: bytes, headers: bytes = b"") -> None:
+        """Answer the exchange with what the control process says, and with these header lines."""
         if self.in_flight >= IN_FLIGHT_MAX:
             self.refuse(exchange, request_id)
             return
         self.in_flight += 1
-        _Relay(self, exchange, request_id).send()
+        _Relay(self, exchange, request_id, headers).send()
 
     def call(self, relay: _Relay) -> Call:
         """For a relay."""
@@ -95,9 +96,9 @@ class HandOff:
 class _Relay:
     """One exchange handed over; a receiver of the client."""
 
-    __slots__ = ("_call", "_has_head", "_is_repeated", "_owner", "_request_id", "exchange", "id_line")
+    __slots__ = ("_call", "_has_head", "_headers", "_is_repeated", "_owner", "_request_id", "exchange", "id_line")
 
-    def __init__(self, owner: HandOff, exchange: Exchange, request_id: bytes) -> None:
+    def __init__(self, owner: HandOff, exchange: Exchange, request_id: bytes, headers: bytes) -> None:
         self._owner = owner
         self._request_id = request_id
         self._call: Call | None = None
@@ -105,6 +106,7 @@ class _Relay:
         self._is_repeated = False
         self.exchange = exchange
         self.id_line = b"x-request-id: %b\r\n" % ids.text("req", request_id).encode()
+        self._headers = self.id_line + headers
 
     def send(self) -> None:
         call = self._call = self._owner.call(self)
@@ -121,9 +123,9 @@ class _Relay:
             if name not in _HOP_BY_HOP and name not in _OURS and name not in gone
         )
         if status in _BODYLESS:
-            self.exchange.respond(status, lines + self.id_line, b"")
+            self.exchange.respond(status, lines + self._headers, b"")
         else:
-            self.exchange.begin(status, lines + self.id_line)
+            self.exchange.begin(status, lines + self._headers)
             self.exchange.flush_head()
 
     def on_data(self, data: bytes) -> None:

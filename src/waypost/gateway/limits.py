@@ -93,25 +93,25 @@ class KeyLimits:
         """Whether `take_together` is to be awaited in place of `take`."""
         return self.windows.server is not None and _is_limited(api_key)
 
-    def take(self, api_key: ApiKey, *, now_s: float, now_unix_s: float, tokens: int) -> bytes:
-        """Count a request and reserve its tokens; the `x-ratelimit-*` header lines, b"" for a key without limits. They
-        tell of requests, or of tokens when only these are limited.
+    def take(self, api_key: ApiKey, *, now_s: float, now_unix_s: float, tokens: int, requests: int = 1) -> bytes:
+        """Count a request, or none where it only looks, and reserve its tokens; the `x-ratelimit-*` header lines, b""
+        for a key without limits. They tell of requests, or of tokens when only these are limited.
 
         Raises LimitExceeded with the seconds after which it fits, Refusal when it never will: then nothing is
         counted."""
         if not _is_limited(api_key):
             return b""
-        requests, tokens_window = self._of(api_key, now_s)
+        requests_window, tokens_window = self._of(api_key, now_s)
         if tokens_window is not None:
             _check_fits(tokens, tokens_window.per_minute)
             decision = tokens_window.take(now_s, tokens)
             if not decision.is_allowed:
-                untouched = decision if requests is None else requests.take(now_s, 0)
+                untouched = decision if requests_window is None else requests_window.take(now_s, 0)
                 raise LimitExceeded(decision, _headers(untouched, now_unix_s))
-            if requests is None:
+            if requests_window is None:
                 return _headers(decision, now_unix_s)
-        assert requests is not None
-        decision = requests.take(now_s, 1)
+        assert requests_window is not None
+        decision = requests_window.take(now_s, requests)
         if not decision.is_allowed:
             if tokens_window is not None:
                 tokens_window.correct(now_s, -tokens, taken_at_s=now_s)

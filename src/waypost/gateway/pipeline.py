@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from urllib.parse import unquote
 
 import msgspec
@@ -20,8 +21,10 @@ from waypost.dispatch.ports import Admission, Plan
 from waypost.gateway.admission import admit, model_for, shown_names, shrink, too_dear
 from waypost.gateway.anthropic_models import count_message_tokens
 from waypost.gateway.callers import FailedKeys, InFlight
+from waypost.gateway.counted import Counted
 from waypost.gateway.endpoints import (
     COUNT_MESSAGE_TOKENS,
+    EXECUTIONS,
     GEMINI_MODELS,
     MODELS,
     ChatEndpoint,
@@ -144,6 +147,7 @@ class Gateway:
         self._loop = asyncio.get_running_loop()
         self._waiting: set[asyncio.Task[None]] = set()
         self._reservations = Reservations(limits, in_flight, self._loop)
+        self._counted = Counted(limits, clock, self.refuse, self._later)
 
     def handle(self, exchange: Exchange) -> None:
         """The transport's handler."""
@@ -175,9 +179,25 @@ class Gateway:
         elif path == "/readyz":
             self._readyz(exchange, request_id)
         elif self.handoff is not None:
-            self.handoff.relay(exchange, request_id)
+            self._hand_off(self.handoff, exchange, request_id)
         else:
             raise Refusal(ErrorCode.NOT_FOUND)
+
+    def _hand_off(self, handoff: HandOff, exchange: Exchange, request_id: bytes) -> None:
+        """To control. An execution counts as any call of its key, and where they do; looking at one as nothing."""
+        path = exchange.path
+        if not path.startswith(EXECUTIONS):
+            handoff.relay(exchange, request_id)
+            return
+        try:
+            api_key = self._keyring.authenticate(exchange.headers, self._now_ms())
+        except Refusal:
+            handoff.relay(exchange, request_id)  # which says so
+            return
+        if path == EXECUTIONS and exchange.method == "POST":
+            self._counted.answer(exchange, request_id, api_key, partial(handoff.relay, exchange, request_id))
+            return
+        handoff.relay(exchange, request_id, self._counted.look(api_key))
 
     def _chat(self, exchange: Exchange, endpoint: ChatEndpoint, execution_id: bytes) -> None:
         if not self.state.is_ready:
@@ -398,22 +418,7 @@ class Gateway:
             body = count(api_key, exchange.body.unwrap())
             exchange.respond(200, JSON_TYPE + request_header(request_id, dialect) + limit_headers, body)
 
-        async def answer_later() -> None:
-            try:
-                answer((await self._limits.take_together(api_key, now_s=now_s, now_unix_s=at_s, tokens=0))[0])
-            except LimitExceeded as refusal:
-                self.refuse(exchange, refusal, request_id, refusal.headers)
-            except Refusal as refusal:
-                self.refuse(exchange, refusal, request_id)
-            except Exception as bug:  # noqa: BLE001  as above
-                report_bug(bug)
-                self.refuse(exchange, Refusal(ErrorCode.INTERNAL_ERROR), request_id)
-
-        now_s, at_s = self._loop.time(), now_ms / 1000
-        if self._limits.is_asked_of_server(api_key):
-            self._later(answer_later())
-        else:
-            answer(self._limits.take(api_key, now_s=now_s, now_unix_s=at_s, tokens=0))
+        self._counted.answer(exchange, request_id, api_key, answer)
 
     def _authenticate(self, exchange: Exchange, now_ms: int) -> ApiKey:
         """Raises Refusal: 401, or 429 for an address that keeps trying keys."""

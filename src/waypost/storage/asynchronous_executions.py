@@ -24,6 +24,7 @@ from waypost.kit.ids import Ids
 from waypost.kit.money import Nanos
 from waypost.ledger.account import AccountKind, TransferCode
 from waypost.ledger.record import InsufficientFunds, Outcome
+from waypost.storage.files import drop_outputs_on, show_outputs_on
 from waypost.storage.general_ledger import posting
 from waypost.storage.jobs import defer
 from waypost.storage.leases import recall
@@ -31,12 +32,13 @@ from waypost.storage.long_holds import RECALL_LOOK_MS, RECALL_LOOKS, create_hold
 from waypost.storage.pool import Pool
 from waypost.wire.canonical import Usage
 
-CHANNEL = "waypost_execution"  # where every step is announced: the payload is the id's 32 hexadecimal digits
+CHANNEL = "waypost_execution"  # where every step is announced: the id's 32 hexadecimal digits, and the new version
 QUEUE = "executions"
 START = "execution.start"  # the job that does the work, from the beginning or from where it was interrupted
 CANCEL_AT_PROVIDER = "execution.cancel_at_provider"  # asked for by a caller, or because time is up
 ENDPOINT = "/v1/executions"  # of idempotency keys
 KEPT_HOURS = 24  # an idempotency key
+FETCHING_S = 600  # that an output which is there may still be fetched for, when time is up
 
 # fmt: off
 _FIXED = (
@@ -89,7 +91,7 @@ STEP = f"""
 UPDATE asynchronous_execution
    SET ({", ".join(_CHANGING)}, version) = ({_values(_CHANGING)}, version + 1)
  WHERE id = %(id)s AND version = %(version)s
-RETURNING version, pg_notify('{CHANNEL}', %(channel_id)s)
+RETURNING version, pg_notify('{CHANNEL}', %(id_digits)s || ' ' || version)
 """  # noqa: S608
 
 ENDED = f"""
@@ -124,7 +126,9 @@ WITH booked AS (
 
 OVERDUE = f"""
 SELECT {", ".join(COLUMNS)} FROM asynchronous_execution
- WHERE ended_at IS NULL AND expires_at <= %(now)s ORDER BY expires_at LIMIT %(limit)s
+ WHERE ended_at IS NULL AND expires_at <= %(now)s
+   AND (state <> 'REHOSTING' OR expires_at <= %(now)s - interval '{FETCHING_S} seconds')
+ ORDER BY expires_at LIMIT %(limit)s
 """  # noqa: S608
 
 READ = """
@@ -283,7 +287,7 @@ class Executions:
         return None if row is None else execution_of(row)
 
     async def overdue(self, now: datetime, *, limit: int) -> list[AsynchronousExecution]:
-        """Those whose time is up and that have not ended, the longest first."""
+        """Those whose time is up and that have not ended, the longest first. One whose output is there has more."""
         async with self.pool.connection() as connection:
             rows = await (await connection.execute(OVERDUE, {"now": now, "limit": limit})).fetchall()
         return [execution_of(row) for row in rows]
@@ -318,7 +322,7 @@ class Executions:
         event = event_of(before.state, after.state)
         if event is not None:
             after = msgspec.structs.replace(after, sequence=before.sequence + 1)
-        parameters = _parameters(after) | {"version": before.version, "channel_id": after.id.hex()}
+        parameters = _parameters(after) | {"version": before.version, "id_digits": after.id.hex()}
         row = await (await connection.execute(STEP, parameters)).fetchone()
         if row is None:
             return None
@@ -341,6 +345,10 @@ class Executions:
         parameters = _parameters(ended) | usage | {"charge": ending.charge_nanos, "status": status}
         parameters["outcome"] = outcome_of(ended.state).value
         await connection.execute(ENDED, parameters)
+        if ended.output_files:
+            await show_outputs_on(connection, ended.id)
+        elif ended.state is not State.SUCCEEDED and ended.started_at is not None:
+            await drop_outputs_on(connection, ended.id)
         kind = AccountKind.COGS_PROVIDER if ended.state is State.SUCCEEDED else AccountKind.COGS_FAILED_ATTEMPT
         for bill in ending.bills:
             parameters["attempt_id"] = UUID(bytes=bill.attempt_id)

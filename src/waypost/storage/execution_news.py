@@ -17,12 +17,29 @@ from waypost.storage.roles import Role
 _RETRY_S = 1.0  # to listen again, after the connection broke
 
 
+class Steps:
+    """What one waiter has heard: `version` is the row's after the newest step, 0 = nobody knows."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._event = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Until there was a step since the last wait, or there may have been one."""
+        await self._event.wait()
+        self._event.clear()
+
+    def heard(self, version: int) -> None:
+        self.version = version
+        self._event.set()
+
+
 class ExecutionNews:
     """For one event loop. Nobody is told anything before `run` does."""
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._waiting: dict[str, set[Steps]] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -33,27 +50,28 @@ class ExecutionNews:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     self._tell_all()  # what happened while nobody listened
                     async for notice in connection.notifies():
-                        for event in self._waiting.get(notice.payload, ()):
-                            event.set()
+                        key, _, version = notice.payload.partition(" ")
+                        for steps in self._waiting.get(key, ()):
+                            steps.heard(int(version))
                 finally:
                     await connection.close()
             except psycopg.OperationalError:
                 await asyncio.sleep(_RETRY_S)
 
     @contextmanager
-    def of(self, execution_id: bytes) -> Iterator[asyncio.Event]:
-        """Set with each step that the execution takes from now on."""
-        key, event = execution_id.hex(), asyncio.Event()
-        self._waiting.setdefault(key, set()).add(event)
+    def of(self, execution_id: bytes) -> Iterator[Steps]:
+        """The steps that the execution takes from now on."""
+        key, steps = execution_id.hex(), Steps()
+        self._waiting.setdefault(key, set()).add(steps)
         try:
-            yield event
+            yield steps
         finally:
             waiting = self._waiting[key]
-            waiting.discard(event)
+            waiting.discard(steps)
             if not waiting:
                 del self._waiting[key]
 
     def _tell_all(self) -> None:
-        for events in self._waiting.values():
-            for event in events:
-                event.set()
+        for waiting in self._waiting.values():
+            for steps in waiting:
+                steps.heard(0)

@@ -21,6 +21,7 @@ LABELS = {
     "outcome": "how an attempt or an execution ended",
     "code": "canonical error code",
     "reason": "why something failed, from a closed list of ours",
+    "state": "state of an asynchronous execution",
     "child": "name of one of our processes",
 }
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)

@@ -1,0 +1,53 @@
+"""Requests that are no calls of models and count against the limits of their key all the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+from waypost.gateway.limits import KeyLimits, LimitExceeded
+from waypost.kit.clock import Clock
+from waypost.kit.errors import ErrorCode, Refusal
+from waypost.telemetry.events import report_bug
+from waypost.tenancy.api_key import ApiKey
+from waypost.transport.exchange import Exchange
+
+Refuse = Callable[[Exchange, Refusal, bytes, bytes], None]
+
+
+class Counted:
+    """Of one gateway. `refuse` answers an exchange that is not let through, `later` runs what has to wait."""
+
+    def __init__(
+        self, limits: KeyLimits, clock: Clock, refuse: Refuse, later: Callable[[Coroutine[None, None, None]], None]
+    ) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._refuse = refuse
+        self._later = later
+        self._loop = asyncio.get_running_loop()
+
+    def answer(self, exchange: Exchange, request_id: bytes, api_key: ApiKey, answer: Callable[[bytes], None]) -> None:
+        """Count it, and `answer` with the header lines that tell of the limits. Raises Refusal, or refuses later."""
+        now_s, at_s = self._loop.time(), self._clock.unix_ns() / 1e9
+
+        async def answer_later() -> None:
+            try:
+                answer((await self._limits.take_together(api_key, now_s=now_s, now_unix_s=at_s, tokens=0))[0])
+            except LimitExceeded as refusal:
+                self._refuse(exchange, refusal, request_id, refusal.headers)
+            except Refusal as refusal:
+                self._refuse(exchange, refusal, request_id, b"")
+            except Exception as bug:  # noqa: BLE001  the edge of a task: nobody above would answer the caller
+                report_bug(bug)
+                self._refuse(exchange, Refusal(ErrorCode.INTERNAL_ERROR), request_id, b"")
+
+        if self._limits.is_asked_of_server(api_key):
+            self._later(answer_later())
+        else:
+            answer(self._limits.take(api_key, now_s=now_s, now_unix_s=at_s, tokens=0))
+
+    def look(self, api_key: ApiKey) -> bytes:
+        """The header lines for a request that counts as nothing, as far as this process knows."""
+        now_s, at_s = self._loop.time(), self._clock.unix_ns() / 1e9
+        return self._limits.take(api_key, now_s=now_s, now_unix_s=at_s, tokens=0, requests=0)

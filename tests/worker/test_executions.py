@@ -1,0 +1,276 @@
+"""The work of executions: done once, whatever happens to who does it, and charged only when it is delivered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import psycopg
+import pytest
+
+from tests.storage.asynchronous import HOLD_NANOS
+from tests.worker.execution_desk import CREDIT, PRICE, answered, cancel, open_desk, refused
+from waypost.executions import retries
+from waypost.executions.lifecycle import Mode, State
+from waypost.kit.errors import ErrorCode
+from waypost.ledger.record import LedgerUnavailable
+from waypost.storage.asynchronous_executions import Executions
+from waypost.worker import executions as work_module
+from waypost.worker.gateways import InferenceAnswer
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "FIRST_S", 0.01)
+    monkeypatch.setattr(work_module, "_AGAIN_S", 0.01)
+
+
+async def test_a_text_is_called_for_kept_in_the_vault_and_charged(database: str) -> None:
+    async with open_desk(database) as desk:
+        desk.gateway.answers(answered("chat"))
+        made = await desk.created()
+        done = await desk.run(made)
+
+        assert (done.state, done.mode, done.attempt) == (State.SUCCEEDED, Mode.SYNC, 1)
+        assert done.started_at is not None
+        assert done.result_until is not None
+        output = desk.output(done)
+        assert output["text"] == "hello"
+        assert output["choices"][0]["message"]["content"] == "hello"
+        assert not desk.has_input(done)
+        ((call, path, body),) = desk.gateway.calls
+        assert (path, body["model"], body["messages"]) == (
+            "/v1/chat/completions",
+            "text-1",
+            [{"role": "user", "content": "hi"}],
+        )
+        assert (call.execution_id, call.hold_nanos, call.attempts_before) == (made.id, HOLD_NANOS, 0)
+        assert await desk.charged() == PRICE
+        assert desk.ended.counts == {("text-1", "completed", ""): 1}
+
+
+async def test_vectors_are_kept_and_images_become_files(database: str) -> None:
+    async with open_desk(database) as desk:
+        desk.gateway.answers(answered("embedding"))
+        vectors = await desk.run(await desk.created("embedding"))
+        assert desk.output(vectors) == {"data": [{"index": 0, "embedding": [0.5, 0.25]}]}
+
+        desk.gateway.answers(answered("image"))
+        painted = await desk.run(await desk.created("image"))
+        assert painted.state is State.SUCCEEDED
+        assert [desk.files.kept[painted.id, place] for place in (0, 1)] == [b"image0", b"image1"]
+        assert [file.bytes for file in painted.output_files] == [6, 6]
+        assert desk.output(painted) is None
+        assert await desk.charged() == 2 * PRICE
+
+
+async def test_files_reach_the_model_as_their_bytes(database: str) -> None:
+    name = "file_0192f0c4-0000-7000-8000-000000000001"
+    url = f"data:image/png;base64,{name[5:].replace('-', '')}"
+    async with open_desk(database) as desk:
+        desk.gateway.answers(answered("image"))
+        await desk.run(await desk.created("image", body_input={"prompt": "as this", "source_image": name}))
+        desk.gateway.answers(answered("chat"))
+        part = {"type": "image_url", "image_url": {"url": name}}
+        seen = {"messages": [{"role": "user", "content": [part]}]}
+        await desk.run(await desk.created("chat", body_input=seen))
+        painted, read = (body for _, _, body in desk.gateway.calls)
+        assert painted["contents"] == [{"role": "user", "parts": [{"text": "as this"}, {"image": url}]}]
+        assert "source_image" not in painted
+        assert read["messages"][0]["content"][0]["image_url"] == {"url": url}
+
+
+@pytest.mark.parametrize("code", [ErrorCode.INPUT_VALIDATION_ERROR, ErrorCode.CONTENT_MODERATION_REJECTED])
+async def test_a_refusal_of_the_request_ends_it_at_once_for_nothing(database: str, code: ErrorCode) -> None:
+    async with open_desk(database) as desk:
+        desk.gateway.answers(refused(code))
+        done = await desk.run(await desk.created())
+        assert (done.state, done.error_code) == (State.FAILED, code.name)
+        assert len(desk.gateway.calls) == 1
+        assert not desk.has_input(done)
+        assert await desk.charged() == 0
+
+
+async def test_what_may_pass_is_tried_again_with_attempts_of_its_own(database: str) -> None:
+    async with open_desk(database) as desk:
+        overloaded = [refused(ErrorCode.MODEL_OVERLOADED, attempts) for attempts in (3, 6)]
+        desk.gateway.answers(*overloaded, answered("chat"))
+        done = await desk.run(await desk.created())
+        assert done.state is State.SUCCEEDED
+        assert [call.attempts_before for call, _, _ in desk.gateway.calls] == [0, 3, 6]
+        assert await desk.charged() == PRICE
+
+
+async def test_after_four_tries_it_has_failed(database: str) -> None:
+    async with open_desk(database) as desk:
+        desk.gateway.answers(refused(ErrorCode.MODEL_OVERLOADED))
+        done = await desk.run(await desk.created())
+        assert (done.state, done.error_code) == (State.FAILED, "MODEL_OVERLOADED")
+        assert len(desk.gateway.calls) == 4
+        assert await desk.charged() == 0
+
+
+async def test_an_input_that_was_lost_fails_it_and_frees_its_money(database: str) -> None:
+    async with open_desk(database) as desk:
+        made = await desk.created()
+        desk.vault.values.clear()
+        done = await desk.run(made)
+        assert (done.state, done.error_code) == (State.FAILED, "SERVICE_UNAVAILABLE")
+        assert desk.gateway.calls == []
+        assert await desk.charged() == 0
+
+
+async def test_a_result_that_nobody_can_keep_costs_nothing(database: str) -> None:
+    async with open_desk(database) as desk:
+        desk.gateway.answers(answered("chat"))
+        made = await desk.created()
+        desk.vault.is_full = True
+        done = await desk.run(made)
+        assert (done.state, done.error_code) == (State.FAILED, "SERVICE_UNAVAILABLE")
+        assert await desk.charged() == 0
+
+
+async def test_an_answer_without_anything_in_it_costs_nothing(database: str) -> None:
+    async with open_desk(database) as desk:
+        for body in (b'{"data":[]}', b'{"data":[{"b64_json":"?"}]}', b"[]", b'{"data":[{}]}'):
+            desk.gateway.answers(InferenceAnswer(200, body, 1, True, charge_nanos=PRICE))
+            done = await desk.run(await desk.created("image"))
+            assert (done.state, done.error_code) == (State.FAILED, "GENERATION_FAILED")
+        assert await desk.charged() == 0
+
+
+async def test_no_more_is_charged_than_was_held(database: str) -> None:
+    async with open_desk(database) as desk:
+        desk.gateway.answers(answered("chat", HOLD_NANOS + 1))
+        await desk.run(await desk.created())
+        assert await desk.charged() == HOLD_NANOS
+
+
+async def test_a_job_that_runs_twice_works_once(database: str) -> None:
+    async with open_desk(database) as desk:
+        desk.gateway.answers(answered("chat"))
+        made = await desk.created()
+        await asyncio.gather(*(desk.work.start(made.id.hex()) for _ in range(5)))
+        done = await desk.run(made)
+        assert done.state is State.SUCCEEDED
+        assert await desk.charged() == PRICE
+        assert sum(desk.ended.counts.values()) == 1
+
+
+async def test_work_whose_process_was_lost_is_done_again_as_the_next_attempt_and_charged_once(database: str) -> None:
+    async with open_desk(database) as desk:
+        desk.gateway.hangs()
+        made = await desk.created()
+        lost = asyncio.ensure_future(desk.work.start(made.id.hex()))
+        await asyncio.wait_for(desk.gateway.is_called.wait(), 20)
+        lost.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await lost
+        assert (await desk.now(made)).state is State.RUNNING
+
+        desk.gateway.answers(answered("chat"))
+        done = await desk.run(made)
+        assert (done.state, done.attempt) == (State.SUCCEEDED, 2)
+        assert [call.attempts_before for call, _, _ in desk.gateway.calls] == [0, retries.ATTEMPTS_OF_A_RUN]
+        assert await desk.charged() == PRICE
+
+
+async def test_work_that_keeps_being_lost_is_given_up(database: str) -> None:
+    async with open_desk(database) as desk:
+        made = await desk.created()
+        for attempt in range(retries.RUNS_MAX):
+            before = await desk.now(made)
+            claimed = msgspec.structs.replace(before, state=State.RUNNING, mode=Mode.SYNC, attempt=attempt + 1)
+            assert await desk.executions.step(before, claimed) is not None
+        done = await desk.run(made)
+        assert (done.state, done.error_code) == (State.FAILED, "GENERATION_FAILED")
+        assert desk.gateway.calls == []
+        assert await desk.charged() == 0
+
+
+async def test_a_cancelled_one_drops_its_call_at_once_and_costs_nothing(database: str) -> None:
+    async with open_desk(database) as desk:
+        desk.gateway.hangs()
+        made = await desk.created()
+        working = asyncio.ensure_future(desk.work.start(made.id.hex()))
+        await asyncio.wait_for(desk.gateway.is_called.wait(), 20)
+        assert await cancel(desk, made)
+        await asyncio.wait_for(working, 5)
+        assert desk.gateway.dropped == 1
+        assert (await desk.now(made)).state is State.CANCELED
+        assert await desk.charged() == 0
+
+
+async def test_an_answer_that_comes_after_the_cancellation_is_nobodys(database: str) -> None:
+    async with open_desk(database) as desk:
+        made = await desk.created()
+
+        async def answer(_: int) -> InferenceAnswer:
+            assert await cancel(desk, made)
+            return answered("chat")
+
+        desk.gateway.answer = answer
+        done = await desk.run(made)
+        assert done.state is State.CANCELED
+        assert desk.output(made) is None
+        assert await desk.charged() == 0
+
+
+async def test_what_is_overdue_expires_and_its_call_is_dropped(database: str) -> None:
+    async with open_desk(database) as desk:
+        desk.gateway.hangs()
+        now = datetime.now(UTC)
+        waiting = await desk.created(expires_at=now - timedelta(seconds=1))
+        running = await desk.created()
+        working = asyncio.ensure_future(desk.work.start(running.id.hex()))
+        await asyncio.wait_for(desk.gateway.is_called.wait(), 20)
+        with psycopg.connect(database) as raw:
+            raw.execute("UPDATE asynchronous_execution SET expires_at = now()")
+        sweeping = asyncio.ensure_future(desk.work.sweep())
+        await asyncio.wait_for(working, 20)
+        sweeping.cancel()
+        for execution in (waiting, running):
+            done = await desk.now(execution)
+            assert (done.state, done.error_code) == (State.EXPIRED, "GENERATION_TIMEOUT")
+            assert not desk.has_input(done)
+        assert desk.gateway.dropped == 1
+        assert await desk.charged() == 0
+        assert (await desk.run(waiting)).state is State.EXPIRED
+
+
+async def test_a_model_that_nobody_here_works_for_fails_at_once(database: str) -> None:
+    async with open_desk(database) as desk:
+        done = await desk.run(await desk.created("video"))
+        assert (done.state, done.error_code) == (State.FAILED, "MODEL_UNAVAILABLE")
+        assert await desk.charged() == 0
+
+
+async def test_an_end_that_the_database_does_not_take_is_written_again_without_another_call(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that fails before it is written, and one of which nobody hears that it was."""
+    async with open_desk(database) as desk:
+        desk.gateway.answers(answered("chat"))
+        step, fates = Executions.step, ["lost before", "lost after", "written"]
+
+        async def unsure(self: Executions, before: object, after: object, **how: object) -> object:
+            if how.get("ending") is None:
+                return await step(self, before, after, **how)  # type: ignore[arg-type]
+            fate = fates.pop(0)
+            if fate == "lost before":
+                raise LedgerUnavailable
+            written = await step(self, before, after, **how)  # type: ignore[arg-type]
+            if fate == "lost after":
+                raise LedgerUnavailable
+            return written
+
+        monkeypatch.setattr(Executions, "step", unsure)
+        done = await desk.run(await desk.created())
+        assert done.state is State.SUCCEEDED
+        assert fates == []
+        assert len(desk.gateway.calls) == 1
+        assert desk.output(done)["text"] == "hello"
+        assert await desk.charged() == PRICE
+        assert (await desk.books.totals()).available_nanos == CREDIT - PRICE
