@@ -13,6 +13,7 @@ class Ports:
     """Fixed ports above one base, so that a server started by hand can be pointed at the mocks."""
 
     def __init__(self, base: int) -> None:
+        self.base = base
         self.plain_mocks = (base + 1, base + 2)
         self.stream_mocks = (base + 3, base + 4)
         self.mock_status = base + 5

@@ -41,9 +41,15 @@ class Product(msgspec.Struct, frozen=True):
 
 @contextlib.contextmanager
 def product(
-    place: Place, shape: Shape, *, is_dumpable: bool, env: Mapping[str, str] | None = None
+    place: Place,
+    shape: Shape,
+    *,
+    is_dumpable: bool,
+    env: Mapping[str, str] | None = None,
+    python: str = sys.executable,
 ) -> Iterator[Product]:
-    """Start `waypost up`, make an organisation with credit and a key with limits, and end all of it afterwards."""
+    """Start `waypost up`, of the checkout that `python` belongs to; make an organisation with credit and a key with
+    limits; end all of it afterwards."""
     ports = place.ports
     require_free((ports.waypost, ports.waypost_metrics))
     folder = place.folder / "waypost"
@@ -51,7 +57,7 @@ def product(
     config = folder / "waypost.toml"
     config.write_text(configuration(ports, shape))
     data_dir = folder / "data"
-    command = [sys.executable, "-m", "waypost", "up", "--config", str(config), "--data-dir", str(data_dir)]
+    command = [python, "-m", "waypost", "up", "--config", str(config), "--data-dir", str(data_dir)]
     command += ["--port", str(ports.waypost), "--metrics-port", str(ports.waypost_metrics)]
     env = {"BENCH_API_KEY": "bench-upstream", **({"WAYPOST_DUMPABLE": "1"} if is_dumpable else {}), **(env or {})}
     postgres = EmbeddedPostgres(data_dir / EMBEDDED_DIR)
@@ -64,7 +70,7 @@ def product(
                 return _answers(f"http://127.0.0.1:{ports.waypost}/readyz")
 
             wait_until(is_ready, "waypost getting ready", timeout_s=START_S)
-            api_key = _make_account(data_dir)
+            api_key = _make_account(data_dir, python, env)
             authorization = f"Bearer {api_key}"
             models = f"http://127.0.0.1:{ports.waypost}/v1/models"
             wait_until(lambda: _answers(models, authorization), "the gateway accepting the new key", timeout_s=10)
@@ -126,17 +132,17 @@ cost = {{ input = "2.00", output = "8.00" }}
     return text
 
 
-def _make_account(data_dir: Path) -> str:
+def _make_account(data_dir: Path, python: str, env: Mapping[str, str]) -> str:
     """An organisation with credit and a key with limits; returns the key."""
-    org = _command(data_dir, "org", "create", "bench")
-    _command(data_dir, "credit", "add", "--org", org, "--usd", str(CREDIT_USD), "--reference", "bench")
+    org = _command(data_dir, python, env, "org", "create", "bench")
+    _command(data_dir, python, env, "credit", "add", "--org", org, "--usd", str(CREDIT_USD), "--reference", "bench")
     limits = ["--requests-per-minute", str(REQUESTS_PER_MINUTE), "--tokens-per-minute", str(TOKENS_PER_MINUTE)]
-    return _command(data_dir, "key", "create", "--org", org, *limits)
+    return _command(data_dir, python, env, "key", "create", "--org", org, *limits)
 
 
-def _command(data_dir: Path, *words: str) -> str:
-    env = {**os.environ, "WAYPOST_DATA_DIR": str(data_dir)}
-    command = [sys.executable, "-m", "waypost", *words]
+def _command(data_dir: Path, python: str, more: Mapping[str, str], *words: str) -> str:
+    env = {**os.environ, **more, "WAYPOST_DATA_DIR": str(data_dir)}
+    command = [python, "-m", "waypost", *words]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode:
         raise BenchError(f"`waypost {' '.join(words)}` failed: {done.stderr.strip()[-500:]}")

@@ -20,7 +20,7 @@ _SWEEP_S = 1.0
 
 
 class Dispatcher:
-    """Shared by all executions: their books, clock and dice."""
+    """Shared by all executions: their books, clock and dice. Made inside a running loop."""
 
     def __init__(
         self,
@@ -36,6 +36,8 @@ class Dispatcher:
         self.dice = dice
         self.attempts_counted = attempts_counted
         self.fields_dropped = fields_dropped
+        # Looked up once: in CPython 3.11 it is a system call.
+        self.loop = asyncio.get_running_loop()
         self.counting = Counting()
         self.streams = Streams(books)
         self.on_kept: Callable[[int], None] = _ignore
@@ -78,14 +80,14 @@ class Dispatcher:
             return False
         executions.add(execution)
         longest_s = OUTLIVE_S_MAX if execution.plan.outlives_caller else DRAIN_S_MAX
-        execution.drains_until_s = asyncio.get_running_loop().time() + longest_s
+        execution.drains_until_s = self.loop.time() + longest_s
         self.on_kept(execution.plan.body_bytes)
         if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._cut_off_the_longest)
+            self._sweep = self.loop.call_later(_SWEEP_S, self._cut_off_the_longest)
         return True
 
     def _cut_off_the_longest(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self.loop
         draining = [execution for executions in self._draining.values() for execution in executions]
         # Set again first: a defect that one execution brings to light must not end the sweep for all.
         self._sweep = loop.call_later(_SWEEP_S, self._cut_off_the_longest) if draining else None

@@ -45,6 +45,7 @@ class Services(Protocol):
     fields_dropped: Counter
     counting: Counting
     streams: Streams
+    loop: asyncio.AbstractEventLoop
 
     def began(self, execution: Execution) -> None: ...
     def ended(self, execution: Execution) -> None: ...
@@ -84,7 +85,7 @@ class Execution:
         self.streams = services.streams
         self._services = services
         self._caller: Caller | None = caller
-        self._loop = asyncio.get_running_loop()
+        self._loop = services.loop
         self._attempt: Attempt | None = None
         self._results: tuple[AttemptResult, ...] = ()
         self._choice: Choice | None = None  # from the first route on that did not do
@@ -402,7 +403,7 @@ class Execution:
         live = attempt.live
         if self._caller is not None and len(self.plan.admission.offers) > 1:
             self._caller.on_model(attempt.offer.model.slug)
-        if not self._is_repetition(live):
+        if not self._results or not self._is_repetition(live):
             live.gate.budget.count(self.now_s())
         self._services.books.when_safe(attempt.send)
 

@@ -170,7 +170,8 @@ class AttemptMeter:
 
     @property
     def _costs(self) -> PriceRow:
-        return self._live.costs.in_force(self._plan.accepted_at_ms)
+        costs = self._live.costs
+        return costs.in_force(self._plan.accepted_at_ms) if costs.changes else costs
 
     def _guess(self, output_bytes: int) -> Usage:
         return Usage(

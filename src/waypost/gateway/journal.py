@@ -12,7 +12,6 @@ booked: they tell who used which model when, the database tells it too, and noth
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import fcntl
@@ -23,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from waypost.gateway.journal_keeper import Keeper
 from waypost.gateway.segment import FileOperations, Segment, SystemFiles, run_of, segment_paths
 from waypost.ledger.journal_format import (
     ACKNOWLEDGED_MAX,
@@ -117,8 +117,9 @@ class Journal:
         self._is_dirty = True
         self._is_shut = False
         self._maintenance = threading.Lock()  # a cancelled `run` leaves its thread to finish
-        self._work = asyncio.Event()
-        self._work.set()
+        self._keeper = Keeper(
+            self._keep, self._is_awaited, self._let_go, pause_s=SYNC_INTERVAL_S, retry_s=RETRY_INTERVAL_S
+        )
 
     @classmethod
     def open_dir(
@@ -182,7 +183,7 @@ class Journal:
         after the next sync, one for all who wait. Never, when the disk fails before."""
         if self._survives_power_loss:
             self._waiting.append((self._lsn, then))
-            self._work.set()
+            self._keeper.hurry()
         else:
             then()
 
@@ -247,25 +248,21 @@ class Journal:
         ones among the segments are put aside then, not deleted."""
         self._damaged = frozenset(damaged)
         self._adopted = {attempt.open.attempt_id for attempt in attempts}
-        self._work.set()
+        self._keeper.wake()
 
     # What goes on beside it.
 
     async def run(self) -> None:
         """Sync what was written within 10 ms, keep room allocated ahead, delete what was booked. Ends by cancellation,
         or when the disk has failed."""
-        while not self.is_failed:
-            has_room_ahead = self._next is not None and self._emergency is not None
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if has_room_ahead else RETRY_INTERVAL_S):
-                    await self._work.wait()
-            self._work.clear()
-            await asyncio.sleep(0.0 if self._waiting else SYNC_INTERVAL_S)
-            try:
-                await asyncio.to_thread(self.maintain)
-            except OSError:
-                self._fail()
-            self._let_go()
+        try:
+            await self._keeper.run()
+        except OSError:
+            self._fail()
+
+    def _keep(self) -> bool:
+        self.maintain()
+        return self._next is not None and self._emergency is not None
 
     def maintain(self) -> None:
         """One round of what `run` does, in any thread. Raises OSError when a sync failed."""
@@ -291,6 +288,9 @@ class Journal:
             self.is_full = False
         except OSError:
             self.is_full = True
+
+    def _is_awaited(self) -> bool:
+        return bool(self._waiting)
 
     def _let_go(self) -> None:
         while self._waiting and self._waiting[0][0] <= self._synced_lsn and not self.is_failed:
@@ -356,7 +356,7 @@ class Journal:
         self._lsn += 1
         if not self._is_dirty:
             self._is_dirty = True
-            self._work.set()
+            self._keeper.wake()
         return True
 
     def _rotate(self, *, is_admission: bool) -> None:
@@ -375,7 +375,7 @@ class Journal:
             raise JournalFull
         self._current = segment
         self._segments.append(segment)
-        self._work.set()
+        self._keeper.wake()
 
     def _create(self, *, is_emergency: bool) -> Segment:
         return Segment.create(
@@ -392,7 +392,7 @@ class Journal:
         if self._adopted:
             self._adopted.discard(attempt_id)
             if not self._adopted:
-                self._work.set()
+                self._keeper.wake()
         execution = self._executions.get(attempt.open.execution_id)
         if execution is None:
             return
@@ -409,7 +409,7 @@ class Journal:
         # Oldest first only: an execution is counted in the segment of its first record.
         while self._segments[0] is not self._current and not self._segments[0].unfinished:
             self._garbage.append(self._segments.popleft())
-            self._work.set()
+            self._keeper.wake()
 
     def _carry_forward(self) -> None:
         """Write the records of long-running executions again, so that a few of them do not keep old segments alive."""
@@ -471,6 +471,7 @@ class Journal:
     def _fail(self) -> None:
         if not self.is_failed:
             self.is_failed = True
+            self._keeper.end()
             self._on_failed()
 
 

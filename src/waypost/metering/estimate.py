@@ -43,6 +43,8 @@ def ceiling(
 def upper_bound(c: Ceiling, prices: PriceRow) -> Nanos:
     """At least `price.amount` of every usage within the ceiling, however its input splits into classes and whichever
     price tier it reaches."""
+    if not prices.tiers:  # as most are: the general way takes three times as long
+        return -(-(_fixed(c, prices) + c.output_tokens_max * _output(c, prices)) // DIVISOR)
     return -(-max(_fixed(c, row) + c.output_tokens_max * _output(c, row) for row in _reachable(c, prices)) // DIVISOR)
 
 

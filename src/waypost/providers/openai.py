@@ -128,9 +128,13 @@ class OpenAIChat:
             completion.unknown_fields, completion.exposed, exposed = closer
             for choice, fields in zip(choices, exposed, strict=True):
                 choice.exposed = fields
-        choices.sort(key=_index)
-        if [choice.index for choice in choices] != list(range(n)):
-            raise BadAnswer  # fewer, more or other choices than were asked for
+        if n > 1:
+            choices.sort(key=_index)
+        if len(choices) != n:
+            raise BadAnswer  # fewer or more than were asked for
+        for at, choice in enumerate(choices):
+            if choice.index != at:
+                raise BadAnswer
         return completion, usage_of(answer.usage)
 
     def failure(self, status: int, headers: Mapping[bytes, bytes], body: bytes, rules: Sequence[ErrorRule]) -> Failure:

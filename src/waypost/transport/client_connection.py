@@ -242,7 +242,10 @@ class ClientConnection(asyncio.Protocol):
                 transport.resume_reading()
         else:
             transport.abort()
-        self._owner.tell(call.receiver.on_end)
+        try:
+            call.receiver.on_end()
+        except Exception as error:  # noqa: BLE001  as in `Owner.tell`, without its call: this is how most calls end
+            self._owner.bug(error)
 
     def _end(self, exc: Exception | None) -> None:
         """The origin closed, or the connection broke."""

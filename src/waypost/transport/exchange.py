@@ -107,7 +107,7 @@ class Exchange:
         caller = self._caller
         if caller is None:
             return
-        assert not self.has_written, "answered twice"
+        assert not self._is_begun or self._head, "answered twice"
         is_kept = self._is_kept and not self._state.is_draining
         head = self._head_of(status, headers, is_kept=is_kept)
         if status in _BODYLESS:
@@ -178,4 +178,5 @@ class Exchange:
 
     def _head_of(self, status: int, headers: bytes, *, is_kept: bool) -> bytes:
         connection = CLOSE if not is_kept else b"connection: keep-alive\r\n" if self._is_http10 else b""
-        return render_head(status, self._state.date_line, connection, headers + self.more_headers)
+        headers = headers + self.more_headers if self.more_headers else headers
+        return render_head(status, self._state.date_line, connection, headers)

@@ -213,14 +213,15 @@ class Completion(msgspec.Struct, gc=False):
     @property
     def output_bytes(self) -> int:
         """UTF-8 bytes of everything said, for an estimate where the provider counted nothing."""
-        total = sum(len(vector) for vector in self.vectors)
+        total = sum(len(vector) for vector in self.vectors) if self.vectors else 0
         for choice in self.choices:
             total += len(choice.content.encode()) + len(choice.reasoning.encode()) + len(choice.refusal.encode())
             for call in choice.tool_calls:
                 total += len(call.name) + len(call.arguments.encode())
             if choice.audio is not None:
                 total += len(choice.audio.data) + len(choice.audio.transcript.encode())
-            total += sum(len(block.data) for block in choice.blocks if isinstance(block, ImageBlock))
+            if choice.blocks:
+                total += sum(len(block.data) for block in choice.blocks if isinstance(block, ImageBlock))
         return total
 
 
