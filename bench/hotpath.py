@@ -34,7 +34,7 @@ from bench.scenario import PLAIN_MODEL, Shape
 from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
 from waypost.gateway.books import GatewayBooks
-from waypost.gateway.callers import InFlight
+from waypost.gateway.callers import FailedKeys, InFlight
 from waypost.gateway.idempotency import Idempotency
 from waypost.gateway.journal import Journal
 from waypost.gateway.limits import KeyLimits
@@ -160,8 +160,9 @@ class Place:
             keyring=keyring,
             view=lambda: view,
             fleet=self.fleet,
-            limits=KeyLimits(1),
+            limits=KeyLimits(),
             in_flight=InFlight(),
+            failed_keys=FailedKeys(),
             pressure=Pressure(_no_dice, Counter("shed", "")),
             wallet=self.wallet,
             idempotency=Idempotency(cast(Any, None), secret=_SECRET, node_id=bytes(16), node_epoch=1),
