@@ -43,7 +43,11 @@ class Written(msgspec.Struct, frozen=True):
     closed: dict[bytes, Close] = {}  # the last one, by attempt
 
     def add(self, stack: Stack) -> None:
-        for record in read_dir(stack.data_dir / "journal" / "gateway-0"):
+        try:
+            records = list(read_dir(stack.data_dir / "journal" / "gateway-0"))
+        except FileNotFoundError:  # a segment of an earlier run was booked, and deleted while we read
+            records = list(read_dir(stack.data_dir / "journal" / "gateway-0"))
+        for record in records:
             if isinstance(record, Open):
                 self.opened[record.attempt_id] = record
             elif isinstance(record, Close):
