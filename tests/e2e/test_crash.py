@@ -18,6 +18,7 @@ from tests.e2e.stack import Stack, ask, eventually
 from tests.e2e.storm import reconcile
 from waypost.gateway.recovery import read_dir
 from waypost.kit import ids
+from waypost.ledger.journal_format import Record
 from waypost.ledger.record import Close, Open, Outcome
 
 KILLS = 8  # for each seed
@@ -36,6 +37,14 @@ class Told(msgspec.Struct, frozen=True):
     charge: int | None = None  # as the answer said that is there to its end
 
 
+def read_whole(folder: Path) -> list[Record]:
+    """Its records; again when segments of earlier runs, all booked, were deleted meanwhile."""
+    for _ in range(100):
+        with contextlib.suppress(FileNotFoundError):
+            return list(read_dir(folder))
+    raise AssertionError("the journal changes all the time")
+
+
 class Written(msgspec.Struct, frozen=True):
     """What stood in a journal."""
 
@@ -43,10 +52,7 @@ class Written(msgspec.Struct, frozen=True):
     closed: dict[bytes, Close] = {}  # the last one, by attempt
 
     def add(self, stack: Stack) -> None:
-        try:
-            records = list(read_dir(stack.data_dir / "journal" / "gateway-0"))
-        except FileNotFoundError:  # a segment of an earlier run was booked, and deleted while we read
-            records = list(read_dir(stack.data_dir / "journal" / "gateway-0"))
+        records = read_whole(stack.data_dir / "journal" / "gateway-0")
         for record in records:
             if isinstance(record, Open):
                 self.opened[record.attempt_id] = record
