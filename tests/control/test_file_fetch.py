@@ -1,4 +1,4 @@
-"""Outputs are fetched from their provider's own domains, whole or not at all, and shown when the execution succeeds."""
+"""Outputs are fetched whole or not at all, from nowhere that nobody may call, and shown when the execution succeeds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from waypost.upstream.guarded_session import Bounds
 IDS = Ids()
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 HOST = "cdn.provider.example.com"
-DOMAINS = ("provider.example.com",)
 
 
 class Fetching:
@@ -41,7 +40,6 @@ class Fetching:
             execution_id=self.execution_id,
             output_index=index,
             source=f"https://{HOST}:{self.port}/output?signature=x" if source is None else source,
-            domains=DOMAINS,
         )
 
     async def failure(self, source: str | bytes | None = None) -> FetchFailure:
@@ -126,9 +124,6 @@ async def test_an_output_may_come_as_bytes(database: str, tmp_path: Path) -> Non
     "url",
     [
         "http://cdn.provider.example.com/x.png",
-        "https://provider.example.com.evil.example.net/x.png",
-        "https://evilprovider.example.com/x.png",
-        "https://example.com/x.png",
         "https://[::1]/x.png",
         "https://169.254.169.254/latest/meta-data",
         "https://cdn.provider.example.com@evil.example.net/",
@@ -138,7 +133,7 @@ async def test_an_output_may_come_as_bytes(database: str, tmp_path: Path) -> Non
         "",
     ],
 )
-async def test_an_address_that_is_not_the_providers_is_not_called(database: str, tmp_path: Path, url: str) -> None:
+async def test_an_address_where_nobody_may_call_is_not_called(database: str, tmp_path: Path, url: str) -> None:
     async with fetching(database, tmp_path, answer(picture())) as here:
         with connections() as record:
             assert await here.failure(url) is FetchFailure.FORBIDDEN

@@ -11,7 +11,7 @@ from tests.control.plane import Plane
 from tests.control.uploads import announce, kept, path_of, picture, upload
 from tests.stores.bucket import serving
 from waypost.app.secrets import add_file_key
-from waypost.control.file_store import Delivery, OpenFile
+from waypost.control.file_store import Delivery
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.storage.file_sweep import erase_files_of
@@ -28,14 +28,14 @@ async def test_an_input_reaches_its_provider_by_url_inside_the_request_or_as_byt
 
         url = await plane.files.deliver(plane.org_id, file_id, Delivery.URL)
         inline = await plane.files.deliver(plane.org_id, file_id, Delivery.BASE64)
-        opened = await plane.files.deliver(plane.org_id, file_id, Delivery.PASS_THROUGH)
+        named = await plane.files.deliver(plane.org_id, file_id, Delivery.PASS_THROUGH)
+        opened = await plane.files.open_input(plane.org_id, file_id)
 
-        assert isinstance(url, str)
         assert url.startswith(f"https://ai.example.org/v1/inputs/{ids.text('file', file_id)}.png?")
         fetched = await plane.ask("GET", path_of(url), key="")
         assert (fetched.body, fetched.headers["content-type"]) == (content, "image/png")
         assert inline == f"data:image/png;base64,{base64.b64encode(content).decode()}"
-        assert isinstance(opened, OpenFile)
+        assert named == ids.text("file", file_id)
         assert b"".join([part async for part in opened.parts]) == content
         plane.clock.step_s(16 * 60)
         assert (await plane.ask("GET", path_of(url), key="")).status == 403
@@ -45,7 +45,6 @@ async def test_an_input_url_is_good_for_that_and_under_its_own_name_only(databas
     async with Plane(database, tmp_path, config=PUBLIC) as plane:
         file_id = ids.parse("file", (await upload(plane, picture()))["id"])
         url = await plane.files.deliver(plane.org_id, file_id, Delivery.URL)
-        assert isinstance(url, str)
         target = path_of(url)
 
         assert (await plane.ask("GET", target.replace(".png", ".html"), key="")).status == 404
@@ -59,7 +58,6 @@ async def test_without_a_public_url_inputs_go_inside_the_request_up_to_a_size(da
         file_id = ids.parse("file", (await upload(plane, picture(2000)))["id"])
 
         inline = await plane.files.deliver(plane.org_id, file_id, Delivery.URL)
-        assert isinstance(inline, str)
         assert inline.startswith("data:image/png;base64,")
         with pytest.raises(Refusal) as caught:
             await plane.files.deliver(plane.org_id, file_id, Delivery.BASE64, inline_bytes_max=1999)

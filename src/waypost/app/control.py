@@ -105,7 +105,16 @@ class ControlProcess:
         self._news = ExecutionNews(conninfo)
         self._vault = open_vault(settings)
         ids = Ids()
-        files = build_files(settings, secrets, self._pool, clock=self._clock, ids=ids, page=self._page)
+        self._live = settings.live
+        files = build_files(
+            settings,
+            secrets,
+            self._pool,
+            clock=self._clock,
+            ids=ids,
+            page=self._page,
+            public_url=lambda: self._live.public_url,
+        )
         self._webhooks = Webhooks(settings.live, conninfo, secrets, clock=self._clock, ids=ids, page=self._page)
         self._live = settings.live
         addresses = make_addresses(secrets, lambda: self._live.public_url)

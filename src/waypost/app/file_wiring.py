@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from waypost.app.secrets import CredentialReader, Secrets, open_file_keys
 from waypost.app.settings import Settings
+from waypost.control.file_fetch import Outputs
 from waypost.control.file_store import Files
 from waypost.control.file_urls import FileUrls
 from waypost.kit.clock import Clock
@@ -14,6 +16,8 @@ from waypost.storage.pool import Pool
 from waypost.stores.objects import LocalObjects, Objects
 from waypost.stores.s3 import S3Objects, S3Settings
 from waypost.telemetry.metrics import Page
+from waypost.upstream.guarded_session import GuardedSession
+from waypost.worker.kept_outputs import KeptOutputs
 
 FILES_DIR = "files"
 
@@ -36,16 +40,28 @@ def open_objects(settings: Settings) -> Objects:
 
 
 def build_files(
-    settings: Settings, secrets: Secrets, pool: Pool, *, clock: Clock, ids: Ids, page: Page | None = None
+    settings: Settings,
+    secrets: Secrets,
+    pool: Pool,
+    *,
+    clock: Clock,
+    ids: Ids,
+    page: Page | None = None,
+    public_url: Callable[[], str | None] | None = None,
 ) -> Files:
-    """`pool` is the app's. Raises LookupError and SecretsError."""
+    """`pool` is the app's; `public_url` for whoever takes up changed settings. Raises LookupError and SecretsError."""
     return Files(
         pool=pool,
         objects=open_objects(settings),
         read_keys=lambda: open_file_keys(settings.secrets_dir),
-        urls=FileUrls(secrets.signing_key, settings.live.public_url),
+        urls=FileUrls(secrets.signing_key, public_url or (lambda: settings.live.public_url)),
         clock=clock,
         ids=ids,
         bounds=settings.files.bounds,
         page=page,
     )
+
+
+def build_outputs(files: Files, session: GuardedSession, ids: Ids, page: Page | None = None) -> KeptOutputs:
+    """Where outputs of jobs are kept; fetched by the session, which is the process's own."""
+    return KeptOutputs(Outputs(files, session, ids, page))

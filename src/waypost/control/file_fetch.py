@@ -1,13 +1,14 @@
 """Outputs of models fetched from where their provider has them, and kept as files: the provider's address is shown to
 nobody.
 
-The address comes from a stranger, so it is called through `upstream.guarded_session` only, and only at the domains
-that are that provider's own, or that the operator allows (`[egress] allow`).
+The address comes from a stranger. That it is at a host of the provider's, the caller has seen to
+(`policy.job_document.may_serve_outputs`); it is called through `upstream.guarded_session` only, so whatever host that
+is, it is on the public internet or in `[egress] allow`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from enum import Enum
 
 from waypost.control.file_store import Files, FileTooLarge, TypeUnsupported
@@ -15,7 +16,6 @@ from waypost.kit.ids import Ids
 from waypost.storage import files
 from waypost.storage.files import FileRow
 from waypost.telemetry.metrics import Counter, Page
-from waypost.upstream.guard import Allowed, Target, UrlForbidden, address_of, read_url
 from waypost.upstream.guarded_session import Bounds, CallFailed, Failure, GuardedSession
 
 OUTPUT_BYTES_MAX = 2 * 1024 * 1024 * 1024
@@ -25,7 +25,7 @@ BOUNDS = Bounds(connect_s=5.0, idle_s=60.0, total_s=1800.0, answer_bytes=OUTPUT_
 class FetchFailure(Enum):
     """Why there is no output. reason → whether the same address may give it another time."""
 
-    FORBIDDEN = ("forbidden", False)  # not at a domain of the provider's, or where nobody may call
+    FORBIDDEN = ("forbidden", False)  # where nobody may call, or it led elsewhere
     EXPIRED = ("expired", False)  # the address is not good any more: the provider may give another one
     UNAVAILABLE = ("unavailable", True)  # no answer, or not all of it, or an error
     TOO_LARGE = ("too_large", False)
@@ -68,11 +68,10 @@ class Outputs:
         execution_id: bytes,
         output_index: int,
         source: str | bytes,
-        domains: Collection[str] = (),
         region: str = "US",
     ) -> FileRow:
-        """An output as a file, held until `storage.files.show_outputs_on` shows it. `source` is its bytes, or an https
-        address at one of `domains` or a name below one of them.
+        """An output as a file, held until `storage.files.show_outputs_on` shows it. `source` is its bytes, or its
+        address.
 
         Of one index of one execution there is one file: a repetition gives it without fetching anything. Raises
         FetchFailed, and StoreUnavailable."""
@@ -80,7 +79,7 @@ class Outputs:
         if held is not None:
             return held
         file_id = self._ids.new()
-        parts = _whole(source) if isinstance(source, bytes) else self._fetched(source, domains)
+        parts = _whole(source) if isinstance(source, bytes) else self._fetched(source)
         try:
             content = await self._store.write(file_id, parts, bytes_max=OUTPUT_BYTES_MAX)
         except FetchFailed as failed:
@@ -104,13 +103,7 @@ class Outputs:
             await self._store.discard(content)
         return row
 
-    async def _fetched(self, url: str, domains: Collection[str]) -> AsyncIterator[bytes]:
-        try:
-            target = read_url(url, self._session.allowed)
-        except UrlForbidden:
-            raise FetchFailed(FetchFailure.FORBIDDEN) from None
-        if not may_fetch(target, domains, self._session.allowed):
-            raise FetchFailed(FetchFailure.FORBIDDEN)
+    async def _fetched(self, url: str) -> AsyncIterator[bytes]:
         try:
             async with self._session.open("GET", url, bounds=BOUNDS) as incoming:
                 _check_answer(incoming.status, incoming.headers)
@@ -125,15 +118,6 @@ class Outputs:
 
 
 _FAILURES = {Failure.FORBIDDEN: FetchFailure.FORBIDDEN, Failure.TOO_LARGE: FetchFailure.TOO_LARGE}
-
-
-def may_fetch(target: Target, domains: Collection[str], allowed: Allowed) -> bool:
-    """Whether the target stands at one of the domains or below one, or the operator allows it by its name or
-    address."""
-    address = address_of(target.host)
-    if allowed.names(target.host, target.port) or (address is not None and allowed.holds(address)):
-        return True
-    return any(target.host == domain or target.host.endswith(f".{domain}") for domain in domains)
 
 
 def _check_answer(status: int, headers: dict[str, str]) -> None:

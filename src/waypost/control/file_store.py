@@ -20,7 +20,7 @@ from waypost.control.file_bounds import FileBounds
 from waypost.control.file_urls import INPUT_S, FileUrls, UrlUse
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
-from waypost.kit.ids import Ids
+from waypost.kit.ids import Ids, text
 from waypost.storage import file_sweep, files
 from waypost.storage.files import Actor, Content, FileRow, FileState, UploadEnded
 from waypost.storage.pool import Pool
@@ -49,7 +49,7 @@ class Delivery(Enum):
 
     URL = "url"  # a signed URL of ours, for 15 minutes
     BASE64 = "base64"  # inside the request
-    PASS_THROUGH = "pass-through"  # noqa: S105 - its bytes, as the provider's own upload takes them
+    PASS_THROUGH = "passthrough"  # noqa: S105 - as the caller named it
 
 
 class OpenFile(msgspec.Struct, frozen=True):
@@ -176,13 +176,14 @@ class Files:
         return await files.count_ready(self.pool, org_id, wanted, self.now()) == len(wanted)
 
     async def deliver(
-        self, org_id: bytes, file_id: bytes, how: Delivery, *, inline_bytes_max: int = INLINE_BYTES_MAX
-    ) -> str | OpenFile:
-        """An input as its provider takes it: a URL, a data URL, or the bytes. Without a `public_url` there is no URL,
-        and a data URL takes its place. Raises as `open_input`, and Refusal 413 for what is too large to be inlined."""
+        self, org_id: bytes, file_id: bytes, how: Delivery | str, *, inline_bytes_max: int = INLINE_BYTES_MAX
+    ) -> str:
+        """An input as its provider takes it: a URL, a data URL, or its id. Without a `public_url` there is no URL, and
+        a data URL takes its place. Raises as `open_input`, and Refusal 413 for what is too large to be inlined."""
+        how = Delivery(how)
         row = await self.input_row(org_id, file_id)
         if how is Delivery.PASS_THROUGH:
-            return await self.open_file(row)
+            return text("file", file_id)
         if how is Delivery.URL and self.urls.public_url is not None:
             return self.signed_url(row)
         assert row.size_bytes is not None

@@ -9,7 +9,7 @@ them.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 
 from waypost.kit import ids
@@ -30,12 +30,17 @@ class UrlUse(Enum):
 
 
 class FileUrls:
-    """`public_url` is where callers and providers reach us, as the settings say; None: a caller is answered with the
-    origin that it came to, and providers cannot be given a URL."""
+    """`public_url` says where callers and providers reach us, as the settings do now; None: a caller is answered with
+    the origin that it came to, and providers cannot be given a URL."""
 
-    def __init__(self, signing_key: bytes, public_url: str | None) -> None:
+    def __init__(self, signing_key: bytes, public_url: Callable[[], str | None]) -> None:
         self._key = hmac_sha256(signing_key, _PURPOSE)
-        self.public_url = public_url
+        self._public_url = public_url
+
+    @property
+    def public_url(self) -> str | None:
+        """Without a slash at its end."""
+        return self._public_url()
 
     def url(self, use: UrlUse, file_id: bytes, *, expires_s: int, origin: str = "", content_type: str = "") -> str:
         """Valid until `expires_s`, in Unix seconds. `origin` is used where no `public_url` is set."""

@@ -1,0 +1,84 @@
+"""What jobs made becomes files of the organisation when the execution succeeds, and nothing at all when it does not."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.control.plane import Plane
+from tests.control.test_file_fetch import answer
+from tests.control.uploads import picture
+from tests.storage.asynchronous import ended, received
+from tests.storage.books import IDS
+from tests.upstream.test_guarded_session import served, session
+from waypost.app.file_wiring import build_outputs
+from waypost.executions.lifecycle import State
+from waypost.kit import ids
+from waypost.storage.asynchronous_executions import AsynchronousExecution
+from waypost.worker.job_steps import OutputNotKept
+from waypost.worker.kept_outputs import KeptOutputs
+
+
+@asynccontextmanager
+async def keeping(database: str, tmp_path: Path, *allow: str) -> AsyncIterator[tuple[Plane, KeptOutputs]]:
+    async with Plane(database, tmp_path) as plane, session(*allow) as guarded:
+        yield plane, build_outputs(plane.files, guarded, IDS)
+
+
+async def settle(plane: Plane, kept: KeptOutputs, execution: AsynchronousExecution) -> list[str]:
+    """End it; the files that its organisation has then."""
+    async with plane.books.connection() as connection, connection.transaction():
+        await kept.settle_on(connection, execution)
+    return [row["id"] for row in (await plane.ask("GET", "/v1/files")).json["data"]]
+
+
+async def test_what_is_at_an_address_and_what_came_inside_the_answer_are_shown_on_success(
+    database: str, tmp_path: Path
+) -> None:
+    inline = "data:image/png;base64," + base64.b64encode(picture(300, width=3, height=4)).decode()
+    async with served(answer(picture(500))) as port, keeping(database, tmp_path, f"127.0.0.1:{port}") as (plane, kept):
+        execution = received(plane.org_id)
+        first = await kept.rehost(execution, 0, f"http://127.0.0.1:{port}/x")
+        second = await kept.rehost(execution, 1, inline)
+
+        assert (first.content_type, first.bytes, first.width, first.height) == ("image/png", 500, 640, 480)
+        assert (second.bytes, second.width, second.height) == (300, 3, 4)
+        assert await kept.rehost(execution, 1, inline) == second
+        assert (await plane.ask("GET", "/v1/files")).json["data"] == []
+        shown = await settle(plane, kept, ended(execution, State.SUCCEEDED))
+        assert shown == [ids.text("file", second.id), ids.text("file", first.id)]
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.CANCELED, State.EXPIRED])
+async def test_what_was_kept_for_an_execution_that_did_not_succeed_is_dropped(
+    database: str, tmp_path: Path, state: State
+) -> None:
+    async with keeping(database, tmp_path) as (plane, kept):
+        execution = received(plane.org_id)
+        await kept.rehost(execution, 0, "data:image/png;base64," + base64.b64encode(picture()).decode())
+
+        assert await settle(plane, kept, ended(execution, state)) == []
+        plane.clock.step_s(1)
+        await plane.files.sweep()
+        assert await plane.rows("SELECT FROM file") == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "data:image/png;base64,@@@@",
+        "data:image/png,plain",
+        "data:image/png;base64," + base64.b64encode(b"no picture").decode(),
+        "http://127.0.0.1:9/x",
+        "https://169.254.169.254/x",
+    ],
+)
+async def test_what_cannot_be_kept_is_told(database: str, tmp_path: Path, address: str) -> None:
+    async with keeping(database, tmp_path) as (plane, kept):
+        with pytest.raises(OutputNotKept):
+            await kept.rehost(received(plane.org_id), 0, address)
+        assert await plane.rows("SELECT FROM file") == []
