@@ -12,6 +12,7 @@ import uvloop
 
 from waypost.kit.errors import ErrorCode
 from waypost.transport.http1_client import CallTimeouts, ClientLimits, Origin, Pool, TransportFailure
+from waypost.transport.http1_request import Streams
 from waypost.transport.http1_server import Exchange, Http1Server, Refuse, ServerLimits
 
 PATIENT = CallTimeouts(connect_s=3.0, first_byte_s=30.0, idle_s=30.0, total_s=60.0)
@@ -47,8 +48,9 @@ async def serving(
     refuse: Refuse = refuse,
     unix_path: str = "",
     ssl_context: ssl.SSLContext | None = None,
+    streams: Streams | None = None,
 ) -> AsyncIterator[Http1Server]:
-    server = Http1Server(handler, refuse, limits, on_bug=on_bug)
+    server = Http1Server(handler, refuse, limits, on_bug=on_bug, streams=streams)
     await server.listen(host="127.0.0.1", ssl_context=ssl_context)
     if unix_path:
         await server.listen(unix_path=unix_path)

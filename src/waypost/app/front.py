@@ -8,7 +8,7 @@ from collections.abc import Callable
 from waypost.app.live_settings import EgressSettings, LiveSettings
 from waypost.dispatch.egress import Egress
 from waypost.gateway.cross_origin import CrossOrigin
-from waypost.gateway.handoff import HandOff
+from waypost.gateway.handoff import HandOff, streamed_bytes_max
 from waypost.gateway.pipeline import Gateway
 from waypost.policy.address import TrustedProxies
 from waypost.transport.http1_server import Http1Server, Refuse
@@ -31,7 +31,7 @@ class Front:
         self._on_bug = on_bug
         self._tls = ServerTls()
         self._handoffs: dict[tuple[str, bool], HandOff] = {}  # also those that the settings no longer name
-        self.server = Http1Server(gateway.handle, refuse, on_bug=on_bug)
+        self.server = Http1Server(gateway.handle, refuse, on_bug=on_bug, streams=streamed_bytes_max)
 
     def adopt(self, live: LiveSettings) -> None:
         """Serve by these from now on. Raises TlsFilesUnusable: then nothing has changed."""

@@ -3,21 +3,32 @@
 Who the caller is, we say: whatever it wrote itself into the headers that tell it is taken out. An answer is passed on
 as it comes; a caller who reads slowly makes the control process wait, not our memory grow. With the control process
 away these paths are 503 at once, and nothing else notices.
+
+Bodies of files are not held: `streamed_bytes_max` says which, and they flow from the caller to the control process as
+both sides keep up. The control process knows how large a file may be, and says so when it has seen the head.
 """
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Callable
 
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.transport.exchange import Exchange
-from waypost.transport.http1_client import UNBOUNDED, Call, CallTimeouts, ClientLimits, Origin, Pool
+from waypost.transport.http1_client import UNBOUNDED, Call, CallTimeouts, ClientLimits, Origin, Pool, Upload
 from waypost.transport.http1_response import TransportFailure
+from waypost.transport.incoming import Incoming
 
 IN_FLIGHT_MAX = 256  # beyond it 503: what the control process holds up must not hold up this one
-# An execution may be waited for, for a minute, before there is a first byte.
-_TIMEOUTS = CallTimeouts(connect_s=1.0, first_byte_s=75.0, idle_s=60.0, total_s=900.0)
+UPLOADS_MAX = 64  # of them with bodies that are not held: each keeps up to half a MiB on its way
+UPLOAD_BYTES_MAX = 2 << 30  # the most that `files.bytes_max` can say
+_ASKED_S = 1.0  # for a control process that says nothing either way: RFC 9110 §10.1.1 wants no long wait
+# An execution may be waited for, for a minute, before there is a first byte. In all a file of 150 MiB takes a caller so
+# long who is just not too slow; silence ends it much sooner.
+_TIMEOUTS = CallTimeouts(connect_s=1.0, first_byte_s=75.0, idle_s=60.0, total_s=7_200.0)
+_UPLOAD_PATH = re.compile(rb"/v1/files/[A-Za-z0-9_-]{1,64}/content")
 _RETRY_AFTER_S = 2
 _BODYLESS = frozenset((204, 304))
 _SAFE = frozenset(("GET", "HEAD"))
@@ -40,6 +51,11 @@ _ABOUT_THE_CALLER = frozenset((b"forwarded", b"x-real-ip", b"x-request-id", b"ex
 _OURS = frozenset((b"date", b"x-request-id"))
 
 
+def streamed_bytes_max(path: bytes) -> int | None:
+    """`transport.http1_request.Streams`: a PUT to that path may be so large, and is not held."""
+    return UPLOAD_BYTES_MAX if _UPLOAD_PATH.fullmatch(path) is not None else None
+
+
 class HandOff:
     """One control process. `client_of` says whose request it is, `refuse` answers an exchange that gets no answer."""
 
@@ -58,17 +74,22 @@ class HandOff:
         self._client_of = client_of
         self._refuse = refuse
         self.in_flight = 0
+        self.uploads = 0
 
     async def close(self) -> None:
         await self._pool.close()
 
     def relay(self, exchange: Exchange, request_id: bytes, headers: bytes = b"") -> None:
         """Answer the exchange with what the control process says, and with these header lines."""
-        if self.in_flight >= IN_FLIGHT_MAX:
+        if self.in_flight >= IN_FLIGHT_MAX or (exchange.incoming is not None and self.uploads >= UPLOADS_MAX):
             self.refuse(exchange, request_id)
             return
         self.in_flight += 1
-        _Relay(self, exchange, request_id, headers).send()
+        if exchange.incoming is None:
+            _Relay(self, exchange, request_id, headers).send()
+        else:
+            self.uploads += 1
+            _UploadRelay(self, exchange, request_id, headers, exchange.incoming).send()
 
     def call(self, relay: _Relay) -> Call:
         """For a relay."""
@@ -85,18 +106,26 @@ class HandOff:
         client = self._client_of(exchange).encode()
         lines.append(b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\n" % (client, self._scheme))
         lines.append(relay.id_line)
-        body = exchange.body.unwrap()
-        return self._pool.call(b"".join(lines), body, relay, _TIMEOUTS, body_bytes_max=UNBOUNDED)
+        if relay.waits_to_be_asked:
+            lines.append(b"expect: 100-continue\r\n")
+        return self._pool.call(b"".join(lines), relay.body, relay, _TIMEOUTS, body_bytes_max=UNBOUNDED)
 
-    def refuse(self, exchange: Exchange, request_id: bytes) -> None:
+    def refuse(self, exchange: Exchange, request_id: bytes, code: ErrorCode = ErrorCode.SERVICE_UNAVAILABLE) -> None:
         """For a relay: there is no answer."""
-        self._refuse(exchange, Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=_RETRY_AFTER_S), request_id)
+        retry_after_s = _RETRY_AFTER_S if code.is_retryable else None
+        self._refuse(exchange, Refusal(code, retry_after_s=retry_after_s), request_id)
 
 
 class _Relay:
     """One exchange handed over; a receiver of the client."""
 
-    __slots__ = ("_call", "_has_head", "_headers", "_is_repeated", "_owner", "_request_id", "exchange", "id_line")
+    __slots__ = (
+        *("_call", "_has_head", "_headers", "_is_repeated", "_owner", "_request_id"),
+        *("body", "exchange", "id_line"),
+    )
+
+    body: bytes | Upload
+    waits_to_be_asked = False
 
     def __init__(self, owner: HandOff, exchange: Exchange, request_id: bytes, headers: bytes) -> None:
         self._owner = owner
@@ -105,6 +134,7 @@ class _Relay:
         self._has_head = False
         self._is_repeated = False
         self.exchange = exchange
+        self.body = exchange.body.unwrap()
         self.id_line = b"x-request-id: %b\r\n" % ids.text("req", request_id).encode()
         self._headers = self.id_line + headers
 
@@ -158,6 +188,76 @@ class _Relay:
     def _finish(self) -> None:
         self._owner.in_flight -= 1
         self._call = None
+
+
+class _UploadRelay(_Relay):
+    """One whose body flows through: `Consumer` of the caller's side, `Upload` of the control process's."""
+
+    __slots__ = ("_asking", "_incoming", "_upload", "waits_to_be_asked")
+
+    def __init__(
+        self, owner: HandOff, exchange: Exchange, request_id: bytes, headers: bytes, incoming: Incoming
+    ) -> None:
+        super().__init__(owner, exchange, request_id, headers)
+        self._incoming = incoming
+        self._upload: Call | None = None
+        self._asking: asyncio.TimerHandle | None = None
+        self.body = self
+        # Whoever wants to be asked first is asked when the control process asks: it may refuse by the head alone.
+        self.waits_to_be_asked = b"expect" in exchange.headers
+
+    @property
+    def length(self) -> int | None:
+        return self._incoming.length
+
+    def begin(self, call: Call) -> None:
+        """The control process is there: let the caller send."""
+        self._upload = call
+        if self.waits_to_be_asked:
+            self._asking = asyncio.get_running_loop().call_later(_ASKED_S, self.on_continue)
+        else:
+            self._incoming.read(self)
+
+    def on_continue(self) -> None:
+        self._stop_waiting()
+        if self._upload is not None:
+            self._incoming.read(self)
+
+    def on_blocked(self) -> None:
+        self._incoming.pause()
+
+    def on_writable(self) -> None:
+        self._incoming.resume()
+
+    def on_body(self, data: bytes) -> None:
+        if self._upload is not None:
+            self._upload.write(data)
+
+    def on_body_end(self) -> None:
+        if self._upload is not None:
+            self._upload.end()
+
+    def on_body_failed(self, code: ErrorCode) -> None:
+        if self._upload is None:
+            return
+        self._upload.abort()
+        if self._has_head:
+            self.exchange.abort()
+        else:
+            self._owner.refuse(self.exchange, self._request_id, code)
+        self._finish()
+
+    def _stop_waiting(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
+
+    def _finish(self) -> None:
+        super()._finish()
+        self._stop_waiting()
+        self._owner.uploads -= 1
+        self._upload = None
+        self.body = b""  # it holds on to itself
 
 
 def _named_by_connection(headers: dict[bytes, bytes]) -> frozenset[bytes]:

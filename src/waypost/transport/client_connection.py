@@ -28,6 +28,25 @@ class Receiver(Protocol):
         """There will be no (further) answer. Exactly one of `on_end` and `on_failure` is called."""
 
 
+class Upload(Protocol):
+    """The body of a request that is not held, but written as it comes."""
+
+    @property
+    def length(self) -> int | None:
+        """In bytes; None when that is not known."""
+
+    def begin(self, call: Call) -> None:
+        """There is a connection: from now on `call.write`, and at last `call.end`. May come from inside `Pool.call`."""
+
+    def on_continue(self) -> None:
+        """The origin wants it, as was asked by `expect: 100-continue`."""
+
+    def on_blocked(self) -> None:
+        """The origin takes no more for the moment: write nothing until `on_writable`."""
+
+    def on_writable(self) -> None: ...
+
+
 class Owner(Protocol):
     """The pool, as its connections see it."""
 
@@ -40,7 +59,8 @@ class Owner(Protocol):
 
 
 class Call:
-    """One request under way. A caller uses `is_sent`, `abort`, `pause` and `resume`; the rest is the pool's."""
+    """One request under way. A caller uses `is_sent`, `abort`, `pause` and `resume`, and to upload a body `write` and
+    `end`; the rest is the pool's."""
 
     __slots__ = (
         "body_bytes",
@@ -56,9 +76,18 @@ class Call:
         "receiver",
         "timeouts",
         "total_at_s",
+        "upload",
     )
 
-    def __init__(self, receiver: Receiver, timeouts: CallTimeouts, *, now_s: float, body_bytes_max: int) -> None:
+    def __init__(
+        self,
+        receiver: Receiver,
+        timeouts: CallTimeouts,
+        *,
+        now_s: float,
+        body_bytes_max: int,
+        upload: Upload | None = None,
+    ) -> None:
         self.is_sent = False
         """Whether any byte of the request was handed to a connected socket."""
         self.is_close_delimited = False
@@ -74,6 +103,24 @@ class Call:
         self.body_bytes_max = body_bytes_max
         self.connection: ClientConnection | None = None
         self.opening: asyncio.Task[None] | None = None
+        self.upload = upload
+        """Until all of it is written."""
+
+    def write(self, data: bytes) -> None:
+        """A part of the body."""
+        upload, connection = self.upload, self.connection
+        if upload is None or connection is None or not data:
+            return  # the call is over
+        self.has_moved = True
+        connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if upload.length is None else data)
+
+    def end(self) -> None:
+        """The body is written."""
+        upload, self.upload = self.upload, None
+        if upload is not None and self.connection is not None:
+            self.has_moved = True
+            if upload.length is None:
+                self.connection.transport.write(b"0\r\n\r\n")
 
     def abort(self) -> None:
         """Close the connection at once. The receiver hears nothing more."""
@@ -102,6 +149,7 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_call",
         "_is_abandoned",
+        "_is_blocked",
         "_is_head_told",
         "_is_open",
         "_is_reused",
@@ -118,6 +166,7 @@ class ClientConnection(asyncio.Protocol):
         self._reader = ResponseReader(header_bytes_max)
         self._call: Call | None = None
         self._is_abandoned = False
+        self._is_blocked = False  # the origin does not take what was written
         self._is_open = False
         self._is_reused = False
         self._is_head_told = False
@@ -134,6 +183,8 @@ class ClientConnection(asyncio.Protocol):
         self._is_head_told = False
         self._reader.expect(is_head_request=is_head_request)
         self.transport.write(request)
+        if call.upload is not None:
+            self._owner.tell(call.upload.begin, call)
 
     def check(self, now_s: float) -> None:
         """Enforce what is due."""
@@ -143,7 +194,7 @@ class ClientConnection(asyncio.Protocol):
                 self.discard()
         elif now_s >= call.total_at_s:
             self.fail(TransportFailure.TOTAL_TIMEOUT)
-        elif call.has_moved or call.is_paused:
+        elif call.has_moved or call.is_paused or (call.upload is not None and not self._is_blocked):
             call.has_moved = False
             call.quiet_since_s = now_s
         elif call.has_answered:
@@ -203,6 +254,16 @@ class ClientConnection(asyncio.Protocol):
         elif self._reader.is_complete:
             self._finish(call)
 
+    def pause_writing(self) -> None:
+        self._is_blocked = True
+        if self._call is not None and self._call.upload is not None:
+            self._owner.tell(self._call.upload.on_blocked)
+
+    def resume_writing(self) -> None:
+        self._is_blocked = False
+        if self._call is not None and self._call.upload is not None:
+            self._owner.tell(self._call.upload.on_writable)
+
     def eof_received(self) -> None:
         self._end(None)
 
@@ -217,6 +278,9 @@ class ClientConnection(asyncio.Protocol):
     def _deliver(self, call: Call) -> TransportFailure | None:
         reader = self._reader
         if not reader.has_head:
+            if reader.is_asked_on and call.upload is not None:
+                reader.is_asked_on = False
+                call.upload.on_continue()
             return None
         if not self._is_head_told:
             self._is_head_told = True
@@ -235,7 +299,7 @@ class ClientConnection(asyncio.Protocol):
         transport = self.transport
         self._call = call.connection = None
         # An answer before the end of its request: the origin may not read the rest.
-        is_reusable = self._reader.is_reusable and not transport.get_write_buffer_size()
+        is_reusable = self._reader.is_reusable and call.upload is None and not transport.get_write_buffer_size()
         if is_reusable and not transport.is_closing() and self._owner.keep(self):
             self._is_reused = True
             if call.is_paused:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from waypost.kit.payload import Payload
 from waypost.transport.http1_request import RequestReader
+from waypost.transport.incoming import Incoming
 from waypost.transport.server_state import ServerState
 
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
@@ -37,7 +38,8 @@ class Caller(Protocol):
 
 
 class Exchange:
-    """A complete request, to be answered once: by `respond`, or by `begin`, any number of `write`, and `end`.
+    """A request, to be answered once: by `respond`, or by `begin`, any number of `write`, and `end`. It is complete,
+    unless it has an `incoming` body, which may still be on its way.
 
     Once the caller has gone, every method is without effect, so a handler need not ask before it writes.
     """
@@ -53,6 +55,7 @@ class Exchange:
         "body",
         "client_host",
         "headers",
+        "incoming",
         "method",
         "more_headers",
         "on_blocked",
@@ -70,6 +73,8 @@ class Exchange:
         self.headers = request.headers
         """Lower-case names; repeated headers joined by a comma. None of those that must stand once stands twice."""
         self.body = Payload(request.body)
+        self.incoming: Incoming | None = request.incoming
+        """The body, where it is handed on as it arrives and not held; `body` is empty then."""
         self.client_host = client_host
         """The peer's address, or the one that a trusted proxy told by a PROXY header; empty on a Unix socket."""
         self.received_s = request.head_done_s
@@ -171,9 +176,15 @@ class Exchange:
         if self._caller is not None:
             self._caller.drop(self, must_reset=self.has_written and not self._is_chunked)
 
+    def body_ended(self, *, is_kept: bool) -> None:
+        """For the connection: all of an incoming body is there, and another request may follow it."""
+        self._is_kept = is_kept and not self._is_begun
+
     def detach(self) -> None:
         """For the connection: nobody waits any more. Also breaks the cycle between this object and its handler."""
         self._caller = None
+        if self.incoming is not None:
+            self.incoming.detach()
         self.on_disconnect = self.on_blocked = self.on_writable = None
 
     def _head_of(self, status: int, headers: bytes, *, is_kept: bool) -> bytes:

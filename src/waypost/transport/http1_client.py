@@ -16,7 +16,7 @@ from typing import Final, ParamSpec
 
 import msgspec
 
-from waypost.transport.client_connection import Call, ClientConnection, Receiver
+from waypost.transport.client_connection import Call, ClientConnection, Receiver, Upload
 from waypost.transport.http1_response import TransportFailure
 from waypost.transport.limits import CallTimeouts, ClientLimits
 from waypost.transport.sweep import Sweep
@@ -31,6 +31,7 @@ __all__ = [
     "Pool",
     "Receiver",
     "TransportFailure",
+    "Upload",
 ]
 
 _P = ParamSpec("_P")
@@ -90,7 +91,7 @@ class Pool:
     def call(
         self,
         head: bytes,
-        body: bytes,
+        body: bytes | Upload,
         receiver: Receiver,
         timeouts: CallTimeouts,
         *,
@@ -103,8 +104,12 @@ class Pool:
         """
         if body_bytes_max is None:
             body_bytes_max = self._limits.body_bytes
-        call = Call(receiver, timeouts, now_s=self._loop.time(), body_bytes_max=body_bytes_max)
-        request = b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+        if isinstance(body, bytes):
+            call = Call(receiver, timeouts, now_s=self._loop.time(), body_bytes_max=body_bytes_max)
+            request = b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+        else:
+            call = Call(receiver, timeouts, now_s=self._loop.time(), body_bytes_max=body_bytes_max, upload=body)
+            request = _upload_head(head, body)
         is_head_request = head.startswith(b"HEAD ")
         idle = self._idle
         while idle:
@@ -214,6 +219,12 @@ class Pool:
         self.bugs += 1
         if self._on_bug is not None:
             self._on_bug(error)
+
+
+def _upload_head(head: bytes, upload: Upload) -> bytes:
+    if upload.length is None:
+        return b"%btransfer-encoding: chunked\r\n\r\n" % head
+    return b"%bcontent-length: %d\r\n\r\n" % (head, upload.length)
 
 
 def _why(error: Exception) -> TransportFailure:

@@ -16,6 +16,7 @@ from typing import NoReturn
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from waypost.kit.errors import ErrorCode
+from waypost.transport.incoming import Incoming
 from waypost.transport.limits import ServerLimits
 from waypost.transport.server_state import ServerState
 
@@ -36,6 +37,10 @@ _SINGLE = frozenset(
 _HOST = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 _LENGTH_DIGITS_MAX = 19
 _FRAGMENT = ord("#")
+
+
+Streams = Callable[[bytes], int | None]
+"""The path of a PUT → how many bytes its body may have, handed on as it arrives; None for one that is held."""
 
 
 class Phase(Enum):
@@ -61,6 +66,9 @@ class _Refused(Exception):
 class RequestReader:
     """The requests of one connection. After `feed` returned a code it must not be fed again.
 
+    A body is held, and `on_request` called when it is complete; or, where `streams` says so, `on_request` is called
+    with the head, and `incoming` is pushed what follows, which its connection hands on after each feed.
+
     During `on_request`, which is given the reader itself, `method`, `target`, `headers`, `body`, `is_http10`,
     `is_keep_alive` and `head_done_s` are those of the request that is complete.
     """
@@ -68,6 +76,7 @@ class RequestReader:
     __slots__ = (
         "_arrived",
         "_buffer",
+        "_bytes_max",
         "_completed",
         "_completed_before_feed",
         "_feed_bytes",
@@ -77,11 +86,13 @@ class RequestReader:
         "_refusal",
         "_repeats",
         "_state",
+        "_streams",
         "_time",
         "body",
         "body_bytes",
         "head_done_s",
         "headers",
+        "incoming",
         "is_http10",
         "is_keep_alive",
         "method",
@@ -96,11 +107,13 @@ class RequestReader:
         state: ServerState,
         on_request: Callable[[RequestReader], None],
         time: Callable[[], float],
+        streams: Streams | None = None,
     ) -> None:
         self._limits = limits
         self._state = state
         self._on_request = on_request
         self._time = time
+        self._streams = streams
         self._parser: HttpRequestParser | None = HttpRequestParser(self)
         self._refusal: ErrorCode | None = None
         self._completed = 0
@@ -108,11 +121,14 @@ class RequestReader:
         self._feed_bytes = 0
         self._arrived = 0  # of a head, before this feed
         self._repeats = 0
+        self._bytes_max = 0  # of a body that is not held
         self._buffer: bytearray | None = None  # a body of more than one part
         self.method = ""
         self.target = b""
         self.headers: dict[bytes, bytes] = {}
         self.body = b""
+        self.incoming: Incoming | None = None
+        """The body under way, when it is handed on as it arrives."""
         self.is_http10 = False
         self.is_keep_alive = False
         self.head_done_s = 0.0
@@ -149,7 +165,9 @@ class RequestReader:
 
     def close(self) -> None:
         """Let go of an unfinished body, and of llhttp, which holds on to this object."""
-        self._state.buffered_bytes -= self.body_bytes
+        if self.incoming is None:
+            self._state.buffered_bytes -= self.body_bytes
+        self.incoming = None
         self.body_bytes = 0
         self.body = b""
         self._buffer = None
@@ -199,11 +217,19 @@ class RequestReader:
         if parser.should_upgrade() or target[:1] != b"/" or _FRAGMENT in target:
             self._refuse(ErrorCode.INPUT_VALIDATION_ERROR)
         self._check_version(parser.get_http_version())
-        self._check_framing()
+        streamed_max = None
+        if method == "PUT" and self._streams is not None:
+            streamed_max = self._streams(target.partition(b"?")[0])
+        self._check_framing(self._limits.body_bytes if streamed_max is None else streamed_max)
         self.head_done_s = self._time()
         self.phase = _BODY
+        if streamed_max is not None:
+            self._begin_stream(streamed_max)
 
     def on_body(self, data: bytes) -> None:
+        if self.incoming is not None:
+            self._pass_on(self.incoming, data)
+            return
         size = len(data)
         self.body_bytes += size
         self._state.buffered_bytes += size
@@ -222,6 +248,9 @@ class RequestReader:
     def on_message_complete(self) -> None:
         assert self._parser is not None
         self.is_keep_alive = self._parser.should_keep_alive()
+        if self.incoming is not None:
+            self._end_stream(self.incoming)
+            return
         if self._buffer is not None:
             self.body = bytes(self._buffer)
             self._buffer = None
@@ -231,6 +260,30 @@ class RequestReader:
         self.owes_continue = False
         self._on_request(self)
         self.body = b""
+
+    # A body that is not held.
+
+    def _begin_stream(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        length = self.headers.get(b"content-length", b"0")
+        self.incoming = Incoming(None if b"transfer-encoding" in self.headers else int(length))
+        self.is_keep_alive = False  # until it has ended
+        self._on_request(self)
+
+    def _pass_on(self, incoming: Incoming, data: bytes) -> None:
+        self.body_bytes += len(data)
+        if self.body_bytes > self._bytes_max:
+            self._refuse(ErrorCode.PAYLOAD_TOO_LARGE)
+        incoming.push(data)
+
+    def _end_stream(self, incoming: Incoming) -> None:
+        incoming.is_ended = True
+        incoming.is_kept = self.is_keep_alive
+        self.incoming = None
+        self.body_bytes = 0
+        self._completed += 1
+        self.phase = _IDLE
+        self.owes_continue = False
 
     # Rules.
 
@@ -249,7 +302,7 @@ class RequestReader:
         if version != "1.1" and not self.is_http10:
             self._refuse(ErrorCode.INPUT_VALIDATION_ERROR)
 
-    def _check_framing(self) -> None:
+    def _check_framing(self, bytes_max: int) -> None:
         headers = self.headers
         host = headers.get(b"host")
         if not self.is_http10 if host is None else not _is_host(host):
@@ -258,7 +311,7 @@ class RequestReader:
         if length is not None:
             if len(length) > _LENGTH_DIGITS_MAX:
                 self._refuse(ErrorCode.INPUT_VALIDATION_ERROR)
-            if int(length) > self._limits.body_bytes:
+            if int(length) > bytes_max:
                 self._refuse(ErrorCode.PAYLOAD_TOO_LARGE)
         coding = headers.get(b"transfer-encoding")
         # An HTTP/1.0 message with Transfer-Encoding is faulty framing (RFC 9112 §6.1).

@@ -53,6 +53,7 @@ class ResponseReader:
         "body_length",
         "has_head",
         "headers",
+        "is_asked_on",
         "is_complete",
         "is_reusable",
         "status",
@@ -78,6 +79,8 @@ class ResponseReader:
         """As announced; None when chunked, or ended by the end of the connection."""
         self.has_head = False
         """Status and headers of the final answer are known."""
+        self.is_asked_on = False
+        """The origin wants the body of the request (`100 Continue`), and has not answered yet."""
         self.is_complete = False
         self.is_reusable = False
         """After a complete answer: whether the connection may carry another."""
@@ -155,6 +158,7 @@ class ResponseReader:
             self._fail(TransportFailure.MALFORMED)
         if status < 200:
             self.headers = {}  # 1xx: the final answer follows; the bytes count on
+            self.is_asked_on = self.is_asked_on or status == 100
             return
         length, coding = headers.get(b"content-length"), headers.get(b"transfer-encoding")
         if length is not None:

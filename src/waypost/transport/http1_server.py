@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from waypost.transport.exchange import Exchange
+from waypost.transport.http1_request import Streams
 from waypost.transport.limits import ServerLimits
 from waypost.transport.server_connection import Connection, Handler, Refuse, Rules
 from waypost.transport.sweep import Sweep
@@ -38,8 +39,11 @@ class Http1Server:
         limits: ServerLimits | None = None,
         *,
         on_bug: Callable[[BaseException], None] | None = None,
+        streams: Streams | None = None,
     ) -> None:
+        """`streams`: which bodies are given to the handler as they arrive, in `Exchange.incoming`."""
         self._rules = Rules(handler, refuse, limits or ServerLimits(), on_bug)
+        self._rules.streams = streams
         self._rules.on_lost = self._on_lost
         self._listeners: list[asyncio.Server] = []
         self._siblings: list[tuple[socket.socket, Callable[[], Connection], dict[str, Any]]] = []

@@ -16,7 +16,8 @@ from typing import Final, cast
 
 from waypost.kit.errors import ErrorCode
 from waypost.transport.exchange import CLOSE, Exchange, render_head
-from waypost.transport.http1_request import Phase, RequestReader
+from waypost.transport.http1_request import Phase, RequestReader, Streams
+from waypost.transport.incoming import Incoming
 from waypost.transport.limits import ServerLimits
 from waypost.transport.proxy_header import ProxyHeaderInvalid, read_proxy_header
 from waypost.transport.server_state import ServerState
@@ -33,7 +34,9 @@ _NEVER_S: Final = float("inf")
 class Rules:
     """What every connection of a server is given."""
 
-    __slots__ = ("connections", "handler", "is_proxy", "limits", "on_bug", "on_lost", "refuse", "state", "time")
+    __slots__ = (
+        *("connections", "handler", "is_proxy", "limits", "on_bug", "on_lost", "refuse", "state", "streams", "time"),
+    )
 
     def __init__(
         self, handler: Handler, refuse: Refuse, limits: ServerLimits, on_bug: Callable[[BaseException], None] | None
@@ -44,6 +47,8 @@ class Rules:
         self.on_bug = on_bug
         self.state = ServerState()
         self.connections: set[Connection] = set()
+        self.streams: Streams | None = None
+        """Which bodies are handed on as they arrive."""
         self.is_proxy: Callable[[str], bool] = lambda _: False
         """Whether the peer at an address may tell, by a PROXY header, whom it speaks for."""
         self.time: Callable[[], float] = lambda: 0.0
@@ -64,6 +69,7 @@ class Connection(asyncio.Protocol):
         "_client_host",
         "_early",
         "_exchange",
+        "_incoming",
         "_is_advancing",
         "_is_blocked",
         "_is_closing",
@@ -83,9 +89,10 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._reader = RequestReader(rules.limits, rules.state, self._on_request, rules.time)
+        self._reader = RequestReader(rules.limits, rules.state, self._on_request, rules.time, rules.streams)
         self._queue: deque[Exchange] = deque()
         self._exchange: Exchange | None = None
+        self._incoming: Incoming | None = None  # of the exchange, until all of its body is there
         self._refusal: ErrorCode | None = None  # waits for the answers before it
         self._client_host = ""
         self._early: bytes | None = None  # of a proxy: what it sent before it is clear who the caller is
@@ -132,6 +139,8 @@ class Connection(asyncio.Protocol):
                 data = self._without_proxy_header(self._early + data)
             if data:
                 self._refusal = self._reader.feed(data)
+                if self._refusal is not None and self._reader.incoming is not None:
+                    self._reader.incoming.fail(self._refusal)
         except ProxyHeaderInvalid:
             self._refusal = ErrorCode.INPUT_VALIDATION_ERROR
         except Exception as error:  # noqa: BLE001  a bug of ours must not reach the loop, which would log what was sent
@@ -140,6 +149,8 @@ class Connection(asyncio.Protocol):
             return
         if self._exchange is None:
             self._advance()
+        elif self._incoming is not None:
+            self._hand_on(self._exchange, self._incoming)
         else:
             self._pause()
 
@@ -188,6 +199,9 @@ class Connection(asyncio.Protocol):
             self._advance()
             return
         self.deadline_s = _NEVER_S
+        if self._incoming is not None:
+            self._watched = None
+            self._flow()
         if self._exchange.on_writable is not None:
             self._guard(self._exchange, self._exchange.on_writable)
 
@@ -222,7 +236,13 @@ class Connection(asyncio.Protocol):
         elif self._watched is _IDLE:
             self._close()
         elif self._watched is _BODY and self._is_body_in_time(now_s):
-            self.deadline_s = min(now_s + 1.0, self._since_s + limits.body_s)
+            self.deadline_s = now_s + 1.0
+            if self._incoming is None:
+                self.deadline_s = min(self.deadline_s, self._since_s + limits.body_s)
+        elif self._exchange is not None and self._incoming is not None:
+            self._refusal = ErrorCode.REQUEST_TIMEOUT
+            self._incoming.fail(self._refusal)
+            self._hand_on(self._exchange, self._incoming)
         else:
             self._refuse(ErrorCode.REQUEST_TIMEOUT)
 
@@ -250,7 +270,9 @@ class Connection(asyncio.Protocol):
         self._is_advancing = False
         if self._is_closing:
             return
-        if self._exchange is not None or self._is_blocked:
+        if self._incoming is not None:
+            self._flow()
+        elif self._exchange is not None or self._is_blocked:
             if queue or self._refusal is not None:
                 self._pause()
         elif self._refusal is not None:
@@ -270,17 +292,64 @@ class Connection(asyncio.Protocol):
         rules.state.exchanges += 1
         self._watched = None
         self.deadline_s = _NEVER_S
+        if exchange.incoming is not None:
+            self._take(exchange, exchange.incoming)
         try:
             rules.handler(exchange)
         except Exception as error:  # noqa: BLE001  one request fails, the process does not
             self._fail(exchange, error)
 
     def _release(self, exchange: Exchange) -> None:
-        self._exchange = None
+        self._exchange = self._incoming = None
         state = self._rules.state
         state.exchanges -= 1
         state.buffered_bytes -= len(exchange.body)
         exchange.detach()
+
+    # Bodies that are handed on as they arrive.
+
+    def _take(self, exchange: Exchange, incoming: Incoming) -> None:
+        """The exchange begins, with whatever has arrived of its body."""
+        if incoming.is_ended:
+            exchange.body_ended(is_kept=incoming.is_kept)
+        else:
+            self._incoming = incoming
+            incoming.on_flow = self._flow
+
+    def _hand_on(self, exchange: Exchange, incoming: Incoming) -> None:
+        """More of it has arrived, or it is clear that no more will."""
+        if incoming.is_ended:
+            self._incoming = None
+            self._watched = None
+            self.deadline_s = _NEVER_S
+            exchange.body_ended(is_kept=incoming.is_kept)
+        self._guard(exchange, incoming.flush)
+        if self._exchange is not exchange or self._is_closing:
+            return
+        if self._incoming is not None:
+            self._flow()
+        elif self._queue or self._refusal is not None:
+            self._pause()  # what follows the body waits for the answer
+
+    def _flow(self) -> None:
+        """Read on, if somebody takes what comes, and see that it comes fast enough; else leave it in the kernel."""
+        incoming = self._incoming
+        if incoming is None or self._is_closing or self._refusal is not None:
+            return
+        if not incoming.wants_more:
+            self._pause()
+            self._watched = None
+            if not self._is_blocked:
+                self.deadline_s = _NEVER_S
+            return
+        if self._is_paused:
+            self._is_paused = False
+            self.transport.resume_reading()
+        if self._reader.owes_continue:
+            self._reader.owes_continue = False
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if not self._is_blocked:
+            self._watch()  # from the beginning after each pause: that was not the caller's
 
     def _watch(self) -> None:
         phase = self._reader.phase
@@ -301,7 +370,10 @@ class Connection(asyncio.Protocol):
         limits = self._rules.limits
         waited_s = now_s - self._since_s
         arrived = self._reader.body_bytes - self._base_bytes
-        return waited_s < limits.body_s and arrived >= waited_s * limits.body_bytes_per_s
+        is_late = (
+            self._incoming is None and waited_s >= limits.body_s
+        )  # what is not held may take as long as it is large
+        return not is_late and arrived >= waited_s * limits.body_bytes_per_s
 
     def _pause(self) -> None:
         if not self._is_paused:
