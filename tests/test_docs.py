@@ -18,6 +18,9 @@ from tests.documents import ROOT, Block, blocks, code_of, page, pages
 from waypost.app.live_settings import DRAIN_S
 from waypost.app.settings import SettingsError, read_settings
 from waypost.cli.command import cli
+from waypost.control.file_bounds import FileBounds
+from waypost.control.file_fetch import OUTPUT_BYTES_MAX
+from waypost.control.file_store import INLINE_BYTES_MAX, UPLOADS_AT_ONCE, UPLOADS_OF_ONE
 from waypost.gateway.cross_origin import EXPOSED
 from waypost.gateway.models import ModelEntry, Pricing
 from waypost.kit.errors import ErrorCode
@@ -28,6 +31,9 @@ from waypost.simulator.fault import KINDS, PHASES
 from waypost.simulator.job import JobDirectives
 from waypost.simulator.job_style import JOB_STYLES
 from waypost.simulator.provider import STYLES
+from waypost.storage import files
+from waypost.storage.file_sweep import AUDIT_LIFE
+from waypost.stores.sealing import CHUNK_BYTES
 from waypost.telemetry.events import FIELDS, Event
 from waypost.transport.http1_response import TransportFailure
 from waypost.transport.limits import ServerLimits
@@ -42,6 +48,7 @@ from waypost.wire.canonical import (
     Usage,
 )
 from waypost.wire.envelope import Envelope
+from waypost.wire.file_type import EXTENSIONS
 from waypost.wire.identity import AnswerIdentity
 from waypost.wire.openai_chat_answer import render_completion
 
@@ -351,3 +358,26 @@ def test_the_limits_of_the_server_are_documented_as_they_are() -> None:
 def test_no_document_names_a_place_of_somebodys_machine() -> None:
     for each in pages():
         assert re.findall(r"/(?:home|root|work|Users)/\S*", each.text) == [], each.path
+
+
+def test_the_bounds_of_files_are_documented_as_they_are() -> None:
+    text = page("docs/reference/files.md").text
+    bounds = FileBounds()
+    for told in (
+        f"more than {bounds.bytes_max >> 20} MiB (`bytes_max`)",
+        f"more than {files.PENDING_MAX:,} uploads begun",
+        f"or {UPLOADS_AT_ONCE} uploads are under way, or {UPLOADS_OF_ONE} of",
+        f"inside the request as base64 ({INLINE_BYTES_MAX >> 20} MiB at most",
+        f"up to {OUTPUT_BYTES_MAX >> 30} GiB",
+        f"chunks of {CHUNK_BYTES >> 10} KiB",
+        f"kept for {AUDIT_LIFE.days} days",
+    ):
+        assert told in text, told
+    rows = {code_of(row[0]): row[1] for row in page("docs/reference/configuration.md").rows("`[files]`")}
+    assert {name: int(code_of(rows[name])) for name in bounds.__struct_fields__} == msgspec.structs.asdict(bounds)
+
+
+def test_every_type_of_files_is_documented() -> None:
+    section = page("docs/reference/files.md").text.partition("## Types")[2].partition("##")[0].lower()
+    spelled = {"jpg": "jpeg", "mov": "quicktime", "mkv": "matroska"}
+    assert [each for each in EXTENSIONS.values() if spelled.get(each, each) not in section] == []

@@ -171,8 +171,8 @@ async def test_a_deleted_file_is_gone_at_once_and_its_object_soon(database: str,
         assert (await plane.ask("DELETE", f"/v1/files/{file['id']}")).status == 404
         assert (await plane.ask("GET", f"/v1/files/{file['id']}/download")).status == 404
         assert (await plane.ask("GET", path_of(url), key="")).status == 404
-        assert await plane.rows("SELECT task_name FROM procrastinate_jobs") == [("sweep_files",)]
-        await plane.files.sweep()
+        assert await plane.rows("SELECT task_name FROM procrastinate_jobs") == [("erase_objects",)]
+        await plane.files.erase_due()
         assert kept(plane) == []
         assert await plane.rows("SELECT bytes FROM file_storage") == [(0,)]
 
@@ -422,3 +422,24 @@ async def test_urls_stand_at_the_public_url_and_else_where_the_caller_came_to(da
     async with Plane(database, tmp_path / "two", config='[server]\npublic_url = "https://ai.example.org"\n') as plane:
         made = await plane.ask("POST", "/v1/files/upload", {"purpose": "INPUT"}, headers=asked)
         assert made.json["upload_url"].startswith("https://ai.example.org/v1/files/file_")
+
+
+async def test_an_upload_that_stands_still_is_given_up_and_holds_no_place(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("waypost.control.files._IDLE_S", 0.05)
+    monkeypatch.setattr("waypost.control.file_store.UPLOADS_OF_ONE", 1)
+    async with Plane(database, tmp_path) as plane:
+        url = (await announce(plane))["upload_url"]
+        is_begun = asyncio.Event()
+        standing = asyncio.ensure_future(
+            put_slowly(plane, url, [picture(900_000), b"x"], between=[is_begun.set, lambda: asyncio.sleep(30)])
+        )
+        await is_begun.wait()
+        busy = await put_slowly(plane, url, [picture()])
+        stopped = await standing
+
+        assert (busy.status, busy.json["error"]["code"]) == (503, "SERVICE_UNAVAILABLE")
+        assert (stopped.status, stopped.json["error"]["code"]) == (408, "REQUEST_TIMEOUT")
+        assert kept(plane) == []
+        assert (await put_slowly(plane, url, [picture()])).status == 200

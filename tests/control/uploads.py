@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
@@ -52,9 +53,9 @@ def kept(plane: Plane) -> list[Path]:
 
 
 async def put_slowly(
-    plane: Plane, url: str, parts: Iterable[bytes], *, between: Callable[[], Any] | None = None, hang_up: bool = False
+    plane: Plane, url: str, parts: Iterable[bytes], *, between: Iterable[Callable[[], Any]] = (), hang_up: bool = False
 ) -> Answer:
-    """The parts one by one, `between` before each; then the end, or the connection's."""
+    """The parts one by one, one of `between` before each; then the end, or the connection's."""
     path, _, query = path_of(url).partition("?")
     scope = {
         "type": "http",
@@ -67,9 +68,10 @@ async def put_slowly(
     messages: list[Message] = []
 
     async def receiving() -> AsyncIterator[Message]:
-        for part in parts:
-            if between is not None:
-                between()
+        for part, step in itertools.zip_longest(parts, between):
+            waiting = None if step is None else step()
+            if waiting is not None:
+                await waiting
             await asyncio.sleep(0)
             yield {"type": "http.request", "body": part, "more_body": True}
         yield {"type": "http.disconnect"} if hang_up else {"type": "http.request", "body": b"", "more_body": False}

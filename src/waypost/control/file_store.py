@@ -31,7 +31,8 @@ from waypost.telemetry.metrics import Counter, Page
 from waypost.wire.file_type import HEAD_BYTES, file_type
 from waypost.wire.media_type import data_url
 
-UPLOADS_AT_ONCE = 64  # each holds a few MiB
+UPLOADS_AT_ONCE = 64  # of one process: each holds a few MiB
+UPLOADS_OF_ONE = 16  # organisation's among them, so that others get through
 UPLOAD_TOTAL_S = 1800.0  # an object is expected to be written within `storage.files.WRITING_MAX`
 INLINE_BYTES_MAX = 10 * 1024 * 1024  # of an input in a provider's request, before base64 makes it a third more
 
@@ -82,7 +83,7 @@ class Files:
         self._keys = FileKeys(dict(read_keys()))
         self._clock = clock
         self._ids = ids
-        self._uploads = 0
+        self._uploads: list[bytes] = []  # whose they are
         self._stored_bytes = 0
         self._taken_in = Counter("", "")
         if page is not None:
@@ -97,14 +98,15 @@ class Files:
     async def receive(self, row: FileRow, source: AsyncIterable[bytes], *, source_ip: str | None) -> FileRow:
         """The bytes of an awaited upload. Raises FileTooLarge, TypeUnsupported, StoreUnavailable, TimeoutError, and of
         `storage.files` UploadEnded and StorageFull."""
-        if self._uploads >= UPLOADS_AT_ONCE:
+        own = self._uploads.count(row.org_id)
+        if len(self._uploads) >= UPLOADS_AT_ONCE or own >= UPLOADS_OF_ONE:
             raise StoreUnavailable("as many uploads as may be are under way")
-        self._uploads += 1
+        self._uploads.append(row.org_id)
         try:
             async with asyncio.timeout(UPLOAD_TOTAL_S):
                 content = await self.write(row.id, source, bytes_max=self.bounds.bytes_max)
         finally:
-            self._uploads -= 1
+            self._uploads.remove(row.org_id)
         try:
             return await files.complete_upload(
                 self.pool,
@@ -208,9 +210,12 @@ class Files:
         span = sealed_span(row.size_bytes, start, end)
         try:
             key = self._unwrap(row)
-            sealed = self._objects.read(row.object_id.hex(), span.start, span.end)
-            async for part in opened(sealed, key, row.id, size_bytes=row.size_bytes, start=start, end=end):
-                yield part
+            async with (
+                aclosing(self._objects.read(row.object_id.hex(), span.start, span.end)) as sealed,
+                aclosing(opened(sealed, key, row.id, size_bytes=row.size_bytes, start=start, end=end)) as parts,
+            ):
+                async for part in parts:
+                    yield part
         except (ObjectMissing, Tampered, KeyError) as error:
             emit(FileUnreadable(file_id=row.id.hex(), error_type=type(error).__name__))
             raise Refusal(ErrorCode.INTERNAL_ERROR) from None
@@ -239,11 +244,16 @@ class Files:
             pass
         await file_sweep.forget_audit(self.pool, now)
         await self._rewrap()
+        await self.erase_due()
+        self._stored_bytes = await file_sweep.stored_bytes(self.pool)
+
+    async def erase_due(self) -> None:
+        """Erase the objects that nobody keeps; when the store is away, another time."""
+        now = self.now()
         while doomed := await file_sweep.objects_to_erase(self.pool, now):
             if not await self._erase(doomed):
                 emit(FilesNotErased(backlog=await file_sweep.erasure_backlog(self.pool, now)))
                 break
-        self._stored_bytes = await file_sweep.stored_bytes(self.pool)
 
     async def _erase(self, object_ids: list[bytes]) -> bool:
         """Whether the store did."""

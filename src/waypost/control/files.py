@@ -14,6 +14,7 @@ What a caller says of a file, its name or its type, is neither kept nor believed
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -47,6 +48,7 @@ from waypost.stores.objects import StoreUnavailable
 from waypost.wire.file_type import EXTENSIONS
 
 _RETRY_AFTER_S = 5
+_IDLE_S = 60.0  # without a byte of an upload
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,255}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 # Whatever the bytes are, a browser runs nothing of them, guesses nothing about them and keeps nothing.
@@ -301,7 +303,13 @@ class _Actions:
 
 
 async def _body(request: Request) -> AsyncIterator[bytes]:
-    async for part in request.stream():
+    """Raises TimeoutError when nothing comes for a while, ClientDisconnect when nothing will."""
+    stream = request.stream()
+    while True:
+        async with asyncio.timeout(_IDLE_S):
+            part = await anext(stream, None)
+        if part is None:
+            return
         if part:
             yield part
 

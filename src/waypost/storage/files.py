@@ -22,7 +22,8 @@ from psycopg.rows import TupleRow
 from waypost.storage.jobs import defer
 from waypost.storage.pool import Pool
 
-SWEEP_FILES = "sweep_files"  # the job that erases what is due
+SWEEP_FILES = "sweep_files"  # the job that looks after all of them
+ERASE_OBJECTS = "erase_objects"  # the one that follows a deletion
 QUEUE = "files"
 UPLOAD_LIFE = timedelta(hours=1)  # of what is awaited, and of the URL to send it to
 WRITING_MAX = timedelta(hours=2)  # no object takes longer to write
@@ -365,7 +366,7 @@ async def delete_file(pool: Pool, org_id: bytes, file_id: bytes, actor: Actor, n
             parameters |= {"org_id": UUID(bytes=org_id), "size_bytes": row.size_bytes}
             await connection.execute(ERASE_OBJECT, parameters)
             await connection.execute(GIVE_ROOM, parameters)
-            await defer(connection, SWEEP_FILES, {}, queue=QUEUE)
+            await defer(connection, ERASE_OBJECTS, {}, queue=QUEUE, lock=ERASE_OBJECTS)
         await _note(connection, row, "DELETE", actor, now)
     return True
 

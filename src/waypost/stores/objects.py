@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
 from io import FileIO
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -42,8 +42,8 @@ class Objects(Protocol):
     async def put(self, name: str, parts: AsyncIterable[bytes]) -> None:
         """Keep what `parts` yields: whole, and for good once this returns; when `parts` raises, nothing."""
 
-    def read(self, name: str, start: int, end: int) -> AsyncIterator[bytes]:
-        """The bytes from `start` up to `end`, an async generator. Raises ObjectMissing."""
+    def read(self, name: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """The bytes from `start` up to `end`. Raises ObjectMissing."""
 
     async def delete(self, name: str) -> None:
         """Whatever there is of that name, whole or begun; fine when there is nothing."""
@@ -85,7 +85,7 @@ class LocalObjects:
         finally:
             file.close()
 
-    async def read(self, name: str, start: int, end: int) -> AsyncIterator[bytes]:
+    async def read(self, name: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
         file = await _in_thread(_open, self._path(name))
         try:
             while start < end:
@@ -131,7 +131,7 @@ class LocalObjects:
         return self._directory / INCOMING / name
 
 
-async def in_pieces(parts: AsyncIterable[bytes], piece_bytes: int) -> AsyncIterator[bytes]:
+async def in_pieces(parts: AsyncIterable[bytes], piece_bytes: int) -> AsyncGenerator[bytes, None]:
     """The same bytes in pieces of at least `piece_bytes`, but for the last: each costs a write, or a request."""
     pending: list[bytes] = []
     size = 0

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 
 import msgspec
@@ -92,7 +92,7 @@ def sealed_span(size_bytes: int, start: int, end: int) -> SealedSpan:
 
 async def opened(
     sealed: AsyncIterable[bytes], key: bytes, bound_to: bytes, *, size_bytes: int, start: int, end: int
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """The plain bytes from `start` up to `end`, of the sealed bytes that `sealed_span` told, in pieces of at most a
     chunk. Raises Tampered, before any byte of a chunk that is not as it was sealed."""
     cipher, span, chunks = AESGCM(key), sealed_span(size_bytes, start, end), _chunks(size_bytes)
