@@ -4,6 +4,7 @@ cursor.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
@@ -22,6 +23,7 @@ BODY_BYTES_MAX = 1_048_576  # of JSON; files have their own bound
 PAGE_MAX = 100
 PAGE_DEFAULT = 20
 _JSON = "application/json"
+_HOST = re.compile(r"[A-Za-z0-9.-]{1,255}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 _Body = TypeVar("_Body")
 encode = msgspec.json.Encoder().encode
 
@@ -99,6 +101,13 @@ def page(rows: Sequence[object], next_cursor: str | None) -> dict[str, object]:
 def moment(value: datetime | None) -> str | None:
     """ISO 8601 in UTC, with milliseconds and `Z`."""
     return None if value is None else value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def origin_of(request: Request) -> str:
+    """The scheme and host that the caller came to; "" when they could not stand in a URL."""
+    host = request.headers.get("host", "")
+    scheme = "https" if request.headers.get("x-forwarded-proto") == "https" else "http"
+    return f"{scheme}://{host}" if _HOST.fullmatch(host) else ""
 
 
 def request_id_of(request: Request, source: Ids) -> str:

@@ -9,7 +9,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Lifespan
 
-from waypost.control import account, api_keys, callbacks, executions, files, webhook_deliveries, webhooks
+from waypost.control import (
+    account,
+    api_keys,
+    callbacks,
+    executions,
+    files,
+    video_generations,
+    webhook_deliveries,
+    webhooks,
+)
 from waypost.control.answers import answer, refuse, request_id_of
 from waypost.control.services import Services
 from waypost.kit.errors import ErrorCode, Refusal
@@ -55,6 +64,7 @@ def build(services: Services, lifespan: Lifespan[Starlette]) -> Starlette:
             *account.routes(services),
             *executions.routes(services),
             *files.routes(services),
+            *video_generations.routes(services),
             *webhooks.routes(services),
             *webhook_deliveries.routes(services),
             *callbacks.routes(services.callbacks),

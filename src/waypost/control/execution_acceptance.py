@@ -49,7 +49,13 @@ class Acceptance:
 
     async def accept(self, request: Request, api_key: ApiKey) -> tuple[AsynchronousExecution, bool]:
         """The execution, and whether it is new. Raises Refusal: 400 with details, 402, 413, 415, 422, 503."""
-        body, claim = await self._read(request)
+        body, claim = await self.read(request)
+        return await self.accept_body(body, claim, api_key)
+
+    async def accept_body(
+        self, body: bytes, claim: Claim | None, api_key: ApiKey
+    ) -> tuple[AsynchronousExecution, bool]:
+        """The same of a body that was read, and may have been written otherwise. Raises Refusal."""
         model, body_input, fields = await self._checked(body, api_key)
         execution = self._priced(model, body_input, fields, api_key)
         ttl_s = min((execution.expires_at - execution.accepted_at).total_seconds() + GRACE_S, PAYLOAD_TTL_S_MAX)
@@ -72,7 +78,8 @@ class Acceptance:
                 await forget(self._services, *keys)
         return made, is_kept
 
-    async def _read(self, request: Request) -> tuple[bytes, Claim | None]:
+    async def read(self, request: Request) -> tuple[bytes, Claim | None]:
+        """The body as it came, and the claim of its idempotency key. Raises Refusal: 400, 413, 415."""
         content_type = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
         if content_type != _JSON:
             text = "Send JSON with the header 'Content-Type: application/json'."

@@ -30,6 +30,7 @@ from starlette.routing import Route
 from waypost.control.answers import (
     answer,
     moment,
+    origin_of,
     page,
     page_request,
     path_id,
@@ -50,7 +51,6 @@ from waypost.wire.file_type import EXTENSIONS
 _RETRY_AFTER_S = 5
 _IDLE_S = 60.0  # without a byte of an upload
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-_HOST = re.compile(r"[A-Za-z0-9.-]{1,255}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 # Whatever the bytes are, a browser runs nothing of them, guesses nothing about them and keeps nothing.
 _SAFE = {
     "x-content-type-options": "nosniff",
@@ -261,10 +261,7 @@ class _Actions:
         return answer(shown | {"content_type": row.content_type, "size_bytes": row.size_bytes})
 
     def _url(self, request: Request, use: UrlUse, file_id: bytes, expires_s: int) -> str:
-        host = request.headers.get("host", "")
-        scheme = "https" if request.headers.get("x-forwarded-proto") == "https" else "http"
-        origin = f"{scheme}://{host}" if _HOST.fullmatch(host) else ""
-        return self._store.urls.url(use, file_id, expires_s=expires_s, origin=origin)
+        return self._store.urls.url(use, file_id, expires_s=expires_s, origin=origin_of(request))
 
     async def _content(self, request: Request, row: FileRow) -> Response:
         """200, or 206 for one range of it."""
