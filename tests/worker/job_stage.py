@@ -84,7 +84,6 @@ class Shelf:
     def __init__(self, sim: Simulator) -> None:
         self._sim = sim
         self.kept: dict[tuple[bytes, int], OutputFile] = {}
-        self.settled: list[tuple[bytes, str]] = []
         self.fails = 0
         self.tries = 0
 
@@ -98,9 +97,6 @@ class Shelf:
             raise OutputNotKept
         file = OutputFile(IDS.new(), heard.headers["content-type"], len(heard.body))
         return self.kept.setdefault((execution.id, index), file)
-
-    async def settle_on(self, connection: AsyncConnection, execution: AsynchronousExecution) -> None:
-        self.settled.append((execution.id, execution.state.name))
 
 
 class Carrier:
@@ -156,7 +152,6 @@ class Stage:
         steps = JobSteps(
             executions=self.executions,
             money=money,
-            outputs=self.shelf,
             vault=self.vault,
             clock=self.clock,
             dice=lambda: 0.5,

@@ -19,6 +19,7 @@ from waypost.app.file_wiring import build_outputs
 from waypost.executions.lifecycle import State
 from waypost.kit import ids
 from waypost.storage.asynchronous_executions import AsynchronousExecution
+from waypost.storage.files import drop_outputs_on, show_outputs_on
 from waypost.worker.job_steps import OutputNotKept
 from waypost.worker.kept_outputs import KeptOutputs
 
@@ -29,10 +30,11 @@ async def keeping(database: str, tmp_path: Path, *allow: str) -> AsyncIterator[t
         yield plane, build_outputs(plane.files, guarded, IDS)
 
 
-async def settle(plane: Plane, kept: KeptOutputs, execution: AsynchronousExecution) -> list[str]:
+async def settle(plane: Plane, execution: AsynchronousExecution) -> list[str]:
     """End it; the files that its organisation has then."""
     async with plane.books.connection() as connection, connection.transaction():
-        await kept.settle_on(connection, execution)
+        settle_on = show_outputs_on if execution.state is State.SUCCEEDED else drop_outputs_on
+        await settle_on(connection, execution.id)
     return [row["id"] for row in (await plane.ask("GET", "/v1/files")).json["data"]]
 
 
@@ -49,7 +51,7 @@ async def test_what_is_at_an_address_and_what_came_inside_the_answer_are_shown_o
         assert (second.bytes, second.width, second.height) == (300, 3, 4)
         assert await kept.rehost(execution, 1, inline) == second
         assert (await plane.ask("GET", "/v1/files")).json["data"] == []
-        shown = await settle(plane, kept, ended(execution, State.SUCCEEDED))
+        shown = await settle(plane, ended(execution, State.SUCCEEDED))
         assert shown == [ids.text("file", second.id), ids.text("file", first.id)]
 
 
@@ -61,7 +63,7 @@ async def test_what_was_kept_for_an_execution_that_did_not_succeed_is_dropped(
         execution = received(plane.org_id)
         await kept.rehost(execution, 0, "data:image/png;base64," + base64.b64encode(picture()).decode())
 
-        assert await settle(plane, kept, ended(execution, state)) == []
+        assert await settle(plane, ended(execution, state)) == []
         plane.clock.step_s(1)
         await plane.files.sweep()
         assert await plane.rows("SELECT FROM file") == []

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from waypost.app.background import Background
+from waypost.app.provider_jobs import make_provider_jobs
 from waypost.app.settings import Settings
 from waypost.control.file_fetch import Outputs
 from waypost.control.services import Services
@@ -25,6 +26,7 @@ from waypost.upstream.guarded_session import GuardedSession
 from waypost.worker.execution_files import ExecutionFiles
 from waypost.worker.executions import ExecutionWork
 from waypost.worker.gateways import Gateways
+from waypost.worker.kept_outputs import KeptOutputs
 from waypost.worker.queue import Handler, Queue
 
 _LOOK_S = 5.0  # at the queue, for its metrics
@@ -42,6 +44,18 @@ class Work:
         self._state = QueueState()
         self.gateways = Gateways(settings.data_dir / "run")
         self.outputs = Outputs(services.files, session, services.ids, page)
+        dice = random.Random().random  # noqa: S311  no secret
+        ended = page.counter(
+            "waypost_executions_ended", "Asynchronous executions that have ended", ("model", "outcome", "code")
+        )
+        self.jobs = make_provider_jobs(
+            services,
+            services.callbacks.addresses,
+            self.gateways.errand,
+            KeptOutputs(self.outputs),
+            dice=dice,
+            ended=ended,
+        )
         self.executions = ExecutionWork(
             executions=services.executions,
             news=services.news,
@@ -49,12 +63,10 @@ class Work:
             view=services.view,
             calls=self.gateways,
             files=ExecutionFiles(services.files, self.outputs),
-            jobs=None,
+            jobs=self.jobs,
             clock=services.clock,
-            dice=random.Random().random,  # noqa: S311  no secret
-            ended=page.counter(
-                "waypost_executions_ended", "Asynchronous executions that have ended", ("model", "outcome", "code")
-            ),
+            dice=dice,
+            ended=ended,
             started_after=page.histogram(
                 "waypost_execution_start_seconds", "From acceptance to the first step of the work"
             ),
@@ -63,6 +75,7 @@ class Work:
             START: self.executions.start,
             SWEEP_FILES: services.files.sweep,
             FORGET: services.callbacks.forget,
+            **self.jobs.handlers(),
         }
         # At minutes that are nobody else's: hourly, and in the night.
         self.periodic = {SWEEP_FILES: "17 * * * *", FORGET: "43 3 * * *"}

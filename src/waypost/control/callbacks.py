@@ -99,7 +99,7 @@ class Callbacks:
     ) -> None:
         self._pool = pool
         self._view = view
-        self._addresses = addresses
+        self.addresses = addresses
         self._read_secret = read_secret
         self._key_sets = key_sets
         self._clock = clock
@@ -125,7 +125,7 @@ class Callbacks:
         said = kind.read_callback(headers, body, target)
         callback = ProviderCallback(
             provider=provider.id,
-            event_key=self._addresses.event_key(provider.id, execution_id, attempt, said.event_id.encode() or body),
+            event_key=self.addresses.event_key(provider.id, execution_id, attempt, said.event_id.encode() or body),
             execution_id=execution_id,
             attempt=attempt,
             received_at=datetime.fromtimestamp(self._clock.unix_ns() / 1e9, UTC),
@@ -151,7 +151,7 @@ class Callbacks:
         except ValueError:
             execution_id, number = b"", 0
         is_ours = execution_id and 1 <= number <= ATTEMPT_MAX and token.isascii()
-        if not is_ours or not self._addresses.is_token(token, provider_id, execution_id, number):
+        if not is_ours or not self.addresses.is_token(token, provider_id, execution_id, number):
             _take(self._wrong, self._clock.monotonic_s())
             raise Refusal(ErrorCode.NOT_FOUND)
         provider = self._provider(provider_id)

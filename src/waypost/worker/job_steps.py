@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import msgspec
-from psycopg import AsyncConnection
 
 from waypost.executions.lifecycle import Mode, State
 from waypost.executions.payload_keys import input_key
@@ -21,6 +20,7 @@ from waypost.storage.asynchronous_executions import QUEUE, AsynchronousExecution
 from waypost.storage.asynchronous_executions import Job as QueuedJob
 from waypost.storage.jobs import defer
 from waypost.stores.vault import Vault, VaultError
+from waypost.telemetry.metrics import Counter
 from waypost.worker.job_money import JobMoney
 
 SUBMIT, LOOK_UP, POLL, REHOST = (f"provider_job.{each}" for each in ("submit", "look_up", "poll", "rehost"))
@@ -36,11 +36,8 @@ class Outputs(Protocol):
     """Where what jobs made is kept."""
 
     async def rehost(self, execution: AsynchronousExecution, index: int, address: str) -> OutputFile:
-        """Fetch and keep an output until the execution's end; the same index again is the same file. Raises
-        OutputNotKept."""
-
-    async def settle_on(self, connection: AsyncConnection, execution: AsynchronousExecution) -> None:
-        """In the transaction that ends it: show what was kept when it SUCCEEDED, else drop it."""
+        """Fetch and keep an output, which the step that ends the execution shows or drops; the same index again is the
+        same file. `address` was checked to be the provider's, or is a data URL. Raises OutputNotKept."""
 
 
 class Then(msgspec.Struct, frozen=True):
@@ -63,17 +60,17 @@ class JobSteps:
         *,
         executions: Executions,
         money: JobMoney,
-        outputs: Outputs,
         vault: Vault,
         clock: Clock,
         dice: Callable[[], float],
+        ended: Counter | None = None,
     ) -> None:
         self.money = money
         self.dice = dice
         self._executions = executions
-        self._outputs = outputs
         self._vault = vault
         self._clock = clock
+        self._ended = ended or Counter("", "", ("model", "outcome", "code"))
 
     async def find(self, execution: str) -> AsynchronousExecution | None:
         """By the 32 digits that queued jobs have."""
@@ -146,6 +143,7 @@ class JobSteps:
         """The last step, and its input forgotten."""
         if await self.step(row, after, ending=ending, jobs=jobs) is None:
             return
+        self._ended.add(after.model, after.state.public.lower(), after.error_code)
         try:
             await self._vault.delete(input_key(row.id))
         except VaultError:
@@ -178,8 +176,6 @@ class JobSteps:
             stepped = await self._executions.step_on(connection, row, after, ending=ending, jobs=jobs)
             if stepped is None:
                 return None
-            if ending is not None:
-                await self._outputs.settle_on(connection, stepped)
             if then is not None:
                 arguments = {"execution": row.id.hex(), "version": stepped.version, **then.arguments}
                 at = self.at(then.after_s) if then.after_s else None

@@ -1,16 +1,13 @@
-"""Outputs of jobs, kept as files of the organisation: shown in the transaction in which the execution succeeds."""
+"""Outputs of jobs, kept as files of the organisation: shown by the step in which the execution succeeds."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 
-from psycopg import AsyncConnection
-
 from waypost.control.file_fetch import FetchFailed, Outputs
-from waypost.executions.lifecycle import State
 from waypost.storage.asynchronous_executions import AsynchronousExecution, OutputFile
-from waypost.storage.files import UploadEnded, drop_outputs_on, show_outputs_on
+from waypost.storage.files import UploadEnded
 from waypost.stores.objects import StoreUnavailable
 from waypost.wire.media_type import split_data_url
 from waypost.worker.job_steps import OutputNotKept
@@ -36,11 +33,6 @@ class KeptOutputs:
         assert row.content_type is not None
         assert row.size_bytes is not None
         return OutputFile(row.id, row.content_type, row.size_bytes, row.width or 0, row.height or 0)
-
-    async def settle_on(self, connection: AsyncConnection, execution: AsynchronousExecution) -> None:
-        """Show them, or have them dropped."""
-        settle = show_outputs_on if execution.state is State.SUCCEEDED else drop_outputs_on
-        await settle(connection, execution.id)
 
 
 def _inline(address: str) -> bytes:

@@ -1,0 +1,61 @@
+"""The work at providers of jobs, put together: gateways carry it, the file store keeps what is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from waypost.control.file_store import Delivery, Files
+from waypost.control.services import Services
+from waypost.executions.callback_address import CallbackAddresses
+from waypost.kit.errors import ErrorCode, Refusal
+from waypost.policy.catalogue import Catalogue
+from waypost.storage.catalogues import catalogue_of
+from waypost.stores.objects import StoreUnavailable
+from waypost.telemetry.metrics import Counter
+from waypost.worker.job_desk import JobDesk, Send
+from waypost.worker.job_input import Deliver, JobInputs
+from waypost.worker.job_money import JobMoney
+from waypost.worker.job_steps import JobSteps, Outputs
+from waypost.worker.provider_jobs import ProviderJobs
+
+_DELIVERIES = {"url": Delivery.URL, "base64": Delivery.BASE64}
+
+
+def make_provider_jobs(
+    services: Services,
+    addresses: CallbackAddresses,
+    send: Send,
+    outputs: Outputs,
+    *,
+    dice: Callable[[], float],
+    ended: Counter,
+) -> ProviderJobs:
+    """`ended` counts by model, outcome and code."""
+
+    async def earlier_catalogue(version: int) -> Catalogue:
+        return await catalogue_of(services.pool, version)
+
+    inputs = JobInputs(services.vault, _deliver(services.files))
+    money = JobMoney(view=services.view, catalogue_of=earlier_catalogue, inputs=inputs, executions=services.executions)
+    steps = JobSteps(
+        executions=services.executions,
+        money=money,
+        vault=services.vault,
+        clock=services.clock,
+        dice=dice,
+        ended=ended,
+    )
+    desk = JobDesk(view=services.view, send=send, addresses=addresses, dice=dice)
+    return ProviderJobs(steps, desk, inputs, outputs)
+
+
+def _deliver(files: Files) -> Deliver:
+    async def deliver(org_id: bytes, file_id: bytes, how: str) -> str:
+        try:
+            delivered = await files.deliver(org_id, file_id, _DELIVERIES[how])
+        except StoreUnavailable:
+            raise Refusal(ErrorCode.SERVICE_UNAVAILABLE) from None
+        assert isinstance(delivered, str)
+        return delivered
+
+    return deliver
