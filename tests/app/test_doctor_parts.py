@@ -18,6 +18,7 @@ from waypost.app.finding import Verdict
 from waypost.app.live_settings import LiveSettings, TlsFiles
 from waypost.kit.clock import SystemClock
 from waypost.storage.job_queue import QueueState
+from waypost.storage.webhook_deliveries import Counts
 
 AUTHORITY = trustme.CA()
 
@@ -74,3 +75,12 @@ def test_jobs_that_nobody_works_off_are_named() -> None:
     stuck = doctor._queue(QueueState(waiting=1, oldest_s=61))
     assert stuck.verdict is Verdict.BAD
     assert "no control process works them off" in stuck.sentence
+
+
+def test_webhooks_that_nobody_sends_and_endpoints_that_failed_are_named() -> None:
+    well = doctor._webhooks(Counts(3, 1, 20.0, 12, 0))
+    assert (well.verdict, well.sentence) == (Verdict.FINE, "12 endpoints, 3 deliveries pending, 1 dead letters")
+    late, failing = doctor._webhooks(Counts(3, 0, 601.0, 12, 0)), doctor._webhooks(Counts(0, 9, 0.0, 11, 1))
+    assert (late.verdict, failing.verdict) == (Verdict.DOUBTFUL, Verdict.DOUBTFUL)
+    assert "due for 601 s" in late.sentence
+    assert "1 more are deactivated" in failing.sentence

@@ -39,8 +39,7 @@ class Receivers:
 
     def __init__(self, seed: int = 0) -> None:
         self.arrivals: list[Arrival] = []
-        self.accepted: Counter[str] = Counter()  # event ids that were answered 2xx
-        self.open_at_once = 0
+        self.taken: list[Arrival] = []  # that were answered 2xx
         self.most_at_once: Counter[str] = Counter()
         self.heals = False
         self.port = 0
@@ -50,6 +49,11 @@ class Receivers:
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
+
+    @property
+    def accepted(self) -> Counter[str]:
+        """How often each event was answered 2xx."""
+        return Counter(each.event_id for each in self.taken)
 
     def of(self, path: str) -> list[Arrival]:
         return [each for each in self.arrivals if each.path == path]
@@ -85,14 +89,14 @@ class Receivers:
                 writer.transport.abort()
             case "talks":
                 writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-                self.accepted[arrival.event_id] += 1
+                self.taken.append(arrival)
                 while not self._ended.is_set():
                     writer.write(b"x" * 4096)
                     await writer.drain()
             case _:
                 writer.write(_ANSWERS.get(kind, OK))
                 if kind not in _ANSWERS:
-                    self.accepted[arrival.event_id] += 1
+                    self.taken.append(arrival)
                 await writer.drain()
 
     def end(self) -> None:

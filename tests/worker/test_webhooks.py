@@ -14,6 +14,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from tests.upstream.traps import connections, trap
+from tests.worker import webhook_storm
 from tests.worker.receivers import receivers, running, until
 from tests.worker.webhook_desk import QUICK, desk
 from waypost.kit.ids import text
@@ -274,3 +275,15 @@ async def test_metrics_tell_what_became_of_attempts(database: str) -> None:
             await until(lambda: b'attempts_total{outcome="retry"} 1.0' in here.page.render())
             await until(lambda: b'attempts_total{outcome="delivered"} 1.0' in here.page.render())
             assert b"waypost_webhook_first_attempt_seconds_count 2.0" in here.page.render()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_of_a_thousand_webhooks_none_is_lost_though_many_receivers_fail_and_the_sender_dies(
+    database: str,
+) -> None:
+    found = await webhook_storm.run(database, deliveries=1_000, kills=2, seed=20_261_126, per_s=25)
+
+    assert found.deliveries == 1_000
+    assert (found.lost, found.untrue) == (0, 0), found
+    assert found.delivered >= 650, "seven of ten receivers answer, if not at once"

@@ -134,11 +134,13 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(database: str) -> AsyncIterator[Desk]:
+async def desk(database: str, *, is_sender: bool = False) -> AsyncIterator[Desk]:
+    """With an organisation, unless it is for sending alone."""
     async with open_books(database) as books:
         settling = Pool(database, Role.SETTLE, size=4)
         found = Desk(books, settling, database)
-        found.org_id = await books.org(credit_nanos=1_000_000_000)
+        if not is_sender:
+            found.org_id = await books.org(credit_nanos=1_000_000_000)
         try:
             yield found
         finally:

@@ -116,7 +116,6 @@ class ControlProcess:
             public_url=lambda: self._live.public_url,
         )
         self._webhooks = Webhooks(settings.live, conninfo, secrets, clock=self._clock, ids=ids, page=self._page)
-        self._live = settings.live
         addresses = make_addresses(secrets, lambda: self._live.public_url)
         callbacks = make_callbacks(
             addresses,

@@ -34,12 +34,14 @@ from waypost.storage.health import Health, health
 from waypost.storage.job_queue import QueueState, queue_state
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role, RolesMissing
+from waypost.storage.webhook_deliveries import Counts, count_deliveries
 from waypost.supervisor.internal_http import get
 
 DISK_FREE_BYTES_MIN = 256 * 1024 * 1024  # a journal segment is 64 MiB and the next one is made ahead
 DISK_FREE_BYTES_LOW = 2 * 1024 * 1024 * 1024
 CLOCK_OFFSET_S_MAX = 2.0
 CONNECT_S = 3.0
+WEBHOOK_OVERDUE_S_MAX = 600.0  # twice the longest rest of a receiver
 JOB_WAITS_S_MAX = 60
 _decode_status = msgspec.json.Decoder(FleetStatus).decode
 
@@ -56,10 +58,11 @@ def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
     yield from processes(settings)
     try:
         with open_database(settings) as conninfo:
-            found, catalogue, queue = asyncio.run(_ask(conninfo))
+            found, catalogue, queue, counted = asyncio.run(_ask(conninfo))
             yield _database(settings, found)
             yield _clock(found, clock)
             yield _queue(queue)
+            yield _webhooks(counted)
     except (psycopg.OperationalError, LedgerUnavailable):
         yield Finding("database", Verdict.BAD, "does not answer: check --database-url (WAYPOST_DATABASE_URL)")
         return
@@ -128,10 +131,11 @@ def _journal(directory: Path) -> Finding:
     return Finding("journal", Verdict.FINE, f"{len(segments)} segments, {size_bytes // 2**20} MiB, none damaged")
 
 
-async def _ask(conninfo: str) -> tuple[Health, tuple[Catalogue, int] | None, QueueState]:
+async def _ask(conninfo: str) -> tuple[Health, tuple[Catalogue, int] | None, QueueState, Counts]:
     pool = Pool(conninfo, Role.APP, size=1)
     try:
-        return await health(pool), await newest_catalogue(pool), await queue_state(pool)
+        database, catalogue = await health(pool), await newest_catalogue(pool)
+        return database, catalogue, await queue_state(pool), await count_deliveries(pool)
     finally:
         await pool.close()
 
@@ -157,6 +161,17 @@ def _queue(found: QueueState) -> Finding:
         hint = f"the first has waited for {found.oldest_s} s: no control process works them off, or too few do"
         return Finding("jobs", Verdict.BAD, f"{sentence}; {hint}")
     return Finding("jobs", Verdict.FINE, sentence)
+
+
+def _webhooks(found: Counts) -> Finding:
+    sentence = f"{found.active_endpoints} endpoints, {found.pending} deliveries pending, {found.dead} dead letters"
+    if found.overdue_s > WEBHOOK_OVERDUE_S_MAX:
+        hint = f"one has been due for {found.overdue_s:.0f} s: no control process sends them, or its receiver rests"
+        return Finding("webhooks", Verdict.DOUBTFUL, f"{sentence}; {hint}")
+    if found.deactivated_endpoints:
+        hint = f"{found.deactivated_endpoints} more are deactivated, as their receivers failed: their owners see why"
+        return Finding("webhooks", Verdict.DOUBTFUL, f"{sentence}; {hint}")
+    return Finding("webhooks", Verdict.FINE, sentence)
 
 
 def _credentials(catalogue: Catalogue) -> Iterator[Finding]:
