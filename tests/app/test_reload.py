@@ -100,13 +100,14 @@ def test_a_mistake_anywhere_leaves_everything_as_it_was(
 def test_what_a_socket_was_opened_with_stays_and_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     served = Served(tmp_path, "[server]\ntls = 'terminated'")
 
-    served.write("[server]\ndrain_s = 2\nsecrets_dir = '/elsewhere'")
+    served.write("[server]\ndrain_s = 2\nsecrets_dir = '/elsewhere'\n[files]\nttl_days = 7")
 
     assert served.reloading.live.is_tls_terminated
     assert served.reloading.live.drain_s == 2
     said = capsys.readouterr().err
     assert '"setting":"server.tls"' in said
     assert '"setting":"server.secrets_dir"' in said
+    assert '"setting":"files"' in said
 
 
 def test_a_certificate_is_taken_over_once_its_key_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,6 +75,8 @@ class Reloading:
         for name in ("secrets_dir", "valkey_url", "valkey_wait_s", "vault_bytes"):
             if getattr(settings, name) != getattr(self._settings, name):
                 emit(SettingNeedsRestart(process=self._process, setting=f"server.{name}"))
+        if settings.files != self._settings.files:
+            emit(SettingNeedsRestart(process=self._process, setting="files"))
         if live.tls_mode != self.live.tls_mode:
             emit(SettingNeedsRestart(process=self._process, setting="server.tls"))
             live = live.with_tls_of(self.live)

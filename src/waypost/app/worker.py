@@ -18,7 +18,7 @@ from waypost.control.file_fetch import Outputs
 from waypost.control.services import Services
 from waypost.ledger.record import LedgerUnavailable
 from waypost.storage.asynchronous_executions import START
-from waypost.storage.files import SWEEP_FILES
+from waypost.storage.files import ERASE_OBJECTS, SWEEP_FILES
 from waypost.storage.job_queue import QueueState, queue_state
 from waypost.storage.provider_callbacks import FORGET
 from waypost.telemetry.metrics import Page
@@ -74,6 +74,7 @@ class Work:
         self.handlers: dict[str, Handler] = {
             START: self.executions.start,
             SWEEP_FILES: services.files.sweep,
+            ERASE_OBJECTS: services.files.erase_due,
             FORGET: services.callbacks.forget,
             **self.jobs.handlers(),
         }
