@@ -19,6 +19,7 @@ from waypost.storage.roles import Role
 
 CANARY = "canary-5e1f-of-a-prompt"
 VECTORS, VECTORS_COST = "vectors-upstream-1", {"input": "0.05"}
+PAINTER, PAINTER_COST = "painter-upstream-1", {"image": "10000"}
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "EXPIRED")
 TEXT = {"messages": [{"role": "user", "content": CANARY}], "max_tokens": 50}
 
@@ -27,7 +28,7 @@ class Executing(Supervised):
     async def _set_up(self) -> None:
         self._document = document(self.sim)
         await super()._set_up()
-        self.sim.set_prices({UPSTREAM_MODEL: COST, VECTORS: VECTORS_COST})
+        self.sim.set_prices({UPSTREAM_MODEL: COST, VECTORS: VECTORS_COST, PAINTER: PAINTER_COST})
 
         async def is_there() -> bool:
             return (await self.request("GET", "/v1/executions")).status == 200
@@ -76,6 +77,12 @@ def document(sim: Simulator) -> dict[str, Any]:
                 price={"input": "0.10"},
                 context_window=512,
             ),
+            model(
+                "painter-1",
+                {**deployment("alpha-provider", PAINTER), "cost": PAINTER_COST},
+                modality="image",
+                price={"image": "20000"},
+            ),
         ],
     }
 
@@ -106,6 +113,29 @@ async def test_texts_and_vectors_are_made_paid_for_and_nowhere_but_in_the_vault(
         for (table,) in await stack.rows(tables):
             assert CANARY not in str(await stack.rows(f"SELECT t::text FROM {table} AS t")), table
         assert CANARY.encode() not in stack.log_text
+
+
+async def test_images_become_files_of_the_organisation_and_can_be_worked_on(database: str, tmp_path: Path) -> None:
+    async with Executing(database, tmp_path, workers=1) as stack:
+        made = await stack.create("painter-1", {"prompt": CANARY, "n": 2})
+        assert (made["estimated_cost"], made["hold_amount"]) == ("0.04", "0.048")
+        shown = await stack.ended(made["id"])
+        assert (shown["status"], shown["cost"]) == ("COMPLETED", "0.04"), shown
+        images = shown["output"]["images"]
+        assert len(images) == 2
+        assert shown["result"]["file_id"] == images[0]["file_id"]
+        assert all(each["width"] > 0 and each["format"] == "png" for each in images)
+        got = await stack.request("GET", f"/v1/files/{images[1]['file_id']}/download")
+        assert got.status == 200
+        assert got.body.startswith(b"\x89PNG")
+
+        part = {"type": "image_url", "image_url": {"url": images[0]["file_id"]}}
+        seen = await stack.create("swift-1", {"messages": [{"role": "user", "content": [part]}]})
+        assert (await stack.ended(seen["id"]))["status"] == "COMPLETED"
+        foreign = {"messages": [{"role": "user", "content": [part | {"image_url": {"url": "file_" + made["id"][5:]}}]}]}
+        assert (await stack.create("swift-1", foreign, 400))["error"]["code"] == "FILE_NOT_FOUND"
+        totals = await stack.books_in_order()
+        assert totals.cogs_nanos == stack.sim.bill.nanos
 
 
 async def test_who_prefers_to_wait_gets_the_end_in_the_same_connection(database: str, tmp_path: Path) -> None:
