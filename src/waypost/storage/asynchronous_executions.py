@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
@@ -82,7 +83,7 @@ SELECT fingerprint, execution_id FROM idempotency_key
 """  # noqa: S608
 
 INSERT = f"""
-INSERT INTO asynchronous_execution ({", ".join(_FIXED)}) VALUES ({_values(_FIXED)}) RETURNING {", ".join(COLUMNS)}
+INSERT INTO asynchronous_execution ({", ".join(_FIXED)}) VALUES ({_values(_FIXED)})
 """  # noqa: S608
 
 FIND = f"SELECT {', '.join(COLUMNS)} FROM asynchronous_execution WHERE id = %(id)s"  # noqa: S608
@@ -123,6 +124,9 @@ WITH booked AS (
     )
 }
 """  # noqa: S608
+
+# The same where nobody waits to hear whether it did: it fails where it does not find what it steps from.
+STEP_OR_FAIL = f"WITH stepped AS ({STEP}) SELECT 1 / (SELECT count(*) FROM stepped)"  # noqa: S608
 
 OVERDUE = f"""
 SELECT {", ".join(COLUMNS)} FROM asynchronous_execution
@@ -263,23 +267,28 @@ class Executions:
     async def _create(
         self, execution: AsynchronousExecution, owners: Sequence[bytes], claim: Claim | None
     ) -> tuple[AsynchronousExecution, bool]:
-        async with self.pool.connection() as connection, connection.transaction():
-            if claim is not None:
-                earlier = await _claimed_before(connection, execution, claim)
-                if earlier is not None:
-                    return earlier, False
-            await create_hold_on(
-                connection,
-                UUID(bytes=self._ids.new()),
-                hold_id=execution.id,
-                org_id=execution.org_id,
-                amount_nanos=execution.hold_nanos,
-                owners=owners,
-            )
-            row = await (await connection.execute(INSERT, _parameters(execution))).fetchone()
-            assert row is not None
-            await defer(connection, START, {"execution": execution.id.hex()}, queue=QUEUE)
-        return execution_of(row), True
+        async with self.pool.connection() as connection:
+            try:
+                async with connection.pipeline():
+                    await connection.execute("BEGIN")
+                    if claim is not None:
+                        earlier = await _claimed_before(connection, execution, claim)
+                        if earlier is not None:
+                            return earlier, False
+                    await create_hold_on(
+                        connection,
+                        UUID(bytes=self._ids.new()),
+                        hold_id=execution.id,
+                        org_id=execution.org_id,
+                        amount_nanos=execution.hold_nanos,
+                        owners=owners,
+                    )
+                    await connection.execute(INSERT, _parameters(execution))
+                    await defer(connection, START, {"execution": execution.id.hex()}, queue=QUEUE)
+                    await connection.execute("COMMIT")
+            finally:
+                await connection.rollback()  # of what was not committed
+        return execution, True
 
     async def find(self, execution_id: bytes) -> AsynchronousExecution | None:
         async with self.pool.connection() as connection:
@@ -301,8 +310,22 @@ class Executions:
         jobs: Sequence[Job] = (),
     ) -> AsynchronousExecution | None:
         """`step_on` in a transaction of its own. Raises LedgerUnavailable when its outcome is unknown: look again."""
-        async with self.pool.connection() as connection, connection.transaction():
-            return await self.step_on(connection, before, after, ending=ending, jobs=jobs)
+        # All statements are sent at once: waiting for each takes several times as long as the database needs.
+        async with self.pool.connection() as connection:
+            try:
+                async with connection.pipeline():
+                    await connection.execute("BEGIN")
+                    stepped = _checked(before, after, ending)
+                    parameters = _parameters(stepped) | {"version": before.version, "id_digits": after.id.hex()}
+                    await connection.execute(STEP_OR_FAIL, parameters)
+                    stepped = msgspec.structs.replace(stepped, version=before.version + 1)
+                    await self._complete(connection, before, stepped, ending, jobs)
+                    await connection.execute("COMMIT")
+            except psycopg.errors.DivisionByZero:  # somebody else took a step
+                return None
+            finally:
+                await connection.rollback()
+        return stepped
 
     async def step_on(
         self,
@@ -316,24 +339,31 @@ class Executions:
         """Take an execution from one row to the next, with all that goes with it; None, with nothing done, when it is
         not where `before` says any more. `after` is `before` with its changes; `ending` belongs to a step to a
         terminal state and to no other."""
-        assert may_follow(before.state, after.state, is_new_attempt=after.attempt > before.attempt), (before, after)
-        assert (ending is not None) == after.state.has_ended == (after.ended_at is not None)
-        assert ending is None or after.state is State.SUCCEEDED or ending.charge_nanos == 0
-        event = event_of(before.state, after.state)
-        if event is not None:
-            after = msgspec.structs.replace(after, sequence=before.sequence + 1)
-        parameters = _parameters(after) | {"version": before.version, "id_digits": after.id.hex()}
+        stepped = _checked(before, after, ending)
+        parameters = _parameters(stepped) | {"version": before.version, "id_digits": after.id.hex()}
         row = await (await connection.execute(STEP, parameters)).fetchone()
         if row is None:
             return None
-        after = msgspec.structs.replace(after, version=row[0])
+        stepped = msgspec.structs.replace(stepped, version=row[0])
+        await self._complete(connection, before, stepped, ending, jobs)
+        return stepped
+
+    async def _complete(
+        self,
+        connection: AsyncConnection,
+        before: AsynchronousExecution,
+        after: AsynchronousExecution,
+        ending: Ending | None,
+        jobs: Sequence[Job],
+    ) -> None:
+        """All that goes with a step."""
         if ending is not None:
             await self._settle(connection, after, ending)
         for job in jobs:
             await defer(connection, job.task, {"execution": after.id.hex()}, queue=job.queue, at=job.at)
+        event = event_of(before.state, after.state)
         if event is not None:
             await self._announce(connection, after, event, ending)
-        return after
 
     async def _settle(self, connection: AsyncConnection, ended: AsynchronousExecution, ending: Ending) -> None:
         transfer_ids = UUID(bytes=self._ids.new()), UUID(bytes=self._ids.new())
@@ -383,6 +413,17 @@ class Executions:
         """By its caller."""
         async with self.pool.connection() as connection:
             await connection.execute(FORGOTTEN, {"id": UUID(bytes=execution_id)})
+
+
+def _checked(
+    before: AsynchronousExecution, after: AsynchronousExecution, ending: Ending | None
+) -> AsynchronousExecution:
+    """`after` with its number among what is announced, if it is a step that may be taken."""
+    assert may_follow(before.state, after.state, is_new_attempt=after.attempt > before.attempt), (before, after)
+    assert (ending is not None) == after.state.has_ended == (after.ended_at is not None)
+    assert ending is None or after.state is State.SUCCEEDED or ending.charge_nanos == 0
+    is_told = event_of(before.state, after.state) is not None
+    return msgspec.structs.replace(after, sequence=before.sequence + is_told)
 
 
 def _http_status(ended: AsynchronousExecution) -> int:

@@ -13,12 +13,13 @@ import procrastinate
 from waypost.storage.roles import Role
 from waypost.telemetry.events import report_bug
 
-CONCURRENCY = 64  # jobs at a time; they wait for others far more than they compute
+CONCURRENCY = 256  # jobs at a time; they wait for others far more than they compute
+FETCHERS = 2  # each takes one job after the other from the database: one alone falls behind what is accepted
 POLL_S = 1.0  # when an announcement was lost
 STALLED_AFTER_S = 15.0  # a worker that was not heard of for so long is gone, and its jobs are anybody's
 HEARTBEAT_S = 5.0
 RETRIES_MAX = 10  # of a job that ends in an error of ours; each a little later than the one before
-_POOL = 4  # connections of the queue itself
+_POOL = FETCHERS + 4  # connections of the queue itself: each fetcher listens at one
 STOP_S = 10.0  # for running jobs, at the end
 
 Handler = Callable[..., Awaitable[None]]
@@ -60,19 +61,26 @@ class Queue:
         async with self._app.open_async():
             rescuing = asyncio.ensure_future(self._rescue())
             try:
-                await self._app.run_worker_async(
-                    concurrency=CONCURRENCY,
-                    fetch_job_polling_interval=POLL_S,
-                    update_heartbeat_interval=HEARTBEAT_S,
-                    stalled_worker_timeout=STALLED_AFTER_S,
-                    shutdown_graceful_timeout=STOP_S,
-                    delete_jobs="always",
-                    install_signal_handlers=False,
-                )
+                async with asyncio.TaskGroup() as fetchers:
+                    for _ in range(FETCHERS):
+                        fetchers.create_task(self._fetch())
+            except* procrastinate.exceptions.ConnectorException:
+                pass  # the database is away
             finally:
                 rescuing.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await rescuing
+
+    async def _fetch(self) -> None:
+        await self._app.run_worker_async(
+            concurrency=CONCURRENCY // FETCHERS,
+            fetch_job_polling_interval=POLL_S,
+            update_heartbeat_interval=HEARTBEAT_S,
+            stalled_worker_timeout=STALLED_AFTER_S,
+            shutdown_graceful_timeout=STOP_S,
+            delete_jobs="always",
+            install_signal_handlers=False,
+        )
 
     async def _rescue(self) -> None:
         """Give the jobs of workers that are gone to whoever is there."""
