@@ -28,14 +28,14 @@ async def test_an_input_reaches_its_provider_by_url_inside_the_request_or_as_byt
 
         url = await plane.files.deliver(plane.org_id, file_id, Delivery.URL)
         inline = await plane.files.deliver(plane.org_id, file_id, Delivery.BASE64)
-        named = await plane.files.deliver(plane.org_id, file_id, Delivery.PASS_THROUGH)
+        whole = await plane.files.read_input(plane.org_id, file_id)
         opened = await plane.files.open_input(plane.org_id, file_id)
 
         assert url.startswith(f"https://ai.example.org/v1/inputs/{ids.text('file', file_id)}.png?")
         fetched = await plane.ask("GET", path_of(url), key="")
         assert (fetched.body, fetched.headers["content-type"]) == (content, "image/png")
         assert inline == f"data:image/png;base64,{base64.b64encode(content).decode()}"
-        assert named == ids.text("file", file_id)
+        assert whole == (content, "image/png")
         assert b"".join([part async for part in opened.parts]) == content
         plane.clock.step_s(16 * 60)
         assert (await plane.ask("GET", path_of(url), key="")).status == 403

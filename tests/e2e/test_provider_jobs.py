@@ -180,6 +180,8 @@ async def test_pictures_films_and_sound_are_made_kept_and_paid_for_once(
 @pytest.mark.slow
 async def test_a_job_is_cancelled_at_its_provider(database: str, tmp_path: Path) -> None:
     async with Working(database, tmp_path, "fal", "poll") as stack:
+        waited_for = await stack.request("POST", "/v1/images/generations", {"model": "paint", "prompt": "hi"})
+        assert (waited_for.status, waited_for.json["error"]["param"]) == (400, "model")
         execution_id = await stack.create("clip", "sim: stuck=1")
 
         async def is_processing() -> bool:

@@ -143,7 +143,8 @@ MISTAKES = [
     ("providers/2/job/states", {"suceeded": []}, ".suceeded: unknown field; did you mean 'succeeded'?"),
     ("providers/2/job/idempotency_header", "Host", ".idempotency_header: this header is set by Waypost itself"),
     ("models/0/deployments/0/mode", "sync", ".mode: expected one of poll, callback"),
-    ("models/0/deployments/0/input_delivery", "link", ".input_delivery: expected one of url, base64"),
+    ("models/0/deployments/0/input_delivery", "link", ".input_delivery: expected one of url, base64, passthrough"),
+    ("models/0/deployments/1/input_delivery", "passthrough", ".input_delivery: 'passthrough' only for the kind replicate"),  # noqa: E501
     ("models/0/deployments/0/cost_by", "time", ".cost_by: expected one of output, metered"),
     ("models/0/price", {"input": "1"}, '.second: missing; expected a price in quotes, such as "2.50" (or one of output, request, image)'),  # noqa: E501
     ("models/1/price", {"second": "1"}, '.image: missing; expected a price in quotes, such as "2.50" (or one of output, request)'),  # noqa: E501

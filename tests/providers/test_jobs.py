@@ -105,6 +105,24 @@ def test_the_deployment_renames_drops_and_sets_fields_of_the_input(kind: JobKind
     assert not {"n", "prompt"} & set(fields)
 
 
+def test_a_file_is_uploaded_to_replicate_as_a_form() -> None:
+    call = REPLICATE.upload(b"\x89PNG\r\n--", "image/png", FLUX)
+    assert call is not None
+    assert (call.method, call.path) == ("POST", "/v1/files")
+    kind, _, boundary = dict(call.headers)["content-type"].partition("; boundary=")
+    assert kind == "multipart/form-data"
+    head, found, rest = call.body.partition(b"\r\n\r\n")
+    assert head.startswith(f'--{boundary}\r\ncontent-disposition: form-data; name="content"'.encode())
+    assert rest == b"\x89PNG\r\n--" + f"\r\n--{boundary}--\r\n".encode()
+    taken = said({"id": "f", "urls": {"get": "https://api.replicate.com/v1/files/f"}}, 201)
+    assert found
+    assert REPLICATE.read_upload(taken, FLUX) == "https://api.replicate.com/v1/files/f"
+    with pytest.raises(BadAnswer):
+        REPLICATE.read_upload(said({"id": "f"}, 201), FLUX)
+    with pytest.raises(UpstreamError):
+        REPLICATE.read_upload(said({"detail": "CANARY"}, 413), FLUX)
+
+
 # What answers mean.
 
 

@@ -27,7 +27,7 @@ from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
 from waypost.wire.errand import Ambiguous, Answered, Errand, NotSent, Sent
 from waypost.worker.job_desk import JobDesk
-from waypost.worker.job_input import JobInputs
+from waypost.worker.job_input import Content, JobInputs
 from waypost.worker.job_money import JobMoney
 from waypost.worker.job_steps import JobSteps, OutputNotKept
 from waypost.worker.provider_jobs import ProviderJobs
@@ -147,7 +147,8 @@ class Stage:
 
     def worker(self) -> ProviderJobs:
         """Another one knows nothing that this one knew."""
-        inputs = JobInputs(self.vault, self._deliver)
+        desk = JobDesk(view=self._view, send=self.carrier.send, addresses=self.addresses, dice=lambda: 0.5)
+        inputs = JobInputs(self.vault, self._deliver, desk.upload)
         money = JobMoney(view=self._view, catalogue_of=self._catalogue_of, inputs=inputs, executions=self.executions)
         steps = JobSteps(
             executions=self.executions,
@@ -156,7 +157,6 @@ class Stage:
             clock=self.clock,
             dice=lambda: 0.5,
         )
-        desk = JobDesk(view=self._view, send=self.carrier.send, addresses=self.addresses, dice=lambda: 0.5)
         return ProviderJobs(steps, desk, inputs, self.shelf)
 
     def offer(self, *styles: str, **fields: Any) -> None:
@@ -250,10 +250,12 @@ class Stage:
     ) -> None:
         self.announced.append(event)
 
-    async def _deliver(self, org_id: bytes, file_id: bytes, how: str) -> str:
+    async def _deliver(self, org_id: bytes, file_id: bytes, how: str) -> str | Content:
         name = file_id.hex()
         if name not in self.files:
             raise Refusal(ErrorCode.FILE_NOT_FOUND)
+        if how == "passthrough":
+            return Content(self.files[name].encode(), "image/png")
         return f"{how}:{self.files[name]}"
 
     def _view(self) -> View:

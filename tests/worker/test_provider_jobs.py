@@ -89,6 +89,23 @@ async def test_files_reach_the_provider_as_its_deployment_wants_them(database: s
         assert len(stage.sim.jobs) == 1
 
 
+async def test_a_file_may_be_uploaded_to_the_provider_itself(database: str) -> None:
+    async with open_stage(database, "replicate", input_delivery="passthrough") as stage:
+        file_id = bytes(range(16))
+        stage.files[file_id.hex()] = "picture"
+        refusals = iter([NotSent("dns")])
+        stage.carrier.before = lambda errand: next(refusals, None) if errand.url.endswith("/files") else None
+        row = await stage.ended(await stage.execute(image=text("file", file_id)))
+        assert row.state is State.SUCCEEDED
+        uploads = [each for each in stage.carrier.errands if each.url.endswith("/v1/files")]
+        assert len(uploads) == 2
+        assert b'name="content"' in uploads[1].body
+        assert b"\r\n\r\npicture\r\n" in uploads[1].body
+        submitted = next(each for each in stage.carrier.errands if each.url.endswith("/predictions"))
+        address = msgspec.json.decode(submitted.body)["input"]["image"]
+        assert address.startswith(f"{stage.sim.base_url('replicate')}/v1/files/")
+
+
 async def test_an_input_that_was_lost_is_nobodys_fault_but_ours(database: str) -> None:
     async with open_stage(database, "fal") as stage:
         execution_id = await stage.execute()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from waypost.control.file_store import Delivery, Files
+from waypost.control.file_store import Files
 from waypost.control.services import Services
 from waypost.executions.callback_address import CallbackAddresses
 from waypost.kit.errors import ErrorCode, Refusal
@@ -13,12 +13,10 @@ from waypost.storage.catalogues import catalogue_of
 from waypost.stores.objects import StoreUnavailable
 from waypost.telemetry.metrics import Counter
 from waypost.worker.job_desk import JobDesk, Send
-from waypost.worker.job_input import Deliver, JobInputs
+from waypost.worker.job_input import Content, Deliver, JobInputs
 from waypost.worker.job_money import JobMoney
 from waypost.worker.job_steps import JobSteps, Outputs
 from waypost.worker.provider_jobs import ProviderJobs
-
-_DELIVERIES = {"url": Delivery.URL, "base64": Delivery.BASE64}
 
 
 def make_provider_jobs(
@@ -35,7 +33,8 @@ def make_provider_jobs(
     async def earlier_catalogue(version: int) -> Catalogue:
         return await catalogue_of(services.pool, version)
 
-    inputs = JobInputs(services.vault, _deliver(services.files))
+    desk = JobDesk(view=services.view, send=send, addresses=addresses, dice=dice)
+    inputs = JobInputs(services.vault, _deliver(services.files), desk.upload)
     money = JobMoney(view=services.view, catalogue_of=earlier_catalogue, inputs=inputs, executions=services.executions)
     steps = JobSteps(
         executions=services.executions,
@@ -45,17 +44,16 @@ def make_provider_jobs(
         dice=dice,
         ended=ended,
     )
-    desk = JobDesk(view=services.view, send=send, addresses=addresses, dice=dice)
     return ProviderJobs(steps, desk, inputs, outputs)
 
 
 def _deliver(files: Files) -> Deliver:
-    async def deliver(org_id: bytes, file_id: bytes, how: str) -> str:
+    async def deliver(org_id: bytes, file_id: bytes, how: str) -> str | Content:
         try:
-            delivered = await files.deliver(org_id, file_id, _DELIVERIES[how])
+            if how == "passthrough":
+                return Content(*await files.read_input(org_id, file_id))
+            return await files.deliver(org_id, file_id, how)
         except StoreUnavailable:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE) from None
-        assert isinstance(delivered, str)
-        return delivered
 
     return deliver

@@ -20,7 +20,7 @@ from waypost.control.file_bounds import FileBounds
 from waypost.control.file_urls import INPUT_S, FileUrls, UrlUse
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
-from waypost.kit.ids import Ids, text
+from waypost.kit.ids import Ids
 from waypost.storage import file_sweep, files
 from waypost.storage.files import Actor, Content, FileRow, FileState, UploadEnded
 from waypost.storage.pool import Pool
@@ -50,7 +50,6 @@ class Delivery(Enum):
 
     URL = "url"  # a signed URL of ours, for 15 minutes
     BASE64 = "base64"  # inside the request
-    PASS_THROUGH = "passthrough"  # noqa: S105 - as the caller named it
 
 
 class OpenFile(msgspec.Struct, frozen=True):
@@ -180,23 +179,25 @@ class Files:
     async def deliver(
         self, org_id: bytes, file_id: bytes, how: Delivery | str, *, inline_bytes_max: int = INLINE_BYTES_MAX
     ) -> str:
-        """An input as its provider takes it: a URL, a data URL, or its id. Without a `public_url` there is no URL, and
-        a data URL takes its place. Raises as `open_input`, and Refusal 413 for what is too large to be inlined."""
-        how = Delivery(how)
+        """An input as its provider takes it: a URL, or a data URL. Without a `public_url` there is no URL, and a data
+        URL takes its place. Raises as `open_input`, and Refusal 413 for what is too large to be inlined."""
+        if Delivery(how) is Delivery.URL and self.urls.public_url is not None:
+            return self.signed_url(await self.input_row(org_id, file_id))
+        content, content_type = await self.read_input(org_id, file_id, bytes_max=inline_bytes_max)
+        return data_url(content_type, base64.b64encode(content).decode())
+
+    async def read_input(
+        self, org_id: bytes, file_id: bytes, *, bytes_max: int = INLINE_BYTES_MAX
+    ) -> tuple[bytes, str]:
+        """A whole input and its type. Raises as `open_input`, and Refusal 413 for a larger one."""
         row = await self.input_row(org_id, file_id)
-        if how is Delivery.PASS_THROUGH:
-            return text("file", file_id)
-        if how is Delivery.URL and self.urls.public_url is not None:
-            return self.signed_url(row)
         assert row.size_bytes is not None
         assert row.content_type is not None
-        if row.size_bytes > inline_bytes_max:
-            raise Refusal(
-                ErrorCode.PAYLOAD_TOO_LARGE, f"This model takes files of at most {inline_bytes_max:,} bytes here."
-            )
+        if row.size_bytes > bytes_max:
+            told = f"This model takes files of at most {bytes_max:,} bytes here."
+            raise Refusal(ErrorCode.PAYLOAD_TOO_LARGE, told)
         opened_file = await self.open_file(row)
-        content = b"".join([part async for part in opened_file.parts])
-        return data_url(row.content_type, base64.b64encode(content).decode())
+        return b"".join([part async for part in opened_file.parts]), row.content_type
 
     def signed_url(self, row: FileRow) -> str:
         """For a provider, for 15 minutes. Needs a `public_url`."""

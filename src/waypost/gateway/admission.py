@@ -20,6 +20,7 @@ from waypost.policy.catalogue import Model
 from waypost.policy.ceiling import ceiling_of_request, output_tokens_max_of
 from waypost.policy.routing import draw, order
 from waypost.policy.snapshot import ModelView, View
+from waypost.providers import JOB_KINDS
 from waypost.tenancy.api_key import ApiKey
 from waypost.wire.formats import conversation_of
 from waypost.wire.request import ChatRequest, contexts
@@ -44,6 +45,7 @@ def admit(
     offer = make_offer(request, found.model, at_ms)
     first = fleet.live(found.model.slug, draw(found, dice))
     if first is None or not first.is_ready(now_s) or first.kind.format != request.format:
+        _refuse_if_asynchronous(found)
         first = first_of(_able(request, in_order(found, fleet, dice)), now_s)
 
     def ranked(offers: tuple[Offer, ...]) -> list[Candidate]:
@@ -63,6 +65,13 @@ def in_order(found: ModelView, fleet: Fleet, dice: Callable[[], float]) -> list[
     """Every route that can be called, by priority and weight."""
     ordered = (fleet.live(found.model.slug, route) for route in order(found.routes, dice))
     return [live for live in ordered if live is not None]
+
+
+def _refuse_if_asynchronous(found: ModelView) -> None:
+    """400 where no waiting helps: every provider of the model works asynchronously."""
+    if all(route.provider.kind in JOB_KINDS for route in found.routes):
+        told = "This model works asynchronously: ask for it by POST /v1/executions."
+        raise Refusal(ErrorCode.INPUT_VALIDATION_ERROR, told, param="model")
 
 
 def first_of(routes: Sequence[LiveRoute], now_s: float) -> LiveRoute:

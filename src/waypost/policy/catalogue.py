@@ -12,8 +12,9 @@ from waypost.providers.job import JobDescription
 
 MODES = ("sync", "stream", "poll", "callback")
 """How an execution is carried out: one call, a streamed call, a job that is asked about, a job that calls back."""
-INPUT_DELIVERIES = ("url", "base64")
-"""How files of a request reach the provider: by a signed address of ours, or inside the request."""
+INPUT_DELIVERIES = ("url", "base64", "passthrough")
+"""How files of a request reach the provider: by a signed address of ours, inside the request, or by the
+provider's own upload."""
 COST_BASES = ("output", "metered")
 """What a job's cost is counted by: what came out, or what the provider says that it metered, as seconds."""
 IMAGE_TOKENS_MAX = 6_144  # where a model does not say: a large image in tiles of today's models

@@ -28,7 +28,7 @@ from waypost.policy.json_value import is_json
 from waypost.policy.price_document import TOKENS_MAX, prices_document, read_prices
 from waypost.policy.provider_document import provider_document, read_provider
 from waypost.policy.table import Table, did_you_mean
-from waypost.providers import JOB_KINDS, JOB_MODALITIES, MODALITIES, kinds_of
+from waypost.providers import JOB_KINDS, JOB_MODALITIES, MODALITIES, UPLOADING, kinds_of
 
 WEIGHT_MAX = 1_000_000
 CREATED_S_MAX = 4_102_444_800  # the year 2100
@@ -152,6 +152,11 @@ def _read_deployments(model: Table, providers: dict[str, Provider], modality: st
                 cost_by=table.one_of("cost_by", COST_BASES, _cost_base(provider)),
             )
         )
+        if table.raw("input_delivery") == "passthrough" and provider is not None and provider.kind not in UPLOADING:
+            table.note(
+                "input_delivery",
+                f"'passthrough' only for the kind{'s' * (len(UPLOADING) > 1)} {' and '.join(UPLOADING)}",
+            )
         if table.has("cost_by") and provider is not None and not _is_job(provider):
             table.note("cost_by", f"only for the kinds {' and '.join(JOB_KINDS)}")
         table.close()

@@ -32,6 +32,8 @@ MODALITIES: dict[str, dict[str, ProviderKind]] = {
 
 JOB_KINDS: dict[str, JobKind] = {"replicate": Replicate(), "fal": Fal(), "http-job": HttpJob()}
 """Kinds whose providers work asynchronously: they are given jobs, by executions alone."""
+UPLOADING = ("replicate",)
+"""Of these, those that files can be uploaded to."""
 JOB_MODALITIES = ("image", "video", "audio")
 
 

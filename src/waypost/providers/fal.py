@@ -135,6 +135,12 @@ class Fal:
             return Job("", JobState.FAILED, metered_ms=metered_ms, failure=failure)
         raise UpstreamError(failure)
 
+    def upload(self, content: bytes, content_type: str, target: JobTarget) -> JobCall | None:  # noqa: ARG002
+        return None
+
+    def read_upload(self, answer: JobAnswer, target: JobTarget) -> str:  # noqa: ARG002
+        raise AssertionError("nothing is uploaded")
+
     def cancel(self, job_id: str, target: JobTarget) -> JobCall | None:
         return json_call("PUT", f"{_requests(target)}/{job_id}/cancel")
 

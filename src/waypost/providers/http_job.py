@@ -106,6 +106,12 @@ class HttpJob:
             metered_ms=milli_of(at(document, told.metered)) if told.metered else None,
         )
 
+    def upload(self, content: bytes, content_type: str, target: JobTarget) -> JobCall | None:  # noqa: ARG002
+        return None
+
+    def read_upload(self, answer: JobAnswer, target: JobTarget) -> str:  # noqa: ARG002
+        raise AssertionError("nothing is uploaded")
+
     def cancel(self, job_id: str, target: JobTarget) -> JobCall | None:
         told = _described(target)
         if not told.cancel_path:

@@ -211,6 +211,12 @@ class JobKind(Protocol):
     def read_result(self, answer: JobAnswer, target: JobTarget) -> Job:
         """SUCCEEDED with outputs, or FAILED."""
 
+    def upload(self, content: bytes, content_type: str, target: JobTarget) -> JobCall | None:
+        """A file of an input, for who is given it so; None where the provider takes none."""
+
+    def read_upload(self, answer: JobAnswer, target: JobTarget) -> str:
+        """What stands for the file in an input."""
+
     def cancel(self, job_id: str, target: JobTarget) -> JobCall | None:
         """None where jobs cannot be cancelled. What becomes of the job, its status tells."""
 

@@ -78,6 +78,9 @@ class JobProviders:
         if scheme.lower() != style.scheme or not self._is_authorized(credential.strip()):
             return _reply(style.refused(401, "Unauthenticated")), None
         path = request.path.removeprefix(style.prefix)
+        uploaded = style.uploaded(request, path, f"{self._base_url()}{style.prefix}/v1/files/{self._ids.new().hex()}")
+        if uploaded is not None:
+            return _reply(uploaded), None
         try:
             asked = style.submission(request, path)
             if asked is not None:

@@ -64,6 +64,10 @@ class JobStyle(ABC):
     def cancelled(self, job: SimJob, *, is_late: bool) -> Told:
         return Told(200, self.status(job, ()).document) if not is_late else self.refused(409, "It has ended.")
 
+    def uploaded(self, request: HttpRequest, path: str, address: str) -> Told | None:  # noqa: ARG002
+        """For a request that uploads a file: that it stands at the address. None for another request."""
+        return None
+
     def list_of(self, jobs: Sequence[SimJob]) -> Told:  # noqa: ARG002
         raise AssertionError("lists nothing")
 
@@ -101,6 +105,13 @@ class ReplicateStyle(JobStyle):
 
     def listed(self, method: str, path: str, query: Mapping[str, Sequence[str]]) -> str | None:  # noqa: ARG002
         return "" if (method, path) == ("GET", "/v1/predictions") else None
+
+    def uploaded(self, request: HttpRequest, path: str, address: str) -> Told | None:
+        if (request.method, path) != ("POST", "/v1/files"):
+            return None
+        if not request.fields.get("content-type", "").startswith("multipart/form-data; boundary="):
+            return self.refused(400, "Send multipart/form-data.")
+        return Told(201, {"id": address.rpartition("/")[2], "size": len(request.body), "urls": {"get": address}})
 
     def created(self, job: SimJob) -> Told:
         return Told(201, self._prediction(job, ()))

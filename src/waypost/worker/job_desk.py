@@ -99,6 +99,18 @@ class JobDesk:
             case Answered():
                 return _read_submission(seat, sent)
 
+    async def upload(self, seat: Seat, content: bytes, content_type: str) -> str | None:
+        """What stands for the file in an input, at this provider; None when it did not take it."""
+        call = seat.kind.upload(content, content_type, seat.target)
+        assert call is not None, "deployments that want it are refused elsewhere"
+        sent = await self._errand(seat, call, None, SUBMIT_S)
+        if not isinstance(sent, Answered):
+            return None
+        try:
+            return seat.kind.read_upload(JobAnswer(sent.status, sent.headers, sent.body), seat.target)
+        except (BadAnswer, UpstreamError):
+            return None
+
     async def ask(self, seat: Seat, execution: AsynchronousExecution, job_id: str) -> Job | None:
         """How the job is, with its outputs when it succeeded; None when that cannot be told now."""
         told = await self._read(

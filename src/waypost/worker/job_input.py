@@ -12,13 +12,27 @@ import msgspec
 from waypost.executions.payload_keys import input_key
 from waypost.executions.provider_job import files_named, with_files
 from waypost.kit import ids
+from waypost.kit.errors import ErrorCode, Refusal
 from waypost.storage.asynchronous_executions import AsynchronousExecution
 from waypost.stores.vault import Vault
 from waypost.worker.job_desk import Seat
 
-Deliver = Callable[[bytes, bytes, str], Awaitable[str]]
-"""(organisation, file, one of policy.catalogue.INPUT_DELIVERIES) → what stands for the file in the request. Raises
-Refusal, such as FILE_NOT_FOUND."""
+
+class Content(msgspec.Struct, frozen=True):
+    """A file to be uploaded to the provider."""
+
+    data: bytes
+    content_type: str
+
+    def __repr__(self) -> str:
+        return f"<content of {len(self.data)} bytes>"
+
+
+Deliver = Callable[[bytes, bytes, str], Awaitable[str | Content]]
+"""(organisation, file, one of policy.catalogue.INPUT_DELIVERIES) → what stands for the file in the request, or what is
+to be uploaded. Raises Refusal, such as FILE_NOT_FOUND."""
+Upload = Callable[[Seat, bytes, str], Awaitable[str | None]]
+"""(provider, content, its type) → what stands for it there, None when it was not taken."""
 
 _decode = msgspec.json.Decoder().decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -32,12 +46,14 @@ class InputGone(Exception):
 class JobInputs:
     """One process's."""
 
-    def __init__(self, vault: Vault, deliver: Deliver) -> None:
+    def __init__(self, vault: Vault, deliver: Deliver, upload: Upload) -> None:
         self._vault = vault
         self._deliver = deliver
+        self._upload = upload
 
     async def read(self, execution: AsynchronousExecution, seat: Seat) -> dict[str, msgspec.Raw]:
-        """Its fields. Raises InputGone, VaultError, and Refusal for a file that cannot be delivered."""
+        """Its fields. Raises InputGone, VaultError, and Refusal for a file that cannot be delivered:
+        SERVICE_UNAVAILABLE when it can later."""
         kept = await self._vault.get(input_key(execution.id))
         if kept is None:
             raise InputGone
@@ -47,8 +63,15 @@ class JobInputs:
         delivered = {}
         for name in files_named(body_input, _is_file):
             file_id = ids.parse("file", name)
-            delivered[name] = await self._deliver(execution.org_id, file_id, seat.deployment.input_delivery)
+            file = await self._deliver(execution.org_id, file_id, seat.deployment.input_delivery)
+            delivered[name] = file if isinstance(file, str) else await self._uploaded(seat, file)
         return _decode_fields(_encode(with_files(body_input, delivered)))
+
+    async def _uploaded(self, seat: Seat, file: Content) -> str:
+        address = await self._upload(seat, file.data, file.content_type)
+        if address is None:
+            raise Refusal(ErrorCode.SERVICE_UNAVAILABLE)
+        return address
 
     async def asked_for(self, execution: AsynchronousExecution) -> dict[str, Any]:
         """What was asked for, as its caller put it; nothing when it is gone. Raises VaultError."""

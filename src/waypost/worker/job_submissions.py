@@ -86,7 +86,10 @@ class Submissions:
                 await self._steps.end(row, State.FAILED, ErrorCode.SERVICE_UNAVAILABLE)
                 return
             except Refusal as refused:
-                await self._steps.end(row, State.FAILED, refused.code)
+                if refused.code is ErrorCode.SERVICE_UNAVAILABLE:
+                    await self._later(row, wait_s)
+                else:
+                    await self._steps.end(row, State.FAILED, refused.code)
                 return
             except VaultError:
                 await self._later(row, wait_s)
