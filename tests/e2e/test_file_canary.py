@@ -45,6 +45,7 @@ async def test_of_a_file_nothing_is_found_where_it_is_kept_nor_anywhere_else(dat
         fetched = await stack.request("GET", download)
         assert fetched.body == content
         assert fetched.headers["x-content-type-options"] == "nosniff"
+        assert fetched.headers["content-length"] == str(len(content))
         assert len(objects_of(stack.data_dir)) == 1
 
         scanner = Scanner([markers.tag])

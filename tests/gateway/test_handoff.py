@@ -293,3 +293,39 @@ def test_too_many_at_once_are_refused_and_the_rest_are_answered(tmp_path: Path) 
             assert {(await each).status for each in asking} == {200}
 
     run(main())
+
+
+def test_an_answer_whose_length_is_known_keeps_it_and_its_connection(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "c.sock"
+        async with serving(show, unix_path=str(path)), handing_off(path) as (port, _), connected(port) as streams:
+            reader, writer = streams
+            for method in (b"GET", b"HEAD", b"GET"):
+                writer.write(method + b" /x HTTP/1.1\r\nHost: a\r\n\r\n")
+                answer = await read_answer(reader, is_head_request=method == b"HEAD")
+                assert "transfer-encoding" not in answer.headers
+                length = int(answer.headers["content-length"])
+                assert length > 0
+                assert len(answer.body) == (0 if method == b"HEAD" else length)
+
+    run(main())
+
+
+def test_an_answer_that_breaks_off_before_its_length_ends_the_callers_connection(tmp_path: Path) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc")
+        await writer.drain()
+
+    async def main() -> None:
+        path = tmp_path / "c.sock"
+        async with controlling(path, script), handing_off(path) as (port, _), connected(port) as (reader, writer):
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"content-length: 9" in head
+            rest = b""
+            with suppress(ConnectionError):
+                rest = await reader.read()
+            assert b"abc".startswith(rest)
+
+    run(main())

@@ -155,7 +155,8 @@ class _Relay:
         if status in _BODYLESS:
             self.exchange.respond(status, lines + self._headers, b"")
         else:
-            self.exchange.begin(status, lines + self._headers)
+            length = headers.get(b"content-length")  # a download shows how far it is
+            self.exchange.begin(status, lines + self._headers, length=None if length is None else int(length))
             self.exchange.flush_head()
 
     def on_data(self, data: bytes) -> None:

@@ -123,16 +123,19 @@ class Exchange:
             caller.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
         caller.finish(self, is_kept=is_kept)
 
-    def begin(self, status: int, headers: bytes) -> None:
-        """A streamed answer. Its head leaves with the first `write`, or by `flush_head`."""
+    def begin(self, status: int, headers: bytes, *, length: int | None = None) -> None:
+        """A streamed answer. Its head leaves with the first `write`, or by `flush_head`. `length` in bytes, where it is
+        known; whoever gives it writes as many."""
         assert not self._is_begun, "answered twice"
         self._is_begun = True
         if self._is_http10:
             self._is_kept = False  # the end of the connection is the end of the body
-        self._is_chunked = not self._is_http10
+        self._is_chunked = not self._is_http10 and length is None
         is_kept = self._is_kept = self._is_kept and not self._state.is_draining
-        chunked = b"transfer-encoding: chunked\r\n" if self._is_chunked else b""
-        self._head = b"%b%b\r\n" % (self._head_of(status, headers, is_kept=is_kept), chunked)
+        framing = b"transfer-encoding: chunked\r\n" if self._is_chunked else b""
+        if length is not None:
+            framing = b"content-length: %d\r\n" % length
+        self._head = b"%b%b\r\n" % (self._head_of(status, headers, is_kept=is_kept), framing)
 
     def flush_head(self) -> None:
         if self._caller is not None and self._head:
