@@ -23,6 +23,7 @@ from waypost.wire.canonical import Usage
 
 CREDIT_NANOS = 10_000_000_000
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 10}
+TOLD = {"provider": "alpha", "upstream_model": "m", "mode": "stream", "cost": {"input": "1", "output": "1"}}
 IMAGE_PRICE = {"image": "20000"}  # two cents each
 
 
@@ -44,6 +45,7 @@ def models() -> Catalogue:
             "providers": providers,
             "models": [
                 minimal_model("text-1", context_window=8_000, max_output=1_000, price={"input": "1", "output": "4"}),
+                minimal_model("tale-1", deployments=[TOLD]),
                 minimal_model("vectors-1", modality="embedding", price={"input": "1"}, deadline_s=30),
                 minimal_model("painter-1", modality="image", price=IMAGE_PRICE, deployments=drawn),
                 minimal_model("film-1", modality="video", price={"second": "100000"}, deployments=films),

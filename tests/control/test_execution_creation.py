@@ -16,6 +16,7 @@ from waypost.executions.payload_keys import input_key, metadata_key
 from waypost.kit import ids
 from waypost.storage.api_keys import Limits
 from waypost.tenancy.api_key import Scope
+from waypost.tenancy.budget import Budget, Period
 
 FILE = "file_0192f0c4-0000-7000-8000-000000000001"
 
@@ -205,6 +206,17 @@ async def test_without_money_it_is_refused_at_once_and_nothing_is_kept(database:
         error = answer.json["error"]
         assert (answer.status, error["code"], error["retryable"]) == (402, "INSUFFICIENT_BALANCE", False)
         assert await is_untouched(plane)
+
+
+async def test_a_budget_that_is_used_up_is_named_and_renews(database: str, tmp_path: Path) -> None:
+    async with executing(database, tmp_path) as plane:
+        tight = await plane.make_key(plane.org_id, budget=Budget(15_000_000, Period.DAY))
+        first = await created(plane, key=tight.text)
+        refused = await created(plane, key=tight.text)
+        assert (first.status, refused.status) == (202, 402)
+        assert "daily budget of this API key" in refused.json["error"]["message"]
+        await plane.ask("POST", f"/v1/executions/{first.json['id']}/cancel", key=tight.text)
+        assert (await created(plane, key=tight.text)).status == 202
 
 
 async def test_a_full_or_absent_vault_refuses_and_nothing_is_kept(database: str, tmp_path: Path) -> None:

@@ -114,6 +114,12 @@ async def test_a_result_that_we_lost_before_it_was_read_is_paid_back(database: s
         balance = (await plane.ask("GET", "/v1/balance")).json
         assert balance["available_nanos"] == str(CREDIT_NANOS - 5_000)
 
+        first_look = await made(plane)
+        await finish(plane, first_look, OUTPUT)
+        plane.vault.values.clear()
+        shown = (await get(plane, first_look)).json
+        assert (shown["output"], shown["cost"], shown["refunded"]) == (None, "0.00", "0.000005")
+
 
 async def test_a_vault_that_is_away_is_no_loss(database: str, tmp_path: Path) -> None:
     async with executing(database, tmp_path) as plane:

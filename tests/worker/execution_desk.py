@@ -136,7 +136,7 @@ class Desk:
         body_input = changes.pop("body_input", INPUTS[modality])
         now = datetime.now(UTC)
         times = {"accepted_at": now, "expires_at": now + timedelta(minutes=5)}
-        asked = received(org_id, model=MODELS[modality], modality=modality, **(times | changes))
+        asked = received(org_id, **({"model": MODELS[modality], "modality": modality} | times | changes))
         await self.vault.put(input_key(asked.id), json.dumps(body_input).encode(), 300)
         made, _ = await self.executions.create(asked)
         return made

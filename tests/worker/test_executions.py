@@ -93,6 +93,23 @@ async def test_a_refusal_of_the_request_ends_it_at_once_for_nothing(database: st
         assert await desk.charged() == 0
 
 
+async def test_a_model_that_is_gone_meanwhile_is_told_as_unavailable(database: str) -> None:
+    async with open_desk(database) as desk:
+        desk.gateway.answers(refused(ErrorCode.NOT_FOUND))
+        done = await desk.run(await desk.created())
+        assert (done.state, done.error_code) == (State.FAILED, "MODEL_UNAVAILABLE")
+
+
+async def test_a_deployment_of_mode_stream_has_its_provider_stream(database: str) -> None:
+    async with open_desk(database) as desk:
+        desk.gateway.answers(answered("chat"))
+        done = await desk.run(await desk.created(model="tale-1"))
+        assert (done.state, done.mode) == (State.SUCCEEDED, Mode.STREAM)
+        ((_, _, body),) = desk.gateway.calls
+        assert body["stream"] is True
+        assert await desk.charged() == PRICE
+
+
 async def test_what_may_pass_is_tried_again_with_attempts_of_its_own(database: str) -> None:
     async with open_desk(database) as desk:
         overloaded = [refused(ErrorCode.MODEL_OVERLOADED, attempts) for attempts in (3, 6)]

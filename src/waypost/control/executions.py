@@ -201,18 +201,20 @@ class _Actions:
 
     async def _in_full(self, row: ExecutionRow) -> dict[str, object]:
         """What is known of it, with what the vault keeps of it."""
-        told = shown(row)
         own = row.asynchronous
         if own is None:
-            return told
-        told["output"], told["metadata"] = None, None
+            return shown(row)
+        output: object = None
+        metadata = None
         try:
-            told["output"] = await self._output(row, own)
+            output = await self._output(row, own)
             metadata = await self._services.vault.get(metadata_key(row.id))
-            told["metadata"] = None if metadata is None else msgspec.Raw(metadata)
         except VaultError:
             pass  # what is in there cannot be told now
-        return told
+        else:
+            if output is None and own.state is State.SUCCEEDED:  # it may have been lost, and paid back
+                row = await find_execution(self._services.pool, own.org_id, own.id) or row
+        return shown(row) | {"output": output, "metadata": None if metadata is None else msgspec.Raw(metadata)}
 
     async def _output(self, row: ExecutionRow, own: AsynchronousExecution) -> object:
         """Everything that it made, None when there is nothing, or no longer. Raises VaultError. What should be there

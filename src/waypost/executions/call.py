@@ -41,13 +41,23 @@ def files_of(modality: str, body_input: Mapping[str, Any]) -> list[str]:
     return [url for url in urls if isinstance(url, str)]
 
 
-def call_of(modality: str, model: str, body_input: Mapping[str, Any], files: Mapping[str, str] | None = None) -> Call:
+def call_of(
+    modality: str,
+    model: str,
+    body_input: Mapping[str, Any],
+    files: Mapping[str, str] | None = None,
+    *,
+    is_stream: bool = False,
+) -> Call:
     """The call, with each file (`file_<uuid>`) as the `data:` URL that `files` has for it; without `files`, with some
-    image in its place. `body_input` was accepted by `validation.check_body`."""
+    image in its place. `body_input` was accepted by `validation.check_body`. `is_stream`: of text, the provider is to
+    send it as it is made, so that silence ends the call and not its length."""
     path, _ = CALLED[modality]
     match modality:
         case "chat":
             fields = dict(body_input) | {"messages": [_message(each, files) for each in body_input["messages"]]}
+            if is_stream:
+                fields["stream"] = True
         case "image":
             fields = _image_fields(body_input, files)
         case _:

@@ -27,13 +27,22 @@ class Counted:
         self._later = later
         self._loop = asyncio.get_running_loop()
 
-    def answer(self, exchange: Exchange, request_id: bytes, api_key: ApiKey, answer: Callable[[bytes], None]) -> None:
-        """Count it, and `answer` with the header lines that tell of the limits. Raises Refusal, or refuses later."""
+    def answer(
+        self,
+        exchange: Exchange,
+        request_id: bytes,
+        api_key: ApiKey,
+        answer: Callable[[bytes], None],
+        *,
+        tokens: int = 0,
+    ) -> None:
+        """Count it and so many tokens, and `answer` with the header lines that tell of the limits. Raises Refusal, or
+        refuses later."""
         now_s, at_s = self._loop.time(), self._clock.unix_ns() / 1e9
 
         async def answer_later() -> None:
             try:
-                answer((await self._limits.take_together(api_key, now_s=now_s, now_unix_s=at_s, tokens=0))[0])
+                answer((await self._limits.take_together(api_key, now_s=now_s, now_unix_s=at_s, tokens=tokens))[0])
             except LimitExceeded as refusal:
                 self._refuse(exchange, refusal, request_id, refusal.headers)
             except Refusal as refusal:
@@ -45,7 +54,7 @@ class Counted:
         if self._limits.is_asked_of_server(api_key):
             self._later(answer_later())
         else:
-            answer(self._limits.take(api_key, now_s=now_s, now_unix_s=at_s, tokens=0))
+            answer(self._limits.take(api_key, now_s=now_s, now_unix_s=at_s, tokens=tokens))
 
     def look(self, api_key: ApiKey) -> bytes:
         """The header lines for a request that counts as nothing, as far as this process knows."""

@@ -17,7 +17,7 @@ MODELS = "/v1/models"
 GEMINI_MODELS = "/v1beta/models"
 COUNT_TOKENS = "countTokens"
 COUNT_MESSAGE_TOKENS = "/v1/messages/count_tokens"
-EXECUTIONS = "/v1/executions"
+EXECUTED = ("/v1/executions", "/v1/video/generations")  # where control accepts executions
 _GEMINI = {  # the format of each verb, and whether it streams
     "generateContent": ("gemini_generate", False),
     "streamGenerateContent": ("gemini_generate", True),

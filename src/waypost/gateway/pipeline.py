@@ -24,7 +24,7 @@ from waypost.gateway.callers import FailedKeys, InFlight
 from waypost.gateway.counted import Counted
 from waypost.gateway.endpoints import (
     COUNT_MESSAGE_TOKENS,
-    EXECUTIONS,
+    EXECUTED,
     GEMINI_MODELS,
     MODELS,
     ChatEndpoint,
@@ -62,6 +62,7 @@ from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.ids import Ids
 from waypost.ledger.claim import Claim
 from waypost.ledger.record import ClosedAttempt, InsufficientFunds, NodeSuperseded, Outcome
+from waypost.metering.estimate import likely_tokens
 from waypost.policy.address import TrustedProxies
 from waypost.policy.snapshot import View
 from waypost.telemetry.events import report_bug
@@ -186,7 +187,7 @@ class Gateway:
     def _hand_off(self, handoff: HandOff, exchange: Exchange, request_id: bytes) -> None:
         """To control. An execution counts as any call of its key, and where they do; looking at one as nothing."""
         path = exchange.path
-        if not path.startswith(EXECUTIONS):
+        if not path.startswith(EXECUTED):
             handoff.relay(exchange, request_id)
             return
         try:
@@ -194,8 +195,9 @@ class Gateway:
         except Refusal:
             handoff.relay(exchange, request_id)  # which says so
             return
-        if path == EXECUTIONS and exchange.method == "POST":
-            self._counted.answer(exchange, request_id, api_key, partial(handoff.relay, exchange, request_id))
+        if path in EXECUTED and exchange.method == "POST":
+            relay, tokens = partial(handoff.relay, exchange, request_id), likely_tokens(len(exchange.body))
+            self._counted.answer(exchange, request_id, api_key, relay, tokens=tokens)
             return
         handoff.relay(exchange, request_id, self._counted.look(api_key))
 

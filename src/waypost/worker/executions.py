@@ -48,7 +48,8 @@ SWEPT_MAX = 100  # at one look
 _AGAIN_S = 0.5  # between tries of what the database or the vault did not take
 _AGAIN_MAX = 60
 _LOOKS_MAX = 20  # into a vault that does not answer, as while it is replaced
-_SHOWN = frozenset(code.name for code in ErrorCode)
+# What a gateway says of a model that was there when the execution was accepted.
+_GONE = (ErrorCode.NOT_FOUND, ErrorCode.NO_ELIGIBLE_ROUTE)
 
 _decode = msgspec.json.Decoder().decode
 
@@ -145,12 +146,13 @@ class ExecutionWork:
     # One execution.
 
     def _is_for_jobs(self, execution: AsynchronousExecution) -> bool:
-        if execution.mode is not None:
-            return execution.mode.is_job
+        """The best route decides: calls and jobs are not mixed within one execution."""
+        mode = execution.mode or self._best_mode(execution)
+        return execution.modality not in CALLED or (mode is not None and mode.is_job)
+
+    def _best_mode(self, execution: AsynchronousExecution) -> Mode | None:
         found = self._view().find(execution.model)
-        modes = [] if found is None else [Mode(route.deployment.mode) for route in found.routes]
-        # The best route decides: calls and jobs of one model are not mixed within one execution.
-        return execution.modality not in CALLED or bool(modes and modes[0].is_job)
+        return None if found is None else Mode(found.routes[0].deployment.mode)
 
     async def _claimed(self, found: AsynchronousExecution) -> AsynchronousExecution | None:
         """None when there is nothing to do here: somebody else has it, or it has ended now."""
@@ -169,7 +171,7 @@ class ExecutionWork:
         claim = msgspec.structs.replace(
             found,
             state=State.RUNNING,
-            mode=Mode.SYNC,
+            mode=Mode.STREAM if self._best_mode(found) is Mode.STREAM else Mode.SYNC,
             attempt=found.attempt + 1,
             started_at=found.started_at or now,
         )
@@ -222,7 +224,7 @@ class ExecutionWork:
         call = await self._call(claimed)
         answer = await self._answer(claimed, call)
         if answer.status != 200:
-            raise Refusal(ErrorCode[answer.code] if answer.code in _SHOWN else ErrorCode.INTERNAL_ERROR)
+            raise Refusal(_told(answer.code))
         try:
             if claimed.modality == "image":
                 files = await self._kept_images(claimed, answer.body)
@@ -247,7 +249,7 @@ class ExecutionWork:
         for name in files_of(claimed.modality, body_input):
             if name not in files:
                 files[name] = await self._files.as_data_url(claimed.org_id, ids.parse("file", name))
-        return call_of(claimed.modality, claimed.model, body_input, files)
+        return call_of(claimed.modality, claimed.model, body_input, files, is_stream=claimed.mode is Mode.STREAM)
 
     async def _input(self, claimed: AsynchronousExecution) -> bytes | None:
         for _ in range(_LOOKS_MAX):
@@ -333,3 +335,9 @@ class ExecutionWork:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.unix_ns() / 1e9, UTC)
+
+
+def _told(code: str) -> ErrorCode:
+    """What its caller is told of a gateway's refusal."""
+    known = ErrorCode.__members__.get(code, ErrorCode.INTERNAL_ERROR)
+    return ErrorCode.MODEL_UNAVAILABLE if known in _GONE else known
