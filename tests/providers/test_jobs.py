@@ -75,6 +75,7 @@ def test_fal_is_asked_about_a_request_under_owner_and_name_alone() -> None:
     assert FAL.status("r-1", FAL_FLUX).path == "/q/fal-ai/flux/requests/r-1/status"
     assert FAL.result("r-1", FAL_FLUX).path == "/q/fal-ai/flux/requests/r-1"
     assert FAL.status("r-1", target("workflows/acme/x/y")).path == "/workflows/acme/x/requests/r-1/status"
+    assert FAL.status("r-1", target("acme/x?y#z")).path == "/acme/x%3Fy%23z/requests/r-1/status"
     cancel = FAL.cancel("r-1", FAL_FLUX)
     assert cancel is not None
     assert (cancel.method, cancel.path) == ("PUT", "/q/fal-ai/flux/requests/r-1/cancel")

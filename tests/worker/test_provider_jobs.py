@@ -152,6 +152,19 @@ async def test_an_explicit_refusal_is_another_attempt_and_three_are_enough(datab
         assert (row.state, row.error_code, row.attempt) == (State.FAILED, "INPUT_VALIDATION_ERROR", 1)
 
 
+async def test_what_no_gateway_carries_is_refused_and_what_is_late_is_not_sent(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        stage.carrier.before = lambda _: NotSent("invalid")
+        row = await stage.ended(await stage.execute())
+        assert (row.state, row.error_code) == (State.FAILED, "INPUT_VALIDATION_ERROR")
+
+        execution_id = await stage.execute()
+        stage.clock.on_s += 3_700
+        row = await stage.ended(execution_id)
+        assert (row.state, row.error_code) == (State.EXPIRED, "GENERATION_TIMEOUT")
+        assert stage.sim.jobs == []
+
+
 async def test_without_any_provider_of_jobs_it_fails(database: str) -> None:
     async with open_stage(database, "fal") as stage:
         execution_id = await stage.execute()

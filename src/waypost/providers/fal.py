@@ -88,7 +88,7 @@ class Fal:
         return False
 
     def submit(self, submission: Submission, target: JobTarget) -> JobCall:
-        path = f"{target.path_prefix}/{target.upstream_model}"
+        path = f"{target.path_prefix}/{quote(target.upstream_model)}"
         if submission.callback_url:
             path += f"?fal_webhook={quote(submission.callback_url, safe='')}"
         return json_call("POST", path, changed_input(submission.input, target.changes), headers=(_LIFECYCLE,))
@@ -172,7 +172,7 @@ def _requests(target: JobTarget) -> str:
     """Below owner and name; what further stands in a model's name is for the submission alone."""
     parts = target.upstream_model.split("/")
     kept = 3 if parts[0] in _NAMESPACES else 2
-    return f"{target.path_prefix}/{'/'.join(parts[:kept])}/requests"
+    return f"{target.path_prefix}/{quote('/'.join(parts[:kept]))}/requests"
 
 
 def _id_of(told: Mapping[str, object]) -> str:

@@ -92,6 +92,8 @@ class JobDesk:
         submission = Submission(fields, self.addresses.token(*named), address, deadline_s)
         sent = await self._errand(seat, seat.kind.submit(submission, seat.target), None, SUBMIT_S)
         match sent:
+            case NotSent(reason="invalid"):
+                return Submitted(Next.REFUSED, code=ErrorCode.INPUT_VALIDATION_ERROR)  # too large, most likely
             case NotSent():
                 return Unsent(sent.retry_after_s)
             case Ambiguous():

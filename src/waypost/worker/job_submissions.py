@@ -73,6 +73,9 @@ class Submissions:
             if row.cancel_requested_at is not None:
                 await self._steps.end(row, State.CANCELED)
                 return
+            if row.expires_at <= self._steps.now():
+                await self._steps.end(row, State.EXPIRED, ErrorCode.GENERATION_TIMEOUT)
+                return
             seat = self._desk.choose(row.model, without)
             if seat is None and not without:
                 await self._steps.end(row, State.FAILED, ErrorCode.MODEL_UNAVAILABLE)
@@ -80,19 +83,8 @@ class Submissions:
             if seat is None:
                 await self._later(row, wait_s)
                 return
-            try:
-                fields = await self._inputs.read(row, seat)
-            except InputGone:
-                await self._steps.end(row, State.FAILED, ErrorCode.SERVICE_UNAVAILABLE)
-                return
-            except Refusal as refused:
-                if refused.code is ErrorCode.SERVICE_UNAVAILABLE:
-                    await self._later(row, wait_s)
-                else:
-                    await self._steps.end(row, State.FAILED, refused.code)
-                return
-            except VaultError:
-                await self._later(row, wait_s)
+            fields = await self._input(row, seat, wait_s)
+            if fields is None:
                 return
             written = await self._steps.step(row, self._written_down(row, seat))
             if written is None:
@@ -108,6 +100,21 @@ class Submissions:
             if unsent is None:
                 return
             row = unsent
+
+    async def _input(self, row: AsynchronousExecution, seat: Seat, wait_s: float) -> dict[str, msgspec.Raw] | None:
+        """None when it cannot be had, and the execution has ended or waits."""
+        try:
+            return await self._inputs.read(row, seat)
+        except InputGone:
+            await self._steps.end(row, State.FAILED, ErrorCode.SERVICE_UNAVAILABLE)
+        except VaultError:
+            await self._later(row, wait_s)
+        except Refusal as refused:
+            if refused.code is ErrorCode.SERVICE_UNAVAILABLE:
+                await self._later(row, wait_s)
+            else:
+                await self._steps.end(row, State.FAILED, refused.code)
+        return None
 
     async def _told(self, row: AsynchronousExecution, told: Submitted) -> None:
         match told.next:
