@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,15 @@ import msgspec
 from waypost.stores.s3 import S3Settings
 
 NAME = "kept"
+_SERVE = """
+import pathlib, sys
+from http.server import ThreadingHTTPServer
+from localbucket import S3Handler
+S3Handler.data_root = pathlib.Path(sys.argv[1])
+server = ThreadingHTTPServer(("127.0.0.1", 0), S3Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
 
 
 class Bucket(msgspec.Struct, frozen=True):
@@ -31,12 +38,12 @@ class Bucket(msgspec.Struct, frozen=True):
 @contextlib.contextmanager
 def serving(directory: Path) -> Iterator[Bucket]:
     (directory / NAME).mkdir(parents=True)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = (sys.executable, "-m", "localbucket", str(directory), "--port", str(port))
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Its command cannot tell which port it took when it may take any.
+    command = (sys.executable, "-c", _SERVE, str(directory))
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert server.stdout is not None
     try:
-        _wait_for(port, server)
+        port = int(server.stdout.readline())
         endpoint = f"http://127.0.0.1:{port}"
         settings = S3Settings(
             bucket=NAME, endpoint=endpoint, region="auto", access_key_id="id", secret_access_key="secret"
@@ -45,12 +52,4 @@ def serving(directory: Path) -> Iterator[Bucket]:
     finally:
         server.terminate()
         server.wait(10)
-
-
-def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(200):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        assert server.poll() is None, "the S3 server ended"
-        time.sleep(0.05)
-    raise AssertionError("the S3 server does not listen")
+        server.stdout.close()

@@ -15,7 +15,7 @@ from tests.control.uploads import picture
 from tests.storage.asynchronous import ended, received
 from tests.storage.books import IDS
 from tests.upstream.test_guarded_session import served, session
-from waypost.app.file_wiring import build_outputs
+from waypost.control.file_fetch import Outputs
 from waypost.executions.lifecycle import State
 from waypost.kit import ids
 from waypost.storage.asynchronous_executions import AsynchronousExecution
@@ -27,7 +27,7 @@ from waypost.worker.kept_outputs import KeptOutputs
 @asynccontextmanager
 async def keeping(database: str, tmp_path: Path, *allow: str) -> AsyncIterator[tuple[Plane, KeptOutputs]]:
     async with Plane(database, tmp_path) as plane, session(*allow) as guarded:
-        yield plane, build_outputs(plane.files, guarded, IDS)
+        yield plane, KeptOutputs(Outputs(plane.files, guarded, IDS))
 
 
 async def settle(plane: Plane, execution: AsynchronousExecution) -> list[str]:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from waypost.app.secrets import CredentialReader, Secrets, open_file_keys
 from waypost.app.settings import Settings
-from waypost.control.file_fetch import Outputs
 from waypost.control.file_store import Files
 from waypost.control.file_urls import FileUrls
 from waypost.kit.clock import Clock
@@ -16,8 +15,6 @@ from waypost.storage.pool import Pool
 from waypost.stores.objects import LocalObjects, Objects
 from waypost.stores.s3 import S3Objects, S3Settings
 from waypost.telemetry.metrics import Page
-from waypost.upstream.guarded_session import GuardedSession
-from waypost.worker.kept_outputs import KeptOutputs
 
 FILES_DIR = "files"
 
@@ -60,8 +57,3 @@ def build_files(
         bounds=settings.files.bounds,
         page=page,
     )
-
-
-def build_outputs(files: Files, session: GuardedSession, ids: Ids, page: Page | None = None) -> KeptOutputs:
-    """Where outputs of jobs are kept; fetched by the session, which is the process's own."""
-    return KeptOutputs(Outputs(files, session, ids, page))
