@@ -257,3 +257,25 @@ async def test_other_rules_are_in_force_for_the_next_call() -> None:
         assert (await made.send("POST", url, bounds=QUICK)).status == 200
         made.use(Allowed(), client_context())
         assert await failure_of(made, url) is Failure.FORBIDDEN
+
+
+async def test_a_url_is_asked_for_as_it_was_written() -> None:
+    """A signature may cover it: nothing is decoded, encoded again, or put in order."""
+    heads: list[bytes] = []
+
+    async def notes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    rest = "/a%2Fb/../c;d=1//e?z=%7E~&a=b+c%20&a=&X-Sig=%3D%3d'(!)"
+    async with (
+        served(notes, certified="hooks.example.com") as port,
+        session("127.0.0.0/8", lookup=names(["127.0.0.1"])) as made,
+    ):
+        await made.send("GET", f"https://hooks.example.com:{port}{rest}", bounds=QUICK)
+
+    lines = heads[0].decode().split("\r\n")
+    assert lines[0] == f"GET {rest} HTTP/1.1"
+    assert {line.lower() for line in lines if line.lower().startswith("host:")} == {f"host: hooks.example.com:{port}"}
+    assert not any(line.lower().startswith(("user-agent:", "cookie:", "accept:")) for line in lines)

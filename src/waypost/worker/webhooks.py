@@ -51,10 +51,10 @@ from waypost.webhooks.signature import SECRET_BYTES, headers_of, secret_text
 
 IN_FLIGHT_MAX = 768  # attempts at one time: a socket each, and some 30 KiB
 UNPROVEN_MAX = 512  # of them to lanes whose last answer was not quick
-TAKEN_MAX = 128  # at one time
+TAKEN_MAX = 256  # at one time
 _WINDOW = 2000  # deliveries looked through for them
 _ROUND_S = 0.01  # between two rounds; what is announced or ends meanwhile shares the next one
-_ROUND_SHARE = 3  # and so many times as long as the last one took, so that a long queue leaves the database its time
+_ROUND_S_MAX = 0.1  # as long as the last one took, but no longer: a long queue leaves the database its time
 _POLL_S = 0.5  # when an announcement was lost, and for retries
 _RETRY_S = 1.0  # without a database
 _RENEW_S = LEASE_S / 3
@@ -167,7 +167,7 @@ class WebhookWorker:
             except LedgerUnavailable:
                 await asyncio.sleep(_RETRY_S)
                 continue
-            await asyncio.sleep(max(_ROUND_S, _ROUND_SHARE * (loop.time() - began)))
+            await asyncio.sleep(min(max(_ROUND_S, loop.time() - began), _ROUND_S_MAX))
             if not has_more:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_POLL_S):

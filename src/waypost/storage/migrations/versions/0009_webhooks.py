@@ -67,7 +67,8 @@ CREATE TABLE webhook_delivery (
     CHECK ((state = 'DEAD') = (reason IS NOT NULL))
 );
 CREATE INDEX webhook_delivery_due ON webhook_delivery (due_at) WHERE state = 'PENDING';
-CREATE INDEX webhook_delivery_lane ON webhook_delivery (lane, state, id);
+CREATE INDEX webhook_delivery_pending ON webhook_delivery (lane) WHERE state = 'PENDING';
+CREATE INDEX webhook_delivery_dead ON webhook_delivery (lane, id) WHERE state = 'DEAD';
 CREATE INDEX webhook_delivery_org ON webhook_delivery (org_id, id);
 CREATE INDEX webhook_delivery_execution ON webhook_delivery (execution_id);
 CREATE INDEX webhook_delivery_ended ON webhook_delivery (ended_at) WHERE state <> 'PENDING';
