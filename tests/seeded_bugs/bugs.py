@@ -345,4 +345,37 @@ _OF_LONG_HOLDS = (
     ),
 )
 
-BUGS = (*_OF_THE_JOURNAL, *_OF_LEASES, *_OF_BOOKING, *_OF_METERING, *_OF_LONG_HOLDS)
+_STEPS = ("tests/storage/test_asynchronous_executions.py",)
+_WORK = ("tests/worker/test_executions.py",)
+_OF_EXECUTIONS = (
+    Bug(
+        "a step does not look where it steps from",
+        "storage/asynchronous_executions.py",
+        " WHERE id = %(id)s AND version = %(version)s\n",
+        " WHERE id = %(id)s\n",
+        _STEPS,
+    ),
+    Bug(
+        "an idempotency key is only its own for ever",
+        "storage/asynchronous_executions.py",
+        "     WHERE kept.created_at < now() - interval '{KEPT_HOURS} hours'\n",
+        "     WHERE false\n",
+        _STEPS,
+    ),
+    Bug(
+        "a cancelled execution's call goes on",
+        "worker/executions.py",
+        "            return steps.version > claimed.version\n",
+        "            return False\n",
+        _WORK,
+    ),
+    Bug(
+        "a run takes the attempts of the one before",
+        "executions/retries.py",
+        "    return (run - 1) * ATTEMPTS_OF_A_RUN\n",
+        "    return 0\n",
+        _WORK,
+    ),
+)
+
+BUGS = (*_OF_THE_JOURNAL, *_OF_LEASES, *_OF_BOOKING, *_OF_METERING, *_OF_LONG_HOLDS, *_OF_EXECUTIONS)
