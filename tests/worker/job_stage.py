@@ -156,7 +156,9 @@ class Stage:
             vault=self.vault,
             clock=self.clock,
             dice=lambda: 0.5,
+            again_s=0.0,
         )
+        self.steps = steps
         return ProviderJobs(steps, desk, inputs, self.shelf)
 
     def offer(self, *styles: str, **fields: Any) -> None:

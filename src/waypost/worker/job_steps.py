@@ -4,6 +4,7 @@ cancel meanwhile, which changes nothing of where the execution is.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -15,6 +16,7 @@ from waypost.executions.payload_keys import input_key
 from waypost.executions.provider_job import poll_delay_s
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode
+from waypost.ledger.record import LedgerUnavailable
 from waypost.providers.job import Job
 from waypost.storage.asynchronous_executions import QUEUE, AsynchronousExecution, Ending, Executions, OutputFile
 from waypost.storage.asynchronous_executions import Job as QueuedJob
@@ -26,6 +28,7 @@ from waypost.worker.job_money import JobMoney
 SUBMIT, LOOK_UP, POLL, REHOST = (f"provider_job.{each}" for each in ("submit", "look_up", "poll", "rehost"))
 ORPHAN = "provider_job.orphan"
 _TRIES_MAX = 10  # of a step, each lost to somebody else's
+_AGAIN_MAX, AGAIN_S = 60, 0.5  # of a step that the database did not answer
 
 
 class OutputNotKept(Exception):
@@ -64,12 +67,14 @@ class JobSteps:
         clock: Clock,
         dice: Callable[[], float],
         ended: Counter | None = None,
+        again_s: float = AGAIN_S,
     ) -> None:
         self.money = money
         self.dice = dice
         self._executions = executions
         self._vault = vault
         self._clock = clock
+        self._again_s = again_s
         self._ended = ended or Counter("", "", ("model", "outcome", "code"))
 
     async def find(self, execution: str) -> AsynchronousExecution | None:
@@ -92,7 +97,7 @@ class JobSteps:
     ) -> AsynchronousExecution | None:
         """None when the execution is elsewhere by now: whoever took it there goes on."""
         for _ in range(_TRIES_MAX):
-            stepped = await self._step(row, after, then, ending, jobs)
+            stepped = await self._step_or_own(row, after, then, ending, jobs)
             if stepped is not None:
                 return stepped
             current = await self._executions.find(row.id)
@@ -111,7 +116,7 @@ class JobSteps:
             after = None if current is None else change(current)
             if current is None or after is None:
                 return None
-            stepped = await self._step(current, after, then, None, jobs)
+            stepped = await self._step_or_own(current, after, then, None, jobs)
             if stepped is not None:
                 return stepped
             current = await self._executions.find(row.id)
@@ -163,6 +168,30 @@ class JobSteps:
 
     def at(self, after_s: float) -> datetime:
         return self.now() + timedelta(seconds=after_s)
+
+    async def _step_or_own(
+        self,
+        row: AsynchronousExecution,
+        after: AsynchronousExecution,
+        then: Then | None,
+        ending: Ending | None,
+        jobs: tuple[QueuedJob, ...],
+    ) -> AsynchronousExecution | None:
+        """The step; tried again while the database does not answer, since what is known here of a provider is known
+        nowhere else. One whose outcome we were not told of may have been taken: then the row is as we wanted it.
+        Raises LedgerUnavailable in the end."""
+        for _ in range(_AGAIN_MAX):
+            try:
+                return await self._step(row, after, then, ending, jobs)
+            except LedgerUnavailable:
+                await asyncio.sleep(self._again_s)
+            try:
+                current = await self._executions.find(row.id)
+            except LedgerUnavailable:
+                continue
+            if current is not None and current.version == row.version + 1 and _place(current) == _place(after):
+                return current
+        raise LedgerUnavailable
 
     async def _step(
         self,

@@ -149,7 +149,9 @@ class Submissions:
         wait_s = 0.0 if is_over else self._steps.poll_delay_s(row)
         stepped = await self._steps.change(row, change, Then(POLL, wait_s))
         if stepped is None:
-            await self._on_late(row, job.id)
+            now = await self._steps.find(row.id.hex())
+            if now is None or now.provider_job != job.id:  # else somebody else heard of it first
+                await self._on_late(row, job.id)
         elif stepped.cancel_requested_at is not None:
             await self._on_accepted(stepped)
 
