@@ -114,6 +114,41 @@ def test_a_project_and_its_keys_have_budgets(waypost: Waypost, org: str) -> None
     assert done.err == f"waypost: the organisation has no project {unknown}: see `waypost project list`\n"
 
 
+def test_budgets_are_given_and_changed(waypost: Waypost, org: str, database: str) -> None:
+    project = waypost("project", "create", "search", "--org", org, "--budget-usd", "200", "--window", "month").line
+    key = waypost("key", "create", "--org", org, "--project", project, "--name", "mine", "--json").json
+
+    assert waypost("budget", "set", project, "--usd", "50", "--window", "month").line.startswith(project)
+    chain_before = next(iter(keys_of_gateways(database).values())).chain
+    for owner, usd in ((org, "300"), (key["id"], "0.5")):
+        waypost("budget", "set", owner, "--usd", usd, "--window", "day")
+
+    assert waypost("budget", "list", "--org", org, "--json").json["budgets"] == [
+        {"owner": project, "name": "search", "budget_usd": "50.00", "window": "month", "taken_usd": "0.00"},
+        {"owner": org, "name": "acme", "budget_usd": "300.00", "window": "day", "taken_usd": "0.00"},
+        {"owner": key["id"], "name": "mine", "budget_usd": "0.50", "window": "day", "taken_usd": "0.00"},
+    ]
+    (told,) = keys_of_gateways(database).values()
+    assert told.chain is not None
+    assert chain_before is not None
+    assert told.chain.owners == tuple(
+        ids.parse(kind, text) for kind, text in (("key", key["id"]), ("proj", project), ("org", org))
+    )
+    assert told.chain.id != chain_before.id  # a lease that was cut without the new budgets is spent from no more
+
+
+def test_a_budget_that_cannot_be_set_is_refused(waypost: Waypost, org: str) -> None:
+    waypost("budget", "set", org, "--usd", "5", "--window", "week")
+    other = waypost("budget", "set", org, "--usd", "5", "--window", "day")
+    assert (other.code, other.err) == (
+        1, "waypost: its budget is of the window 'week', which stays: say --window week\n"
+    )  # fmt: skip
+    assert waypost("budget", "set", NO_KEY, "--usd", "5").err == "waypost: there is no such key\n"
+    assert waypost("budget", "set", "gateway", "--usd", "5").code == 2
+    assert waypost("budget", "set", org, "--usd", "-5", "--window", "week").code == 2
+    assert [row["budget_usd"] for row in waypost("budget", "list", "--org", org, "--json").json["budgets"]] == ["5.00"]
+
+
 def test_a_listed_key_cannot_be_used(waypost: Waypost, org: str) -> None:
     key = waypost("key", "create", "--org", org, "--name", "mine").line
     (listed,) = waypost("key", "list", "--org", org, "--json").json["keys"]

@@ -9,6 +9,7 @@ import pytest
 from tests.storage.books import IDS, Books, attempt, open_books
 from waypost.ledger.record import InsufficientFunds
 from waypost.storage.api_keys import Limits, Secret, api_keys_since, create_api_key
+from waypost.storage.budgets import list_budgets, set_budget
 from waypost.storage.orphans import ORPHANED_AFTER_S
 from waypost.storage.projects import create_project
 from waypost.tenancy.api_key import ApiKey, Scope
@@ -66,10 +67,10 @@ async def test_keys_share_the_lease_of_the_innermost_budget_that_they_have(datab
         free = await key(books, org_id, plain, None)
 
         assert own.chain is not None
-        assert (own.chain.id, own.chain.owners) == (own.id, (own.id, budgeted))
+        assert own.chain.owners == (own.id, budgeted)
         assert set(own.chain.periods) == {Period.DAY, Period.MONTH}
         assert of_project.chain is not None
-        assert (of_project.chain.id, of_project.chain.owners) == (budgeted, (budgeted,))
+        assert of_project.chain.owners == (budgeted,)
         assert free.chain is None
         with pytest.raises(LookupError):
             await key(books, await books.org(), budgeted, None)
@@ -173,4 +174,24 @@ async def test_what_a_lost_node_had_counts_until_it_is_back(database: str) -> No
         assert await books.one(TAKEN) == ([30],)
         await books.ledger.settle_batch([attempt(org_id, lease_id, 20)])  # it lived after all
         assert await books.one(TAKEN) == ([50],)
+        await books.totals()
+
+
+async def test_a_changed_budget_counts_what_was_taken_before(database: str) -> None:
+    async with open_books(database) as books:
+        org_id = await books.org(credit_nanos=1_000)
+        api_key = await key(books, org_id, None, Budget(100, Period.MONTH))
+        await grant(books, api_key, 100)
+        with pytest.raises(InsufficientFunds):
+            await grant(books, api_key, 1)
+
+        await set_budget(books.app, Budget(140, Period.MONTH), owner_id=api_key.id, owner_kind="key")
+        await grant(books, api_key, 40)
+        await set_budget(books.app, Budget(50, Period.MONTH), owner_id=api_key.id, owner_kind="key")
+        with pytest.raises(InsufficientFunds) as refused:
+            await grant(books, api_key, 1)
+
+        assert refused.value.available_nanos == 0
+        (listed,) = await list_budgets(books.app, org_id)
+        assert (listed.amount_nanos, listed.taken_nanos) == (50, 140)
         await books.totals()

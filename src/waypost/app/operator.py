@@ -23,7 +23,18 @@ from waypost.ledger.record import Balance
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.catalogue_diff import Change, changes_between
 from waypost.policy.document import with_creation_times
-from waypost.storage import api_keys, catalogues, file_sweep, ledger_check, nodes, orgs, projects, provider_bills, usage
+from waypost.storage import (
+    api_keys,
+    budgets,
+    catalogues,
+    file_sweep,
+    ledger_check,
+    nodes,
+    orgs,
+    projects,
+    provider_bills,
+    usage,
+)
 from waypost.storage.ledger import PostgresLedger
 from waypost.storage.orphans import ORPHANED_AFTER_S, NodeAlive
 from waypost.storage.pool import Pool
@@ -84,6 +95,21 @@ class Operator:
         except LookupError:
             raise _no_org(org_id) from None
         return project_id
+
+    async def set_budget(self, owner_kind: str, owner_id: bytes, budget: Budget) -> None:
+        """`owner_kind` is a budget's: organisation, project or key."""
+        try:
+            await budgets.set_budget(self._pool, budget, owner_id=owner_id, owner_kind=owner_kind)
+        except LookupError:
+            raise CommandRefused(f"there is no such {owner_kind}") from None
+        except budgets.OtherPeriod as other:
+            raise CommandRefused(
+                f"its budget is of the window '{other.period.value}', which stays: say --window {other.period.value}"
+            ) from None
+
+    async def list_budgets(self, org_id: bytes) -> list[budgets.ListedBudget]:
+        await self._check_org(org_id)
+        return await budgets.list_budgets(self._pool, org_id)
 
     async def list_projects(self, org_id: bytes) -> list[projects.ListedProject]:
         await self._check_org(org_id)

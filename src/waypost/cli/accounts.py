@@ -79,6 +79,50 @@ def project_create(
         typer.echo(project_id)
 
 
+_OWNERS = {"org": "organisation", "proj": "project", "key": "key"}
+
+
+def budget_set(
+    owner: Annotated[str, typer.Argument(metavar="OWNER", help="Whose: org_…, proj_… or key_….")],
+    usd: Annotated[str, typer.Option(metavar="USD", help="The most that may be spent in each window.")],
+    window: Window = "lifetime",
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Give an organisation, a project or a key a budget, or change how much it is. It counts from the next request."""
+    budget = parse_budget(usd, window, hint="--usd")
+    assert budget is not None
+    kind = owner.partition("_")[0]
+    if kind not in _OWNERS:
+        raise typer.BadParameter("an id that begins with org_, proj_ or key_", param_hint="OWNER")
+    settings, owner_id = settings_of(data_dir, database_url, config), parse_id(kind, owner, "OWNER")
+    operate(settings, lambda operator: operator.set_budget(_OWNERS[kind], owner_id, budget))
+    typer.echo(f"{owner} may spend {format_usd(budget.amount_nanos)} USD, window: {budget.period.value}")
+
+
+def budget_list(
+    org_id: OrgId,
+    as_json: AsJson = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Show the budgets of an organisation, its projects and its keys, and what is taken of each."""
+    settings, raw_id = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    kinds = {owner: kind for kind, owner in _OWNERS.items()}
+    rows: list[dict[str, object]] = [
+        {
+            "owner": show_id(kinds[each.owner_kind], each.owner_id),
+            "name": each.name,
+            **show_budget(each.amount_nanos, each.period.value),
+            "taken_usd": format_usd(each.taken_nanos),
+        }
+        for each in operate(settings, lambda operator: operator.list_budgets(raw_id))
+    ]
+    print_json({"budgets": rows}) if as_json else print_table(rows)
+
+
 def project_list(
     org_id: OrgId,
     as_json: AsJson = False,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -49,6 +49,10 @@ _GROUPS: dict[tuple[str, str], dict[str, Callable[..., None]]] = {
         "revoke": accounts.key_revoke,
         "rotate": accounts.key_rotate,
     },
+    ("budget", "The most that an organisation, a project or a key may spend."): {
+        "set": accounts.budget_set,
+        "list": accounts.budget_list,
+    },
     ("credit", "Money paid in."): {"add": accounts.credit_add},
     ("catalog", "Versions of providers, models and prices."): {
         "apply": operation.catalog_apply,
@@ -74,6 +78,23 @@ for (_name, _about), _commands in _GROUPS.items():
     for _word, _command in _commands.items():
         _group.command(_word)(_command)
     cli.add_typer(_group, name=_name)
+
+
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        typer.echo(f"waypost {version('waypost')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> NoReturn:

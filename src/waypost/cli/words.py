@@ -81,8 +81,8 @@ def parse_moment(value: str, hint: str) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-def parse_budget(usd: str | None, window: str) -> Budget | None:
-    """What `--budget-usd` and `--window` say."""
+def parse_budget(usd: str | None, window: str, *, hint: str = "--budget-usd") -> Budget | None:
+    """What `--budget-usd`, or an option of another name, and `--window` say."""
     try:
         period = Period(window)
     except ValueError:
@@ -94,7 +94,7 @@ def parse_budget(usd: str | None, window: str) -> Budget | None:
     try:
         return Budget(parse_usd(usd), period)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--budget-usd") from None
+        raise typer.BadParameter(str(error), param_hint=hint) from None
 
 
 def show_budget(nanos: int | None, period: str | None) -> dict[str, object]:

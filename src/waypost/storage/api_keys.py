@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from hashlib import blake2b
 from uuid import UUID
 
 import msgspec
 
 from waypost.kit.ids import text
+from waypost.storage.budgets import add_budget
 from waypost.storage.changes import Followed, take_version
 from waypost.storage.pool import Pool
-from waypost.storage.projects import add_budget
 from waypost.tenancy.api_key import ApiKey, Scope
 from waypost.tenancy.budget import Budget, Chain, Period
 
@@ -283,7 +284,9 @@ def _chain(owners: list[UUID] | None, periods: list[str]) -> Chain | None:
     if owners is None:
         return None
     ids = tuple(dict.fromkeys(owner.bytes for owner in owners))
-    return Chain(ids[0], ids, tuple(Period(period) for period in periods))
+    # Named by all that it consists of: with another budget in it, it is another chain, and has a lease of its own.
+    name = blake2b(b"".join(ids) + "".join(periods).encode(), digest_size=16).digest()
+    return Chain(name, ids, tuple(Period(period) for period in periods))
 
 
 def _models(names: list[str] | None) -> frozenset[str] | None:

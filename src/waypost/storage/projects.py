@@ -1,4 +1,4 @@
-"""Projects, and the budgets of organisations, projects and keys."""
+"""Projects: their keys share a budget."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ from datetime import datetime
 from uuid import UUID
 
 import msgspec
-from psycopg import AsyncConnection
 
+from waypost.storage.budgets import add_budget
 from waypost.storage.pool import Pool
 from waypost.tenancy.budget import Budget
 
 CREATE = "INSERT INTO project (id, org_id, name) VALUES (%(id)s, %(org_id)s, %(name)s)"
-
-# A budget stays as it is: what a window took is counted against it.
-ADD_BUDGET = """
-INSERT INTO budget (owner_id, period, org_id, owner_kind, amount)
-VALUES (%(owner_id)s, %(period)s, %(org_id)s, %(owner_kind)s, %(amount)s)
-"""
 
 LIST = """
 SELECT project.id, name, created_at, budget.amount, budget.period
@@ -44,22 +38,6 @@ async def create_project(pool: Pool, *, project_id: bytes, org_id: bytes, name: 
         await connection.execute(CREATE, parameters)
         if budget is not None:
             await add_budget(connection, budget, owner_id=project_id, org_id=org_id, owner_kind="project")
-
-
-async def add_budget(
-    connection: AsyncConnection, budget: Budget, *, owner_id: bytes, org_id: bytes, owner_kind: str
-) -> None:
-    """In a transaction of the system's scope."""
-    await connection.execute(
-        ADD_BUDGET,
-        {
-            "owner_id": UUID(bytes=owner_id),
-            "period": budget.period.value,
-            "org_id": UUID(bytes=org_id),
-            "owner_kind": owner_kind,
-            "amount": budget.amount_nanos,
-        },
-    )
 
 
 async def list_projects(pool: Pool, org_id: bytes) -> list[ListedProject]:

@@ -24,7 +24,7 @@ class Period(Enum):
 class Chain(msgspec.Struct, frozen=True):
     """The budgets that a key spends from. Keys of one chain share a lease; keys without any, the organisation's."""
 
-    id: bytes  # of the innermost owner
+    id: bytes  # 16 bytes; the same for keys that spend from the same budgets
     owners: tuple[bytes, ...]
     periods: tuple[Period, ...]
 
