@@ -14,7 +14,7 @@ from waypost.dispatch.extension import BLOCK_TOKENS, SLACK_TOKENS, Extension
 from waypost.dispatch.ports import Plan, Running
 from waypost.kit.errors import Refusal
 from waypost.ledger.record import Outcome
-from waypost.metering.estimate import Ceiling
+from waypost.metering.ceiling import Ceiling
 from waypost.metering.price import price_row
 from waypost.policy.document import read_catalogue
 from waypost.policy.snapshot import build_view

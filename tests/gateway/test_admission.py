@@ -13,7 +13,7 @@ from tests.wire.samples import AROUND
 from waypost.gateway.admission import make_offer
 from waypost.ledger.record import BudgetUsedUp
 from waypost.ledger.shortfall import used_up
-from waypost.metering.estimate import Ceiling
+from waypost.metering.ceiling import Ceiling
 from waypost.policy.ceiling import TOOLS_TOKENS
 from waypost.wire.formats import FORMATS
 

@@ -8,8 +8,7 @@ import pytest
 from tests.gateway.disk import Disk, attempt, closed, kill, opened, write
 from waypost.gateway.journal import Journal, JournalFull
 from waypost.gateway.recovery import read_dir, recover
-from waypost.ledger.journal_format import Ack
-from waypost.ledger.record import ClosedAttempt, Grant
+from waypost.ledger.record import Ack, ClosedAttempt, Grant
 
 SEGMENT_BYTES = 32 << 10  # some 100 attempts
 

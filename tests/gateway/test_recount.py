@@ -11,7 +11,8 @@ from tests.policy.samples import catalogue_of, minimal_model
 from tests.wire.samples import AROUND
 from waypost.dispatch.ports import Admission, Candidate, Offer
 from waypost.gateway.recount import recounted
-from waypost.metering.estimate import Ceiling, upper_bound
+from waypost.metering.ceiling import Ceiling
+from waypost.metering.estimate import upper_bound
 from waypost.metering.price import price_row
 from waypost.metering.tokens import TokenCounter
 from waypost.wire.formats import FORMATS

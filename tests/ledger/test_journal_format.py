@@ -8,7 +8,6 @@ from hypothesis import given, settings
 
 from waypost.ledger.journal_format import (
     MAGIC,
-    Ack,
     Record,
     encode_ack,
     encode_close,
@@ -18,7 +17,7 @@ from waypost.ledger.journal_format import (
     encode_progress,
     read_segment,
 )
-from waypost.ledger.record import Close, Extend, Grant, Open, Outcome, Progress
+from waypost.ledger.record import Ack, Close, Extend, Grant, Open, Outcome, Progress
 
 ids = st.binary(min_size=16, max_size=16)
 amounts = st.integers(0, 4 * 10**18)

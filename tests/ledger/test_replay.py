@@ -6,8 +6,8 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from tests.gateway.disk import closed, opened
-from waypost.ledger.journal_format import Ack, Record
-from waypost.ledger.record import Close, ClosedAttempt, Extend, Open, Outcome, Progress
+from waypost.ledger.journal_format import Record
+from waypost.ledger.record import Ack, Close, ClosedAttempt, Extend, Open, Outcome, Progress
 from waypost.ledger.replay import replay
 
 NOW_MS = 1_770_000_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from hypothesis import strategies as st
 
-from waypost.metering.estimate import Ceiling
+from waypost.metering.ceiling import Ceiling
 from waypost.metering.price import PARENTS, Tier, price_row
 from waypost.wire.canonical import Usage
 

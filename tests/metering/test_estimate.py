@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from tests.metering.samples import ceilings, price_rows, splits, usage_within
 from waypost.kit.money import NANOS_MAX
+from waypost.metering.ceiling import Ceiling
 from waypost.metering.charge import bill_delivered
-from waypost.metering.estimate import Ceiling, affordable_output_tokens, ceiling, likely_tokens, upper_bound
+from waypost.metering.estimate import affordable_output_tokens, ceiling, likely_tokens, upper_bound
 from waypost.metering.price import PARENTS, PriceChange, PriceRow, Tier, amount, price_row
 from waypost.wire.canonical import Usage
 

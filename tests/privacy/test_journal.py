@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from waypost.ledger.journal_format import Ack
-from waypost.ledger.record import Close, Extend, Grant, Open, Progress
+from waypost.ledger.record import Ack, Close, Extend, Grant, Open, Progress
 from waypost.privacy.data_map import drift, mistakes, sentence
 from waypost.privacy.journal import journal_map
 

@@ -11,9 +11,10 @@ from typing import Any
 import uvloop
 
 from waypost.kit.errors import ErrorCode
-from waypost.transport.http1_client import CallTimeouts, ClientLimits, Origin, Pool, TransportFailure
+from waypost.transport.http1_client import CallTimeouts, ClientLimits, Pool, TransportFailure
 from waypost.transport.http1_request import Streams
 from waypost.transport.http1_server import Exchange, Http1Server, Refuse, ServerLimits
+from waypost.transport.origin import Origin
 
 PATIENT = CallTimeouts(connect_s=3.0, first_byte_s=30.0, idle_s=30.0, total_s=60.0)
 

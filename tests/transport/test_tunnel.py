@@ -10,7 +10,8 @@ import trustme
 
 from tests.transport.loopback import PATIENT, Recorder, echo, origin, run, serving
 from waypost.transport import tls
-from waypost.transport.http1_client import Origin, Pool, TransportFailure
+from waypost.transport.http1_client import Pool, TransportFailure
+from waypost.transport.origin import Origin
 from waypost.transport.tunnel import Proxy
 
 

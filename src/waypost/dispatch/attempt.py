@@ -24,7 +24,7 @@ from waypost.dispatch.streams import Streams
 from waypost.kit.errors import ErrorCode
 from waypost.kit.money import Nanos
 from waypost.ledger.record import Open, Outcome, Progress, answer_digest
-from waypost.metering.charge import FREE, Bill
+from waypost.metering.bill import FREE, Bill
 from waypost.metering.estimate import upper_bound
 from waypost.policy.circuit import UNTIED, Phase, Verdict, verdict_of
 from waypost.providers.kind import BadAnswer, Failure, StreamReader, UpstreamError

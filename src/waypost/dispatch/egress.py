@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from waypost.transport.http1_client import Origin
+from waypost.transport.origin import Origin
 from waypost.transport.tls import client_context
 from waypost.transport.tunnel import Proxy
 

@@ -24,7 +24,7 @@ from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.money import Nanos
 from waypost.ledger.record import Close, ClosedAttempt, Outcome
-from waypost.metering.charge import Bill
+from waypost.metering.bill import Bill
 from waypost.policy.bulkhead import Waiter
 from waypost.policy.failover import AttemptResult, GiveUp, TryNext, next_step
 from waypost.providers.kind import Failure

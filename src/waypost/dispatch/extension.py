@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from waypost.metering.estimate import Ceiling, upper_bound
+from waypost.metering.ceiling import Ceiling
+from waypost.metering.estimate import upper_bound
 from waypost.metering.price import PriceRow
 
 SLACK_TOKENS = 256  # what a provider may send between our word and its last piece

@@ -16,8 +16,9 @@ from waypost.providers import MODALITIES
 from waypost.providers.kind import ProviderKind, Target
 from waypost.telemetry.events import CredentialUnusable, emit, report_bug
 from waypost.telemetry.metrics import Counter
-from waypost.transport.http1_client import Origin, Pool
+from waypost.transport.http1_client import Pool
 from waypost.transport.limits import CallTimeouts
+from waypost.transport.origin import Origin
 
 
 class SecretReader(Protocol):

@@ -16,7 +16,8 @@ from waypost.dispatch.ports import Candidate, Plan
 from waypost.dispatch.tally import Tally, count_input
 from waypost.kit.money import Nanos
 from waypost.ledger.record import Progress
-from waypost.metering.charge import Bill, bill_delivered, bill_lost
+from waypost.metering.bill import Bill
+from waypost.metering.charge import bill_delivered, bill_lost
 from waypost.metering.estimate import likely_tokens
 from waypost.metering.price import PriceRow, amount
 from waypost.metering.tokens import TokenCounter, completion_texts

@@ -11,7 +11,7 @@ from waypost.dispatch.fleet import LiveRoute
 from waypost.kit.errors import Refusal
 from waypost.kit.money import Nanos
 from waypost.ledger.record import ClosedAttempt, Open, Progress
-from waypost.metering.estimate import Ceiling
+from waypost.metering.ceiling import Ceiling
 from waypost.metering.price import PriceRow
 from waypost.policy.catalogue import Model
 from waypost.wire.canonical import Chunk, Completion, Usage

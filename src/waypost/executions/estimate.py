@@ -7,7 +7,7 @@ from typing import Any
 
 from waypost.executions.input_schemas import Schema
 from waypost.kit.money import NANOS_PER_USD, Nanos
-from waypost.metering.estimate import Ceiling
+from waypost.metering.ceiling import Ceiling
 
 HOLD_NANOS_MIN = NANOS_PER_USD // 100
 DURATION_S_DEFAULT = 10  # of a film that nobody said the length of, and no schema either

@@ -17,9 +17,10 @@ from collections.abc import Callable
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.transport.exchange import Exchange
-from waypost.transport.http1_client import UNBOUNDED, Call, CallTimeouts, ClientLimits, Origin, Pool, Upload
+from waypost.transport.http1_client import UNBOUNDED, Call, CallTimeouts, ClientLimits, Pool, Upload
 from waypost.transport.http1_response import TransportFailure
 from waypost.transport.incoming import Incoming
+from waypost.transport.origin import Origin
 
 IN_FLIGHT_MAX = 256  # beyond it 503: what the control process holds up must not hold up this one
 UPLOADS_MAX = 64  # of them with bodies that are not held: each keeps up to half a MiB on its way

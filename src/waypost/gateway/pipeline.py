@@ -20,6 +20,7 @@ from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.ports import Admission, Plan
 from waypost.gateway.admission import admit, model_for, shown_names, shrink, too_dear
 from waypost.gateway.anthropic_models import count_message_tokens
+from waypost.gateway.arrival import Arrival
 from waypost.gateway.callers import FailedKeys, InFlight
 from waypost.gateway.counted import Counted
 from waypost.gateway.endpoints import (
@@ -90,17 +91,6 @@ class State:
         self.degraded: Callable[[], tuple[str, ...]] = tuple
 
 
-class Arrival(msgspec.Struct, gc=False):
-    """An authenticated request on its way; its id becomes the execution's. `limit_headers` tell of the key's limits."""
-
-    exchange: Exchange
-    format: ChatFormat
-    id: bytes
-    at_ms: int
-    api_key: ApiKey
-    limit_headers: bytes = b""
-
-
 class Gateway:
     """Answers every exchange of the public port."""
 
@@ -155,8 +145,8 @@ class Gateway:
         request_id = self._ids.new()
         try:
             self._route(exchange, request_id)
-        except LimitExceeded as refusal:
-            self.refuse(exchange, refusal, request_id, refusal.headers)
+        except LimitExceeded as exceeded:
+            self.refuse(exchange, exceeded, request_id, exceeded.headers)
         except Refusal as refusal:
             if refusal.code is ErrorCode.UNAUTHENTICATED and self._limits.is_counted_together:
                 self._later(self._refuse_stranger(exchange, refusal, request_id))

@@ -19,17 +19,11 @@ from zlib import crc32
 
 import msgspec
 
-from waypost.ledger.record import Close, Extend, Grant, Open, Outcome, Progress
+from waypost.ledger.record import Ack, Close, Extend, Grant, Open, Outcome, Progress
 
 MAGIC = b"waypost\x01"  # the last byte is the version of the layout
 RECORD_BYTES_MAX = 16_384  # an acknowledgement of 500 attempts is 8 KiB; OPEN and CLOSE are some 200 bytes
 ACKNOWLEDGED_MAX = 500  # ids in one acknowledgement
-
-
-class Ack(msgspec.Struct, frozen=True, gc=False):
-    """The database has booked these attempts as their records before this one tell."""
-
-    attempt_ids: tuple[bytes, ...]
 
 
 Record = Grant | Open | Close | Ack | Progress | Extend

@@ -106,6 +106,12 @@ class Close(msgspec.Struct, frozen=True, gc=False):
         )
 
 
+class Ack(msgspec.Struct, frozen=True, gc=False):
+    """The database has booked these attempts as their records before this one tell."""
+
+    attempt_ids: tuple[bytes, ...]
+
+
 class ClosedAttempt(msgspec.Struct, frozen=True, gc=False):
     """An attempt with both of its records: what the settler writes as one settlement row, and, when
     `close.is_final`, as the execution's metadata row."""

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from waypost.ledger.journal_format import Ack, Record
-from waypost.ledger.record import Close, ClosedAttempt, Extend, Grant, Open, Outcome, Progress
+from waypost.ledger.journal_format import Record
+from waypost.ledger.record import Ack, Close, ClosedAttempt, Extend, Grant, Open, Outcome, Progress
 
 
 def replay(records: Iterable[Record], now_ms: int) -> list[ClosedAttempt]:

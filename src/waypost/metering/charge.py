@@ -10,23 +10,10 @@ the caller left         as broken after output; or as completed, when the attemp
 
 from __future__ import annotations
 
-import msgspec
-
 from waypost.kit.money import Nanos
+from waypost.metering.bill import Bill
 from waypost.metering.price import PriceRow, amount
 from waypost.wire.canonical import Usage
-
-
-class Bill(msgspec.Struct, frozen=True, gc=False):
-    """Amounts of one attempt, nano-USD. `overrun_nanos` is what the usage costs above the hold: the house bears it."""
-
-    usage: Usage
-    charge_nanos: Nanos
-    cogs_nanos: Nanos
-    overrun_nanos: Nanos = 0
-
-
-FREE = Bill(usage=Usage(), charge_nanos=0, cogs_nanos=0)
 
 
 def bill_delivered(usage: Usage, *, prices: PriceRow, costs: PriceRow, hold_nanos: Nanos, has_output: bool) -> Bill:

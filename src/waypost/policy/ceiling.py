@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-from waypost.metering.estimate import Ceiling
+from waypost.metering.ceiling import Ceiling
 from waypost.metering.estimate import ceiling as ceiling_of
 from waypost.metering.price import PriceRow
 from waypost.policy.catalogue import Model

@@ -21,6 +21,8 @@ from waypost.providers.kind import (
 from waypost.providers.openai_fields import (
     ABSENT,
     Said,
+    SentAnswer,
+    SentChoice,
     arguments_of,
     audio_of,
     calls_of,
@@ -35,7 +37,7 @@ from waypost.providers.openai_fields import (
 )
 from waypost.providers.openai_stream import OpenAIStream
 from waypost.providers.withheld import withhold
-from waypost.wire.canonical import Choice, Completion, Logprobs, ToolCall, Usage
+from waypost.wire.canonical import Choice, Completion, ToolCall, Usage
 from waypost.wire.conversation import Conversation
 from waypost.wire.formats import conversation_of
 from waypost.wire.openai_chat import NAME
@@ -44,22 +46,8 @@ from waypost.wire.request import ChatRequest
 _ASKS_FOR_USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 
-class _Choice(msgspec.Struct, gc=False):
-    message: Said
-    index: int | None = None
-    finish_reason: str | None = None
-    logprobs: Logprobs | None = None
-
-
-class _Answer(msgspec.Struct, gc=False):
-    choices: list[_Choice] | None = None
-    usage: msgspec.Raw = ABSENT
-    error: msgspec.Raw = ABSENT
-    id: msgspec.Raw = ABSENT
-
-
 _encode = msgspec.json.Encoder().encode
-_decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_answer = msgspec.json.Decoder(SentAnswer).decode
 _decode_any = msgspec.json.Decoder().decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -195,7 +183,7 @@ def change_fields(fields: dict[str, msgspec.Raw], changes: RequestChanges) -> No
     fields.update(changes.set)
 
 
-def _choice(sent: _Choice, position: int) -> Choice:
+def _choice(sent: SentChoice, position: int) -> Choice:
     if is_broken(sent.finish_reason):
         raise UpstreamError(Failure(ErrorCode.GENERATION_FAILED))
     said = sent.message

@@ -57,6 +57,37 @@ class Said(msgspec.Struct, gc=False):
     audio: SentAudio | None = None
 
 
+class SentChoice(msgspec.Struct, gc=False):
+    message: Said
+    index: int | None = None
+    finish_reason: str | None = None
+    logprobs: Logprobs | None = None
+
+
+class SentAnswer(msgspec.Struct, gc=False):
+    choices: list[SentChoice] | None = None
+    usage: msgspec.Raw = ABSENT
+    error: msgspec.Raw = ABSENT
+    id: msgspec.Raw = ABSENT
+
+
+class StreamedChoice(msgspec.Struct, gc=False):
+    index: int = 0
+    delta: Said | None = None
+    finish_reason: str | None = None
+    logprobs: Logprobs | None = None
+
+
+class StreamedEvent(msgspec.Struct, gc=False):
+    choices: list[StreamedChoice] | None = None
+    usage: msgspec.Raw = ABSENT
+    error: msgspec.Raw = ABSENT
+
+
+class NamedAnswer(msgspec.Struct, gc=False):
+    id: msgspec.Raw = ABSENT
+
+
 class _InputDetails(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None

@@ -16,7 +16,10 @@ from waypost.providers.kind import BadAnswer, ErrorRule, Failure, UpstreamError
 from waypost.providers.openai_fields import (
     ABSENT,
     Call,
+    NamedAnswer,
     Said,
+    StreamedChoice,
+    StreamedEvent,
     arguments_of,
     audio_of,
     calls_of,
@@ -29,33 +32,16 @@ from waypost.providers.openai_fields import (
     unknown_and_exposed,
     usage_of,
 )
-from waypost.wire.canonical import Chunk, Logprobs, ToolCallDelta, Usage, has_content
+from waypost.wire.canonical import Chunk, ToolCallDelta, Usage, has_content
 from waypost.wire.sse import SseParser, SseTooLarge
 
 CALLS_MAX = 1_024  # tool calls of one choice; a stream that opens more is not an answer
 PENDING_MAX = 65_536  # characters of arguments kept while a call's name is still to come
 
 
-class _Choice(msgspec.Struct, gc=False):
-    index: int = 0
-    delta: Said | None = None
-    finish_reason: str | None = None
-    logprobs: Logprobs | None = None
-
-
-class _Event(msgspec.Struct, gc=False):
-    choices: list[_Choice] | None = None
-    usage: msgspec.Raw = ABSENT
-    error: msgspec.Raw = ABSENT
-
-
-class _Name(msgspec.Struct, gc=False):
-    id: msgspec.Raw = ABSENT
-
-
 _EMPTY = Said()
-_decode_name = msgspec.json.Decoder(_Name).decode
-_decode_event = msgspec.json.Decoder(_Event).decode
+_decode_name = msgspec.json.Decoder(NamedAnswer).decode
+_decode_event = msgspec.json.Decoder(StreamedEvent).decode
 _decode_any = msgspec.json.Decoder().decode
 
 
@@ -159,7 +145,7 @@ class OpenAIStream:
             if chunk is not None:
                 chunks.append(chunk)
 
-    def _read_closely(self, data: bytes, choices: Sequence[_Choice], chunks: list[Chunk]) -> None:
+    def _read_closely(self, data: bytes, choices: Sequence[StreamedChoice], chunks: list[Chunk]) -> None:
         """The first event, whose unknown fields are counted, and every one of a deployment that exposes some."""
         unknown, exposed_top, exposed = unknown_and_exposed(data, "delta", self._expose)
         if self._is_first:
@@ -177,7 +163,7 @@ class OpenAIStream:
             if chunk is not None:
                 chunks.append(chunk)
 
-    def _chunk(self, choice: _Choice) -> Chunk | None:
+    def _chunk(self, choice: StreamedChoice) -> Chunk | None:
         """What a choice's piece adds, None for nothing: a role, an empty delta, a filter's report on the prompt."""
         index = choice.index
         if not 0 <= index < self._n:
@@ -202,7 +188,7 @@ class OpenAIStream:
         self._read_more(choice, delta, chunk)
         return chunk if has_content(chunk) or chunk.logprobs is not None else None
 
-    def _read_more(self, choice: _Choice, delta: Said, chunk: Chunk) -> None:
+    def _read_more(self, choice: StreamedChoice, delta: Said, chunk: Chunk) -> None:
         chunk.reasoning = delta.reasoning_content or delta.reasoning or ""
         chunk.refusal = delta.refusal or ""
         chunk.audio = audio_of(delta.audio)

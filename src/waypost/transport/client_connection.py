@@ -143,8 +143,9 @@ class Call:
             self.connection.transport.resume_reading()
 
 
-class ClientConnection(asyncio.Protocol):
-    """Carries one call at a time."""
+class ClientConnection:
+    """Carries one call at a time. An asyncio.Protocol by its methods; it inherits nothing, so that it can be
+    compiled."""
 
     __slots__ = (
         "_call",

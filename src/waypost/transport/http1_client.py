@@ -12,15 +12,14 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable
-from typing import Final, ParamSpec
-
-import msgspec
+from typing import Any, Final, ParamSpec
 
 from waypost.transport.client_connection import Call, ClientConnection, Receiver, Upload
 from waypost.transport.http1_response import TransportFailure
 from waypost.transport.limits import CallTimeouts, ClientLimits
+from waypost.transport.origin import Origin
 from waypost.transport.sweep import Sweep
-from waypost.transport.tunnel import Proxy, open_tunnel
+from waypost.transport.tunnel import open_tunnel
 
 __all__ = [
     "UNBOUNDED",
@@ -38,19 +37,6 @@ _P = ParamSpec("_P")
 
 UNBOUNDED: Final = sys.maxsize
 """As `body_bytes_max` of a call whose answer is a stream."""
-
-
-class Origin(msgspec.Struct, frozen=True):
-    """Where a pool connects to: a host and port, or a Unix socket when `unix_path` is set."""
-
-    host: str = ""
-    port: int = 0
-    ssl_context: ssl.SSLContext | None = None
-    server_hostname: str = ""
-    """The name that the certificate must bear; the host when empty."""
-    unix_path: str = ""
-    proxy: Proxy | None = None
-    """Asked to connect us there; TLS and HTTP run through it, so it reads nothing of an https origin."""
 
 
 class Pool:
@@ -167,17 +153,18 @@ class Pool:
         origin, loop = self._origin, self._loop
         tls = origin.ssl_context
         name = (origin.server_hostname or origin.host) if tls is not None else None
+        protocol: Any = connection  # by its methods, if not by its class
         if origin.unix_path:
-            await loop.create_unix_connection(lambda: connection, origin.unix_path, ssl=tls, server_hostname=name)
+            await loop.create_unix_connection(lambda: protocol, origin.unix_path, ssl=tls, server_hostname=name)
         elif origin.proxy is not None:
             through = await open_tunnel(origin.proxy, origin.host, origin.port)
             try:
-                await loop.create_connection(lambda: connection, sock=through, ssl=tls, server_hostname=name)
+                await loop.create_connection(lambda: protocol, sock=through, ssl=tls, server_hostname=name)
             except BaseException:
                 through.close()
                 raise
         else:
-            await loop.create_connection(lambda: connection, origin.host, origin.port, ssl=tls, server_hostname=name)
+            await loop.create_connection(lambda: protocol, origin.host, origin.port, ssl=tls, server_hostname=name)
 
     def _check(self, now_s: float) -> None:
         for connection in tuple(self._connections):

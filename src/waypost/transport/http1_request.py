@@ -59,6 +59,10 @@ def _is_host(value: bytes) -> bool:
     return _HOST.fullmatch(value) is not None
 
 
+def _nobody(_: RequestReader) -> None:
+    """Is called back after the end."""
+
+
 class _Refused(Exception):
     """Leaves llhttp; the code waits in the reader."""
 
@@ -172,6 +176,7 @@ class RequestReader:
         self.body = b""
         self._buffer = None
         self._parser = None
+        self._on_request = _nobody  # whom it called back: without the cycles all go at once
 
     # What llhttp calls.
 

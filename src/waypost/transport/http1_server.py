@@ -46,7 +46,7 @@ class Http1Server:
         self._rules.streams = streams
         self._rules.on_lost = self._on_lost
         self._listeners: list[asyncio.Server] = []
-        self._siblings: list[tuple[socket.socket, Callable[[], Connection], dict[str, Any]]] = []
+        self._siblings: list[tuple[socket.socket, Callable[[], Any], dict[str, Any]]] = []
         self._relief: asyncio.TimerHandle | None = None
         self._welcomes: set[asyncio.Task[None]] = set()
         self._sweep: Sweep | None = None
@@ -117,7 +117,7 @@ class Http1Server:
             handshake_s = rules.limits.head_s
             tls = {"ssl": ssl_context, "ssl_handshake_timeout": handshake_s, "ssl_shutdown_timeout": _TLS_SHUTDOWN_S}
 
-        def connect() -> Connection:
+        def connect() -> Any:  # by its methods a protocol, if not by its class
             return Connection(rules)
 
         if unix_path:
@@ -213,7 +213,7 @@ def _accept_queue(listening: socket.socket) -> int:
 
 
 async def _welcome(
-    loop: asyncio.AbstractEventLoop, connect: Callable[[], Connection], taken: socket.socket, tls: dict[str, Any]
+    loop: asyncio.AbstractEventLoop, connect: Callable[[], Any], taken: socket.socket, tls: dict[str, Any]
 ) -> None:
     """Serve a caller who was accepted elsewhere than by the loop."""
     taken.setblocking(False)

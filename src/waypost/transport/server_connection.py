@@ -60,8 +60,8 @@ class Rules:
             self.on_bug(error)
 
 
-class Connection(asyncio.Protocol):
-    """One caller's connection."""
+class Connection:
+    """One caller's connection: an asyncio.Protocol by its methods. It does not inherit, so that it can be compiled."""
 
     __slots__ = (
         "_base_bytes",
@@ -179,7 +179,6 @@ class Connection(asyncio.Protocol):
             exchange.detach()
         self._queue.clear()
         self._reader.close()
-        del self._reader  # it calls us back: without the cycle both go at once
         rules.connections.discard(self)
         rules.on_lost()
 

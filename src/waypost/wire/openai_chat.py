@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
 
 import msgspec
 
 from waypost.kit.errors import invalid
 from waypost.wire.media_type import is_inline_text
+from waypost.wire.openai_chat_fields import Known
 from waypost.wire.request import (
-    MESSAGES_MAX,
     MORE_THAN_A_CONTEXT,
-    OUTPUT_TOKENS_MAX,
     Around,
     ChatRequest,
     check_model_name,
@@ -20,54 +18,13 @@ from waypost.wire.request import (
 )
 
 NAME = "openai_chat"
-CHOICES_MAX = 128
 # Two readers may disagree about which of two equal keys counts; these decide what is billed and how.
 _SINGLE_KEYS = ("model", "stream", "max_tokens", "max_completion_tokens", "n", "tools")
 # What a provider searches or runs itself, under its relatives' names: it bills that beside the tokens.
 _RUN_AT_THE_PROVIDER = ("web_search_options", "search_parameters", "search_settings", "plugins", "enable_search")
 _NOT_ASKED = (b"null", b"false")
 
-_Count = Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_TOKENS_MAX)]
-
-
-class _Object(msgspec.Struct, gc=False):
-    """Any JSON object."""
-
-
-class _Tool(msgspec.Struct, gc=False):
-    type: str = ""
-    function: _Object | None = None
-
-
-class _Message(msgspec.Struct, gc=False):
-    role: str
-
-
-class _StreamOptions(msgspec.Struct, gc=False):
-    include_usage: bool | None = None
-
-
-class _Known(msgspec.Struct, gc=False):
-    model: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-    messages: Annotated[list[_Message], msgspec.Meta(min_length=1, max_length=MESSAGES_MAX)]
-    stream: bool | None = None
-    stream_options: _StreamOptions | None = None
-    max_completion_tokens: _Count | None = None
-    max_tokens: _Count | None = None
-    n: Annotated[int, msgspec.Meta(ge=1, le=CHOICES_MAX)] | None = None
-    tools: list[_Tool] | None = None
-    functions: list[_Object] | None = None
-    response_format: _Object | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
-    parallel_tool_calls: bool | None = None
-
-
-_decode_known = msgspec.json.Decoder(_Known).decode
+_decode_known = msgspec.json.Decoder(Known).decode
 _decode_any = msgspec.json.Decoder().decode
 _MEDIA = (
     b'_url"',
@@ -108,7 +65,7 @@ def read_request(body: bytes, around: Around) -> ChatRequest:
     )
 
 
-def _refuse_what_a_provider_runs(fields: Mapping[str, msgspec.Raw], known: _Known) -> None:
+def _refuse_what_a_provider_runs(fields: Mapping[str, msgspec.Raw], known: Known) -> None:
     """No price and no hold here covers it."""
     for name in _RUN_AT_THE_PROVIDER:
         if name in fields and bytes(fields[name]) not in _NOT_ASKED:
@@ -120,7 +77,7 @@ def _refuse_what_a_provider_runs(fields: Mapping[str, msgspec.Raw], known: _Know
             )
 
 
-def _output_tokens_max(known: _Known) -> int | None:
+def _output_tokens_max(known: Known) -> int | None:
     new, legacy = known.max_completion_tokens, known.max_tokens
     if new is not None and legacy is not None and new != legacy:
         raise invalid("max_tokens", "'max_tokens' and 'max_completion_tokens' differ: give one of them.")

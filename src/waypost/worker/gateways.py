@@ -16,7 +16,8 @@ import msgspec
 
 from waypost.kit.errors import ErrorCode
 from waypost.telemetry.events import report_bug
-from waypost.transport.http1_client import CallTimeouts, ClientLimits, Origin, Pool
+from waypost.transport.http1_client import CallTimeouts, ClientLimits, Pool
+from waypost.transport.origin import Origin
 from waypost.transport.whole_answer import NoAnswer, WholeAnswer, ask
 from waypost.wire.canonical import Usage
 from waypost.wire.errand import Ambiguous, Errand, NotSent, Sent, decode_sent, encode_errand
