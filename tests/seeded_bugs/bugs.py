@@ -337,6 +337,20 @@ _OF_LONG_HOLDS = (
         _REPLAY,
     ),
     Bug(
+        "a call that a provider may have received is made again at another gateway",
+        "worker/gateways.py",
+        "            if answer.is_sent or answer.code != ",
+        "            if answer.code != ",
+        ("tests/worker/test_gateways.py", "-n", "0", "-k", "dies"),
+    ),
+    Bug(
+        "an errand that was lost counts as not sent",
+        "dispatch/errands.py",
+        "        if not answer.is_sent:\n",
+        "        if not answer.status:\n",
+        ("tests/dispatch/test_errands.py", "-n", "0"),
+    ),
+    Bug(
         "attempts on long holds are booked row by row",
         "storage/settlement.py",
         'IS NULL AND {_element("charge")} > 0 THEN',

@@ -6,15 +6,17 @@ import ast
 import asyncio
 import itertools
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.transport.loopback import connected, echo, read_answer, run, send_in_parts, serving
+from tests.transport.loopback import connected, echo, read_answer, refuse, run, send_in_parts, serving
 from tests.transport.request_shapes import SHAPES, Shape
 from waypost.kit.errors import ErrorCode
 from waypost.transport.http1_request import RequestReader
-from waypost.transport.http1_server import ServerLimits
+from waypost.transport.http1_server import Exchange, ServerLimits
+from waypost.transport.incoming import Incoming
 from waypost.transport.server_state import ServerState
 
 LIMITS = ServerLimits(header_bytes=2000, line_bytes=800, body_bytes=1000)
@@ -69,6 +71,48 @@ def test_a_request_is_taken_or_refused_as_written_down_over_a_socket_whole_and_c
         cuts = range(1, len(shape.data), max(1, len(shape.data) // 6))
         splits = [[shape.data], *([shape.data[:cut], shape.data[cut:]] for cut in cuts)]
         async with serving(echo, LIMITS) as server:
+            await asyncio.gather(*(exchange(server.port, shape, parts) for parts in splits))
+
+    run(main())
+
+
+class Flowing:
+    """Reads a body that is not held, and answers as `echo` does."""
+
+    def __init__(self, exchange: Exchange, incoming: Incoming) -> None:
+        self._exchange = exchange
+        self._body = b""
+        incoming.read(self)
+
+    def on_body(self, data: bytes) -> None:
+        self._body += data
+
+    def on_body_end(self) -> None:
+        each = self._exchange
+        seen = (each.method, each.path, each.query, sorted(each.headers.items()), self._body)
+        each.respond(200, b"content-type: text/plain\r\n", repr(seen).encode())
+
+    def on_body_failed(self, code: ErrorCode) -> None:
+        self._exchange.respond(code.status, *refuse(code))
+
+
+def flow(exchange: Exchange) -> None:
+    if exchange.incoming is None:
+        echo(exchange)
+    else:
+        Flowing(exchange, exchange.incoming)
+
+
+@pytest.mark.parametrize("name", [name for name, shape in SHAPES.items() if b"POST /p HTTP" in shape.data])
+def test_a_body_that_is_not_held_is_taken_or_refused_in_the_same_way(name: str) -> None:
+    posted = SHAPES[name]
+    accepted = tuple(("PUT" if method == "POST" else method, *rest) for method, *rest in posted.accepted)
+    data = posted.data.replace(b"POST /p HTTP", b"PUT /p HTTP")
+    shape = msgspec.structs.replace(posted, data=data, accepted=accepted)
+
+    async def main() -> None:
+        splits = [[data], *([data[:cut], data[cut:]] for cut in range(1, len(data), max(1, len(data) // 12)))]
+        async with serving(flow, LIMITS, streams=lambda _: LIMITS.body_bytes) as server:
             await asyncio.gather(*(exchange(server.port, shape, parts) for parts in splits))
 
     run(main())

@@ -230,17 +230,18 @@ async def test_a_gateway_that_dies_with_a_call_leaves_it_open_what_came_of_it(tm
         asked.append(await reader.read(100))
         writer.transport.abort()
 
-    servers = [await asyncio.start_unix_server(die, tmp_path / f"gateway-{at}.sock") for at in range(2)]
-    gateways = Gateways(tmp_path)
     call = ModelCall(bytes(16), bytes(16), bytes(16), hold_nanos=5, accepted_at_ms=1, attempts_before=2)
-    answer = await gateways.call(call, CHAT, b"{}", timeout_s=5.0)
-    assert (answer.code, answer.is_sent, answer.attempts) == ("SERVICE_UNAVAILABLE", True, 5)
     errand = Errand(provider="a", deployment="x", method="GET", url="/", timeout_s=1.0)
-    assert await gateways.errand(errand) == Ambiguous("gateway_lost")
-    assert len(asked) == 2
-    await gateways.close()
-    for server in servers:
-        server.close()
+    async with contextlib.AsyncExitStack() as stack:  # what stays open keeps the loop from ending
+        for at in range(2):
+            server = await asyncio.start_unix_server(die, tmp_path / f"gateway-{at}.sock")
+            stack.callback(server.close)
+        gateways = Gateways(tmp_path)
+        stack.push_async_callback(gateways.close)
+        answer = await gateways.call(call, CHAT, b"{}", timeout_s=5.0)
+        assert (answer.code, answer.is_sent, answer.attempts) == ("SERVICE_UNAVAILABLE", True, 5)
+        assert await gateways.errand(errand) == Ambiguous("gateway_lost")
+        assert len(asked) == 2
 
 
 async def test_without_a_gateway_nothing_is_sent(tmp_path: Path) -> None:
