@@ -84,6 +84,7 @@ class Plane:
         self.ids = Ids()
         self.view = build_view(catalogue or Catalogue(), 1)
         self.vault = FakeVault()
+        self.is_ready = True
 
     async def __aenter__(self) -> Plane:
         self.operator = Operator(self.settings, self._database, self.clock)
@@ -112,7 +113,7 @@ class Plane:
             clock=self.clock,
             ids=self.ids,
             api_keys_max=API_KEYS_MAX,
-            is_ready=lambda: True,
+            is_ready=lambda: self.is_ready,
             metrics=lambda: b"",
             files=self.files,
             callbacks=make_callbacks(

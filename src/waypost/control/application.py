@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Lifespan
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from waypost.control import (
     account,
@@ -70,6 +71,7 @@ def build(services: Services, lifespan: Lifespan[Starlette]) -> Starlette:
             *callbacks.routes(services.callbacks),
         ],
         lifespan=lifespan,
+        middleware=[Middleware(_UntilReady, services=services)],
         exception_handlers={
             Refusal: on_refusal,
             LedgerUnavailable: on_unavailable,
@@ -79,6 +81,24 @@ def build(services: Services, lifespan: Lifespan[Starlette]) -> Starlette:
             Exception: on_bug,
         },
     )
+
+
+class _UntilReady:
+    """503 for callers while a process that has just started knows neither keys nor catalogue: what it would tell them
+    is not so."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app = app
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_early = scope["type"] == "http" and not self._services.is_ready()
+        if is_early and scope["path"] not in ("/readyz", "/metrics"):
+            refusal = Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=1)
+            response = refuse(refusal, request_id_of(Request(scope), self._services.ids))
+            await response(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 def _refuse_relayed(request: Request) -> None:
