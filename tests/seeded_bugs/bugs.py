@@ -5,6 +5,7 @@ A place that is not found any more has moved: find it again, or say what the mis
 
 from __future__ import annotations
 
+from tests.seeded_bugs.bugs_of_executions import BUGS_OF_EXECUTIONS
 from tests.seeded_bugs.planting import Bug
 
 _SIMULATION = ("tests/simulation/test_real.py", "-n", "0")
@@ -83,9 +84,9 @@ _OF_THE_JOURNAL = (
     ),
     Bug(
         "a failed sync is repeated",
-        "gateway/journal.py",
-        "self.maintain)\n            except OSError:\n                self._fail()\n",
-        "self.maintain)\n            except OSError:\n                continue\n",
+        "gateway/journal_keeper.py",
+        "                error = caught\n",
+        "                continue\n",
         ("tests/gateway/test_journal_disk.py", "-n", "0"),
         hangs=True,
     ),
@@ -392,4 +393,12 @@ _OF_EXECUTIONS = (
     ),
 )
 
-BUGS = (*_OF_THE_JOURNAL, *_OF_LEASES, *_OF_BOOKING, *_OF_METERING, *_OF_LONG_HOLDS, *_OF_EXECUTIONS)
+BUGS = (
+    *_OF_THE_JOURNAL,
+    *_OF_LEASES,
+    *_OF_BOOKING,
+    *_OF_METERING,
+    *_OF_LONG_HOLDS,
+    *_OF_EXECUTIONS,
+    *BUGS_OF_EXECUTIONS,
+)

@@ -11,7 +11,7 @@ import pytest
 from tests.seeded_bugs.bugs import BUGS
 from tests.seeded_bugs.planting import ROOT, Bug, Copy
 
-QUICK = ("a crash costs nothing", "a bill line serves two attempts")
+QUICK = ("a crash costs nothing", "a bill line serves two attempts", "events are not numbered")
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: str(bug.name))

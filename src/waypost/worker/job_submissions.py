@@ -162,15 +162,32 @@ class Submissions:
             await self._steps.end(row, State.FAILED, ErrorCode.MODEL_UNAVAILABLE)
             return
         emit(ProviderJobLost(provider=seat.provider.id, deployment=seat.deployment.id))
-        until_s = int(self._steps.now().timestamp() + LOOK_UP_S)
-        can_ask = seat.kind.repeats_safely(seat.target) or self._desk.can_look_up(seat, row)
-        if not can_ask and not self._desk.calls_back(seat):
+        if not self._can_ask(seat, row) and not self._desk.calls_back(seat):
             await self._steps.end(row, State.FAILED, ErrorCode.GENERATION_FAILED)
             return
-        # Where nothing can be asked, the callback is waited for.
-        wait_s = self._steps.poll_delay_s(row, polls=0) / 2 if can_ask else LOOK_UP_S
         after = msgspec.structs.replace(row, state=State.SUBMIT_UNKNOWN)
-        await self._steps.step(row, after, Then(LOOK_UP, wait_s, {"until_s": until_s}))
+        await self._steps.step(row, after, self._first_look(seat, row))
+
+    async def look_again(self, row: AsynchronousExecution) -> None:
+        """A wish to cancel has taken the row on, past the look that was queued for it: what follows is queued anew."""
+        seat = self._desk.seat_of(row)
+        if seat is None:
+            await self._steps.end(row, State.FAILED, ErrorCode.MODEL_UNAVAILABLE)
+            return
+
+        def change(now: AsynchronousExecution) -> AsynchronousExecution | None:
+            return msgspec.structs.replace(now, polls=now.polls + 1) if now.state is State.SUBMIT_UNKNOWN else None
+
+        await self._steps.change(row, change, self._first_look(seat, row))
+
+    def _first_look(self, seat: Seat, row: AsynchronousExecution) -> Then:
+        """Where nothing can be asked, the callback is waited for."""
+        until_s = int(self._steps.now().timestamp() + LOOK_UP_S)
+        wait_s = self._steps.poll_delay_s(row, polls=0) / 2 if self._can_ask(seat, row) else LOOK_UP_S
+        return Then(LOOK_UP, wait_s, {"until_s": until_s})
+
+    def _can_ask(self, seat: Seat, row: AsynchronousExecution) -> bool:
+        return seat.kind.repeats_safely(seat.target) or self._desk.can_look_up(seat, row)
 
     async def look_up(self, execution: str, version: int, until_s: int) -> None:
         row = await self._steps.find_at(execution, version, State.SUBMIT_UNKNOWN)

@@ -170,6 +170,8 @@ class ProviderJobs:
         if row.state is State.SUBMITTING and row.provider is None:
             await self._steps.end(row, State.CANCELED)
             return
+        if row.state is State.SUBMIT_UNKNOWN:
+            await self._submissions.look_again(row)
         if row.provider_job is None:
             return  # when it is known, it is cancelled
         if row.state.has_ended:
