@@ -67,13 +67,13 @@ def product(
 
             def is_ready() -> bool:
                 child.require_alive()
-                return _answers(f"http://127.0.0.1:{ports.waypost}/readyz")
+                return answers(f"http://127.0.0.1:{ports.waypost}/readyz")
 
             wait_until(is_ready, "waypost getting ready", timeout_s=START_S)
-            api_key = _make_account(data_dir, python, env)
+            api_key = make_account(data_dir, python, env)
             authorization = f"Bearer {api_key}"
             models = f"http://127.0.0.1:{ports.waypost}/v1/models"
-            wait_until(lambda: _answers(models, authorization), "the gateway accepting the new key", timeout_s=10)
+            wait_until(lambda: answers(models, authorization), "the gateway accepting the new key", timeout_s=10)
 
             def roots() -> list[int]:
                 return [pid for pid in (child.pid, postgres.pid) if pid is not None]
@@ -132,7 +132,7 @@ cost = {{ input = "2.00", output = "8.00" }}
     return text
 
 
-def _make_account(data_dir: Path, python: str, env: Mapping[str, str]) -> str:
+def make_account(data_dir: Path, python: str, env: Mapping[str, str]) -> str:
     """An organisation with credit and a key with limits; returns the key."""
     org = _command(data_dir, python, env, "org", "create", "bench")
     _command(data_dir, python, env, "credit", "add", "--org", org, "--usd", str(CREDIT_USD), "--reference", "bench")
@@ -149,7 +149,7 @@ def _command(data_dir: Path, python: str, more: Mapping[str, str], *words: str) 
     return done.stdout.strip()
 
 
-def _answers(url: str, authorization: str = "") -> bool:
+def answers(url: str, authorization: str = "") -> bool:
     request = urllib.request.Request(url, headers={"authorization": authorization} if authorization else {})
     try:
         with urllib.request.urlopen(request, timeout=2) as answer:

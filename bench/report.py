@@ -211,17 +211,17 @@ def _parts(system: str, metrics: Metrics) -> str:
     return f"{system}, CPU µs/request by process: " + ", ".join(f"{name} {value:.1f}" for name, value in ordered) + "."
 
 
-def publish(text: str, figures: str) -> str:
+def publish(text: str, figures: str, *, begin: str = BEGIN, end: str = END) -> str:
     """The README's text with `figures` between its markers.
 
     Raises:
         ValueError: a marker is missing.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{BEGIN} and {END} must both stand in the README")
-    return f"{before}{BEGIN}\n{figures.strip()}\n{END}{after}"
+    before, found, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise ValueError(f"{begin} and {end} must both stand in the README")
+    return f"{before}{begin}\n{figures.strip()}\n{end}{after}"
 
 
 def save(report: Report, out: Path) -> None:
