@@ -173,6 +173,8 @@ async def test_a_keys_limit_counts_executions_and_not_looks_at_them(database: st
         refused = await stack.request("POST", "/v1/executions", body)
         assert (refused.status, refused.json["error"]["code"]) == (429, "RATE_LIMITED")
         assert "retry-after" in refused.headers
+        for spelled in ("/v1/%65xecutions", "/%761/executions", "/v1/executions/", "//v1/executions"):
+            assert (await stack.request("POST", spelled, body)).status == 404, spelled
         looked = await stack.request("GET", f"/v1/executions/{answer.json['id']}")
         assert (looked.status, looked.headers["x-ratelimit-remaining"]) == (200, "0")
 

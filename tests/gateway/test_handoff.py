@@ -9,7 +9,14 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from tests.transport.loopback import Answer, Script, connected, read_answer, read_request, run, serving
-from waypost.gateway.handoff import IN_FLIGHT_MAX, HandOff
+from waypost.gateway.handoff import HandOff, is_oddly_spelled
+from waypost.gateway.handoff_places import (
+    IN_FLIGHT_MAX,
+    KEPT_FOR_CALLBACKS,
+    LONG_MAX,
+    LONG_OF_OWNER_MAX,
+    ORGANISATION_MAX,
+)
 from waypost.kit import ids
 from waypost.kit.errors import Refusal
 from waypost.transport.http1_server import Exchange
@@ -20,15 +27,20 @@ SHOWN_ID = ids.text("req", REQUEST_ID)
 
 def refuse(exchange: Exchange, refusal: Refusal, request_id: bytes) -> None:
     assert request_id == REQUEST_ID
-    exchange.respond(refusal.code.status, b"x-refused: yes\r\n", refusal.code.name.encode())
+    line = b"" if refusal.retry_after_s is None else b"retry-after: %d\r\n" % refusal.retry_after_s
+    exchange.respond(refusal.code.status, b"x-refused: yes\r\n" + line, refusal.code.name.encode())
 
 
 @asynccontextmanager
 async def handing_off(path: Path) -> AsyncIterator[tuple[int, HandOff]]:
-    """A server that hands everything to the socket; its port."""
+    """A server that hands everything to the socket, as of the organisation that `x-org` says; its port."""
     bugs: list[BaseException] = []
     handoff = HandOff(str(path), is_https=True, client_of=lambda _: "192.0.2.7", refuse=refuse, on_bug=bugs.append)
-    async with serving(lambda exchange: handoff.relay(exchange, REQUEST_ID)) as server:
+
+    def relay(exchange: Exchange) -> None:
+        handoff.relay(exchange, REQUEST_ID, org_id=exchange.headers.get(b"x-org", b""))
+
+    async with serving(relay) as server:
         yield server.port, handoff
     assert handoff.in_flight == 0
     await handoff.close()
@@ -282,17 +294,76 @@ def test_too_many_at_once_are_refused_and_the_rest_are_answered(tmp_path: Path) 
         path = tmp_path / "c.sock"
         keep: Callable[[Exchange], None] = held.append
         async with serving(keep, unix_path=str(path)), handing_off(path) as (port, _):
-            asking = [
-                asyncio.ensure_future(ask(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")) for _ in range(IN_FLIGHT_MAX)
-            ]
-            while len(held) < IN_FLIGHT_MAX:  # noqa: ASYNC110
+            most = IN_FLIGHT_MAX - KEPT_FOR_CALLBACKS
+            asking = [asyncio.ensure_future(ask(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")) for _ in range(most)]
+            while len(held) < most:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             assert (await ask(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")).status == 503
+            told = b"POST /v1/callbacks/fal/x/1/t HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+            asking.append(asyncio.ensure_future(ask(port, told)))
+            while len(held) == most:  # noqa: ASYNC110
+                await asyncio.sleep(0)
             for exchange in held:
                 exchange.respond(200, b"", b"")
             assert {(await each).status for each in asking} == {200}
 
     run(main())
+
+
+def asked_by(org: str, target: str = "/v1/executions/exec_1/events", lines: str = "", method: str = "GET") -> bytes:
+    org_line = f"X-Org: {org}\r\n" if org else ""
+    return f"{method} {target} HTTP/1.1\r\nHost: a\r\n{org_line}{lines}\r\n".encode()
+
+
+def test_long_answers_have_a_share_and_each_organisation_a_share_of_it(tmp_path: Path) -> None:
+    waiting = asked_by("one", "/v1/executions", "Prefer: respond-async, wait=60\r\nContent-Length: 0\r\n", "POST")
+
+    async def main() -> None:
+        held: list[Exchange] = []
+        asking: list[asyncio.Task[Answer]] = []
+        path = tmp_path / "c.sock"
+        keep: Callable[[Exchange], None] = held.append
+        async with serving(keep, unix_path=str(path)), handing_off(path) as (port, _):
+
+            async def hold(request: bytes, times: int) -> None:
+                asking.extend(asyncio.ensure_future(ask(port, request)) for _ in range(times))
+                async with asyncio.timeout(20):
+                    while len(held) < len(asking):  # noqa: ASYNC110
+                        await asyncio.sleep(0)
+
+            await hold(asked_by("one"), LONG_OF_OWNER_MAX - 1)
+            await hold(waiting, 1)
+            for more in (asked_by("one"), waiting, asked_by("one", "/v1/files/file_1/content")):
+                refused = await ask(port, more)
+                assert (refused.status, refused.body) == (429, b"RATE_LIMITED")
+                assert int(refused.headers["retry-after"]) > 0
+            await hold(asked_by("one", "/v1/balance"), ORGANISATION_MAX - LONG_OF_OWNER_MAX)
+            assert (await ask(port, asked_by("one", "/v1/balance"))).status == 429
+            # Everybody else is served, until all have the most that long answers may have of it.
+            for org in ("two", "three", "")[: LONG_MAX // LONG_OF_OWNER_MAX - 1]:
+                await hold(asked_by(org), LONG_OF_OWNER_MAX)
+            assert (await ask(port, asked_by(""))).status == 429  # of one address, without a key
+            full = await ask(port, asked_by("four"))
+            assert (full.status, full.body) == (503, b"SERVICE_UNAVAILABLE")
+            await hold(asked_by("four", "/v1/balance"), 1)
+            for exchange in held:
+                exchange.respond(200, b"", b"")
+            assert {(await each).status for each in asking} == {200}
+            asking.clear()
+            held.clear()
+            await hold(asked_by("one"), LONG_OF_OWNER_MAX)  # the places are free again
+            for exchange in held:
+                exchange.respond(200, b"", b"")
+            assert {(await each).status for each in asking} == {200}
+
+    run(main())
+
+
+def test_a_path_of_the_api_has_one_spelling() -> None:
+    for odd in ("/v1/%65xecutions", "/%761/executions", "/v1/video/%67enerations", "/v1%2Fexecutions", "/v1/x%00"):
+        assert is_oddly_spelled(odd), odd
+    for plain in ("/v1/executions", "/console/a%20b", "/", "/%"):
+        assert not is_oddly_spelled(plain), plain
 
 
 def test_an_answer_whose_length_is_known_keeps_it_and_its_connection(tmp_path: Path) -> None:

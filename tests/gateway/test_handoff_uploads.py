@@ -10,7 +10,8 @@ import pytest
 from tests.gateway.test_handoff import REQUEST_ID, SHOWN_ID, ask, refuse
 from tests.transport.loopback import connected, read_answer, run, serving
 from tests.transport.test_uploads import MIB, Reading, Server, _rest, chunked, shown, until
-from waypost.gateway.handoff import UPLOADS_MAX, HandOff, streamed_bytes_max
+from waypost.gateway.handoff import HandOff, streamed_bytes_max
+from waypost.gateway.handoff_places import UPLOADS_MAX, UPLOADS_OF_OWNER_MAX, Kind, Place
 from waypost.kit.errors import ErrorCode
 from waypost.transport.http1_server import Http1Server, ServerLimits
 
@@ -199,12 +200,22 @@ def test_a_caller_who_hangs_up_ends_the_upload(tmp_path: Path) -> None:
 def test_so_many_uploads_at_a_time_and_no_more(tmp_path: Path) -> None:
     async def main() -> None:
         async with Both(tmp_path / "c.sock") as both:
-            both.handoff.uploads = UPLOADS_MAX
-            async with connected(both.front.port) as (reader, writer):
-                writer.write(PUT + b"Content-Length: 5000\r\n\r\nabc")
-                assert (await read_answer(reader)).status == 503
+            taken: list[Place] = []
+            for owners, status in (((b"192.0.2.7",), 429), ((b"a", b"b"), 503)):
+                for owner in owners:
+                    taken += [Place(Kind.UPLOAD, owner, has_key=False)] * UPLOADS_OF_OWNER_MAX
+                assert status == 429 or len(taken) == UPLOADS_MAX
+                for place in taken:
+                    both.handoff.places.take(place)
+                async with connected(both.front.port) as (reader, writer):
+                    writer.write(PUT + b"Content-Length: 5000\r\n\r\nabc")
+                    assert (await read_answer(reader)).status == status
+                if status == 429:
+                    while taken:
+                        both.handoff.places.give_back(taken.pop())
             assert (await ask(both.front.port, b"GET /v1/files HTTP/1.1\r\nHost: a\r\n\r\n")).status == 200
-            both.handoff.uploads = 0
+            while taken:
+                both.handoff.places.give_back(taken.pop())
 
     run(main())
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from urllib.parse import unquote
 
+from waypost.gateway.handoff_places import Kind, Place, Places, kind_of
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.transport.exchange import Exchange
@@ -22,8 +24,6 @@ from waypost.transport.http1_response import TransportFailure
 from waypost.transport.incoming import Incoming
 from waypost.transport.origin import Origin
 
-IN_FLIGHT_MAX = 256  # beyond it 503: what the control process holds up must not hold up this one
-UPLOADS_MAX = 64  # of them with bodies that are not held: each keeps up to half a MiB on its way
 UPLOAD_BYTES_MAX = 2 << 30  # the most that `files.bytes_max` can say
 _ASKED_S = 1.0  # for a control process that says nothing either way: RFC 9110 §10.1.1 wants no long wait
 # An execution may be waited for, for a minute, before there is a first byte. In all a file of 150 MiB takes a caller so
@@ -57,6 +57,12 @@ def streamed_bytes_max(path: bytes) -> int | None:
     return UPLOAD_BYTES_MAX if _UPLOAD_PATH.fullmatch(path) is not None else None
 
 
+def is_oddly_spelled(path: str) -> bool:
+    """Whether a path is one of the API's, in other bytes than its own. The control process reads `%65` as `e`: what
+    is decided here by the path must be about the path that is answered there, and no path of the API needs escapes."""
+    return "%" in path and unquote(path).startswith("/v1")
+
+
 class HandOff:
     """One control process. `client_of` says whose request it is, `refuse` answers an exchange that gets no answer."""
 
@@ -74,23 +80,36 @@ class HandOff:
         self._scheme = b"https" if is_https else b"http"
         self._client_of = client_of
         self._refuse = refuse
-        self.in_flight = 0
-        self.uploads = 0
+        self.places = Places()
+
+    @property
+    def in_flight(self) -> int:
+        return self.places.taken
+
+    @property
+    def uploads(self) -> int:
+        return self.places.taken_by(Kind.UPLOAD)
 
     async def close(self) -> None:
         await self._pool.close()
 
-    def relay(self, exchange: Exchange, request_id: bytes, headers: bytes = b"") -> None:
-        """Answer the exchange with what the control process says, and with these header lines."""
-        if self.in_flight >= IN_FLIGHT_MAX or (exchange.incoming is not None and self.uploads >= UPLOADS_MAX):
-            self.refuse(exchange, request_id)
+    def relay(self, exchange: Exchange, request_id: bytes, headers: bytes = b"", *, org_id: bytes = b"") -> None:
+        """Answer the exchange with what the control process says, and with these header lines. `org_id` is whose key
+        came with it, b"" without one."""
+        place = Place(kind_of(exchange), org_id or self._client_of(exchange).encode(), bool(org_id))
+        try:
+            self.places.take(place)
+        except Refusal as refusal:
+            self._refuse(exchange, refusal, request_id)
             return
-        self.in_flight += 1
         if exchange.incoming is None:
-            _Relay(self, exchange, request_id, headers).send()
+            _Relay(self, exchange, request_id, headers, place).send()
         else:
-            self.uploads += 1
-            _UploadRelay(self, exchange, request_id, headers, exchange.incoming).send()
+            _UploadRelay(self, exchange, request_id, headers, place, exchange.incoming).send()
+
+    def leave(self, place: Place) -> None:
+        """For a relay that is done."""
+        self.places.give_back(place)
 
     def call(self, relay: _Relay) -> Call:
         """For a relay."""
@@ -121,15 +140,16 @@ class _Relay:
     """One exchange handed over; a receiver of the client."""
 
     __slots__ = (
-        *("_call", "_has_head", "_headers", "_is_repeated", "_owner", "_request_id"),
+        *("_call", "_has_head", "_headers", "_is_repeated", "_owner", "_place", "_request_id"),
         *("body", "exchange", "id_line"),
     )
 
     body: bytes | Upload
     waits_to_be_asked = False
 
-    def __init__(self, owner: HandOff, exchange: Exchange, request_id: bytes, headers: bytes) -> None:
+    def __init__(self, owner: HandOff, exchange: Exchange, request_id: bytes, headers: bytes, place: Place) -> None:
         self._owner = owner
+        self._place = place
         self._request_id = request_id
         self._call: Call | None = None
         self._has_head = False
@@ -188,7 +208,7 @@ class _Relay:
             self._finish()
 
     def _finish(self) -> None:
-        self._owner.in_flight -= 1
+        self._owner.leave(self._place)
         self._call = None
 
 
@@ -198,9 +218,15 @@ class _UploadRelay(_Relay):
     __slots__ = ("_asking", "_incoming", "_upload", "waits_to_be_asked")
 
     def __init__(
-        self, owner: HandOff, exchange: Exchange, request_id: bytes, headers: bytes, incoming: Incoming
+        self,
+        owner: HandOff,
+        exchange: Exchange,
+        request_id: bytes,
+        headers: bytes,
+        place: Place,
+        incoming: Incoming,
     ) -> None:
-        super().__init__(owner, exchange, request_id, headers)
+        super().__init__(owner, exchange, request_id, headers, place)
         self._incoming = incoming
         self._upload: Call | None = None
         self._asking: asyncio.TimerHandle | None = None
@@ -257,7 +283,6 @@ class _UploadRelay(_Relay):
     def _finish(self) -> None:
         super()._finish()
         self._stop_waiting()
-        self._owner.uploads -= 1
         self._upload = None
         self.body = b""  # it holds on to itself
 

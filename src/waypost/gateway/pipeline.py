@@ -35,7 +35,7 @@ from waypost.gateway.endpoints import (
     gemini_call,
 )
 from waypost.gateway.gemini_models import count_tokens
-from waypost.gateway.handoff import HandOff
+from waypost.gateway.handoff import HandOff, is_oddly_spelled
 from waypost.gateway.heads import (
     READS,
     expect_json,
@@ -177,19 +177,20 @@ class Gateway:
     def _hand_off(self, handoff: HandOff, exchange: Exchange, request_id: bytes) -> None:
         """To control. An execution counts as any call of its key, and where they do; looking at one as nothing."""
         path = exchange.path
-        if not path.startswith(EXECUTED):
-            handoff.relay(exchange, request_id)
-            return
+        if is_oddly_spelled(path):
+            raise Refusal(ErrorCode.NOT_FOUND)
         try:
             api_key = self._keyring.authenticate(exchange.headers, self._now_ms())
         except Refusal:
-            handoff.relay(exchange, request_id)  # which says so
+            handoff.relay(exchange, request_id)  # which says so, where a key is needed
             return
+        relay = partial(handoff.relay, exchange, request_id, org_id=api_key.org_id)
         if path in EXECUTED and exchange.method == "POST":
-            relay, tokens = partial(handoff.relay, exchange, request_id), likely_tokens(len(exchange.body))
-            self._counted.answer(exchange, request_id, api_key, relay, tokens=tokens)
-            return
-        handoff.relay(exchange, request_id, self._counted.look(api_key))
+            self._counted.answer(exchange, request_id, api_key, relay, tokens=likely_tokens(len(exchange.body)))
+        elif path.startswith(EXECUTED):
+            relay(self._counted.look(api_key))
+        else:
+            relay()
 
     def _chat(self, exchange: Exchange, endpoint: ChatEndpoint, execution_id: bytes) -> None:
         if not self.state.is_ready:
