@@ -12,8 +12,12 @@ import pytest
 
 from tests.control.execution_plane import CHAT, CREDIT_NANOS, created, executing, finish, is_untouched, newest, row_of
 from tests.control.uploads import picture, upload
+from waypost.control import execution_acceptance
 from waypost.executions.payload_keys import input_key, metadata_key
 from waypost.kit import ids
+from waypost.ledger.record import LedgerUnavailable
+from waypost.policy.catalogue import Catalogue
+from waypost.policy.snapshot import build_view
 from waypost.storage.api_keys import Limits
 from waypost.tenancy.api_key import Scope
 from waypost.tenancy.budget import Budget, Period
@@ -245,6 +249,66 @@ async def test_one_idempotency_key_is_one_execution_and_the_same_answer(database
             assert (await created(plane, headers={"idempotency-key": wrong})).status == 400
         assert (await plane.rows("SELECT count(*) FROM asynchronous_execution")) == [(1,)]
         assert len(plane.vault.values) == 2  # the first one's
+
+
+async def test_a_repetition_is_answered_whatever_became_of_what_it_asks_for(database: str, tmp_path: Path) -> None:
+    async with executing(database, tmp_path) as plane:
+        headers = {"idempotency-key": "order-1"}
+        first = await created(plane, headers=headers)
+        task = {"model": "film-1", "prompt": "x", "duration": 1}
+        film = await plane.ask("POST", "/v1/video/generations", task, headers={"idempotency-key": "film-1"})
+        assert (first.status, film.status) == (202, 200)
+        plane.view = build_view(Catalogue(), 2)
+        plane.vault.is_up = False
+        again = await created(plane, headers=headers)
+        assert (again.status, again.body, again.headers["idempotent-replayed"]) == (202, first.body, "true")
+        again = await plane.ask("POST", "/v1/video/generations", task, headers={"idempotency-key": "film-1"})
+        assert (again.status, again.body, again.headers["idempotent-replayed"]) == (200, film.body, "true")
+        other = await created(plane, body_input=CHAT | {"max_tokens": 11}, headers=headers)
+        assert (other.status, other.json["error"]["code"]) == (422, "IDEMPOTENCY_MISMATCH")
+        async with plane.pool.system() as connection:
+            await connection.execute("UPDATE idempotency_key SET created_at = now() - interval '25 hours'")
+        assert (await created(plane, headers=headers)).status == 400  # a day later it is a new request
+
+
+async def test_an_acceptance_of_which_nobody_hears_keeps_its_input(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with executing(database, tmp_path) as plane:
+        create = plane.executions.create
+
+        async def create_unheard(*arguments: Any, **options: Any) -> Any:
+            await create(*arguments, **options)
+            raise LedgerUnavailable
+
+        headers = {"idempotency-key": "order-1"}
+        with monkeypatch.context() as patched:
+            patched.setattr(plane.executions, "create", create_unheard)
+            assert (await created(plane, headers=headers)).status == 503
+        again = await created(plane, headers=headers)
+        assert (again.status, again.headers["idempotent-replayed"]) == (202, "true")
+        assert await plane.vault.get(input_key(ids.parse("exec", again.json["id"]))) is not None
+
+
+async def test_a_body_of_too_many_parts_is_refused_before_it_is_checked(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(*_: object, **__: object) -> tuple[bytes, ...]:
+        raise AssertionError("this takes a hundred times as long as its sender needed")
+
+    async with executing(database, tmp_path) as plane:
+        part = {"type": "text", "text": "x"}
+        with monkeypatch.context() as patched:
+            patched.setattr(execution_acceptance, "check_body", check)
+            for content in ([part] * 8_000, [""] * 40_000, [0] * 600_000):
+                messages = [{"role": "user", "content": content}]
+                answer = await created(plane, body_input={"messages": messages})
+                assert (answer.status, answer.json["error"]["code"]) == (413, "PAYLOAD_TOO_LARGE")
+                assert len(answer.json["error"]["message"]) > 40
+        many = await created(plane, body_input={"messages": [{"role": "user", "content": [part] * 2_001}]})
+        assert [each["code"] for each in many.json["error"]["details"]] == ["OUT_OF_RANGE"]
+        long_text = '{["\\' * 100_000
+        assert (await created(plane, body_input={"messages": [{"role": "user", "content": long_text}]})).status != 413
 
 
 async def test_a_key_for_executions_makes_them_and_one_of_other_models_does_not(database: str, tmp_path: Path) -> None:

@@ -197,6 +197,77 @@ async def test_of_an_end_and_a_cancellation_at_once_one_happens(database: str, t
             assert status == ("COMPLETED" if has_ended else "CANCELLED")
 
 
+async def test_nothing_follows_an_end(database: str, tmp_path: Path) -> None:
+    """Also for whoever looked the row up after its end."""
+    async with executing(database, tmp_path) as plane:
+        shown_id = await made(plane)
+        await plane.ask("POST", f"/v1/executions/{shown_id}/cancel")
+        ended = await row_of(plane, shown_id)
+        again = msgspec.structs.replace(ended, state=State.SUCCEEDED)
+        assert await plane.executions.step(ended, again, ending=Ending(5_000)) is None
+        async with plane.books.connection() as connection:
+            assert await plane.executions.step_on(connection, ended, again, ending=Ending(5_000)) is None
+        assert await row_of(plane, shown_id) == ended
+
+
+async def test_a_result_that_is_deleted_while_it_is_read_is_not_paid_back(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with executing(database, tmp_path) as plane:
+        shown_id = await made(plane)
+        await finish(plane, shown_id, OUTPUT)
+        seen: list[Answer] = []
+        delete = plane.vault.delete
+
+        async def delete_and_look(*keys: str) -> None:
+            await delete(*keys)
+            seen.append(await get(plane, shown_id, "/result"))
+
+        monkeypatch.setattr(plane.vault, "delete", delete_and_look)
+        gone = await plane.ask("DELETE", f"/v1/executions/{shown_id}/result")
+        assert (gone.status, [each.status for each in seen]) == (204, [410])
+        assert (await get(plane, shown_id)).json["cost"] == "0.000005"
+
+
+async def test_a_result_whose_price_went_back_is_not_told_any_more(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has it in hand when another finds it lost does not get both."""
+    async with executing(database, tmp_path) as plane:
+        shown_id = await made(plane)
+        await finish(plane, shown_id, OUTPUT)
+        take = plane.vault.get
+
+        async def take_before_it_is_lost(key: str) -> bytes | None:
+            value = await take(key)
+            assert value is None or await plane.executions.result_is_lost(ids.parse("exec", shown_id))
+            return value
+
+        monkeypatch.setattr(plane.vault, "get", take_before_it_is_lost)
+        assert (await get(plane, shown_id, "/result")).status == 410
+        assert (await get(plane, shown_id)).json["cost"] == "0.00"
+
+
+async def test_every_answer_about_one_names_it(database: str, tmp_path: Path) -> None:
+    async with executing(database, tmp_path) as plane:
+        shown_id = await made(plane)
+        await plane.ask("POST", f"/v1/executions/{shown_id}/cancel")
+        for method, rest in (("GET", ""), ("GET", "/result"), ("GET", "/events"), ("DELETE", "/result")):
+            answer = await plane.ask(method, f"/v1/executions/{shown_id}{rest}")
+            assert answer.headers["x-execution-id"] == shown_id, (method, rest)
+        waiting = await made(plane)
+        cancelled = await plane.ask("POST", f"/v1/executions/{waiting}/cancel")
+        assert cancelled.headers["x-execution-id"] == waiting
+
+
+async def test_a_path_has_one_spelling_and_nobody_is_sent_elsewhere(database: str, tmp_path: Path) -> None:
+    async with executing(database, tmp_path) as plane:
+        for method, path in (("POST", "/v1/executions/"), ("GET", "/v1/executions/"), ("GET", "/v1/balance/")):
+            answer = await plane.ask(method, path, {} if method == "POST" else None)
+            assert (answer.status, answer.json["error"]["code"]) == (404, "NOT_FOUND"), path
+            assert "location" not in answer.headers
+
+
 async def test_its_states_are_streamed_until_the_end_and_taken_up_where_they_were_left(
     database: str, tmp_path: Path
 ) -> None:

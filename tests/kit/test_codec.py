@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from waypost.kit.codec import is_deeper_than, repeated_key
+from waypost.kit.codec import has_more_values_than, is_deeper_than, repeated_key
 
 documents = st.recursive(
     st.none() | st.integers() | st.text(alphabet='[]{}"\\aé', max_size=8),
@@ -22,6 +22,26 @@ def depth(value: Any) -> int:
     if isinstance(value, dict):
         return 1 + max(map(depth, value.values()), default=0)
     return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
+
+
+def values(value: Any) -> int:
+    """Objects, arrays and strings, names included."""
+    if isinstance(value, dict):
+        return 1 + len(value) + sum(map(values, value.values()))
+    return 1 + sum(map(values, value)) if isinstance(value, list) else int(isinstance(value, str))
+
+
+@settings(database=None, deadline=None, max_examples=200)
+@given(value=documents, values_max=st.integers(0, 9), indent=st.none() | st.just(1))
+def test_values_are_those_of_the_parsed_document(value: Any, values_max: int, indent: int | None) -> None:
+    document = json.dumps(value, indent=indent).encode()
+    assert has_more_values_than(document, values_max, others_max=99) is (values(value) > values_max)
+
+
+@pytest.mark.parametrize(("document", "is_more"), [(b"[1,2,3]", False), (b"[1,2,3,4]", True), (b'[",,,,",1,2]', False)])
+def test_elements_of_any_kind_have_a_bound(document: bytes, is_more: bool) -> None:
+    assert has_more_values_than(document, 9, others_max=2) is is_more
+    assert has_more_values_than(document, 2, others_max=2) is is_more
 
 
 @settings(database=None, deadline=None, max_examples=100)

@@ -57,7 +57,7 @@ def build(services: Services, lifespan: Lifespan[Starlette]) -> Starlette:
         report_bug(error)
         return await on_refusal(request, Refusal(ErrorCode.INTERNAL_ERROR))
 
-    return Starlette(
+    application = Starlette(
         routes=[
             Route("/readyz", readyz),
             Route("/metrics", metrics),
@@ -81,6 +81,9 @@ def build(services: Services, lifespan: Lifespan[Starlette]) -> Starlette:
             Exception: on_bug,
         },
     )
+    # A path has one spelling. Who followed a redirect would send key and content to an address that we can only guess.
+    application.router.redirect_slashes = False
+    return application
 
 
 class _UntilReady:

@@ -5,6 +5,7 @@ kept of it.
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +18,7 @@ from waypost.control.services import Services
 from waypost.executions.estimate import hold_for
 from waypost.executions.payload_keys import GRACE_S, METADATA_BYTES_MAX, PAYLOAD_TTL_S_MAX, input_key, metadata_key
 from waypost.executions.validation import check_body
-from waypost.kit.codec import is_deeper_than
+from waypost.kit.codec import has_more_values_than, is_deeper_than
 from waypost.kit.crypto import HmacSha256
 from waypost.kit.errors import ErrorCode, Fault, InvalidFields, Refusal, invalid
 from waypost.ledger.record import InsufficientFunds
@@ -30,6 +31,8 @@ from waypost.upstream.guard import Allowed, UrlForbidden, read_url
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
 DEPTH_MAX = 64
+VALUES_MAX = 32_768  # objects, arrays and strings of a body, names included: what checking it takes grows with them
+NUMBERS_MAX = 524_288  # and what else is listed; tokens come as numbers, which take little
 IDEMPOTENCY_KEY_CHARS_MAX = 255
 CALL_DEADLINE_S = 300  # of a model that answers in a call
 JOB_DEADLINE_S = 3_600  # of one whose provider works longer
@@ -46,11 +49,24 @@ class Acceptance:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._digest = HmacSha256(services.pepper).digest
+        # One at a time: it keeps the interpreter busy, and threads that files are read with are not for it.
+        self._checking = ThreadPoolExecutor(1, "checking")
 
     async def accept(self, request: Request, api_key: ApiKey) -> tuple[AsynchronousExecution, bool]:
         """The execution, and whether it is new. Raises Refusal: 400 with details, 402, 413, 415, 422, 503."""
         body, claim = await self.read(request)
-        return await self.accept_body(body, claim, api_key)
+        earlier = await self.replayed(claim, api_key)
+        return (earlier, False) if earlier is not None else await self.accept_body(body, claim, api_key)
+
+    async def replayed(self, claim: Claim | None, api_key: ApiKey) -> AsynchronousExecution | None:
+        """What was made before under that key: a repetition is answered without a look at what it asks for, as its
+        model or its files may be gone. Raises Refusal 422 when the key came with another body."""
+        if claim is None:
+            return None
+        try:
+            return await self._services.executions.made_under(claim, org_id=api_key.org_id)
+        except KeyUsedOtherwise:
+            raise Refusal(ErrorCode.IDEMPOTENCY_MISMATCH) from None
 
     async def accept_body(
         self, body: bytes, claim: Claim | None, api_key: ApiKey
@@ -70,13 +86,15 @@ class Acceptance:
             raise Refusal(ErrorCode.PAYLOAD_TOO_LARGE) from None
         except VaultError:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
-        is_kept = False
         try:
-            made, is_kept = await self._create(execution, api_key, claim)
-        finally:
-            if not is_kept:
-                await forget(self._services, *keys)
-        return made, is_kept
+            made, is_new = await self._create(execution, api_key, claim)
+        except Refusal:
+            await forget(self._services, *keys)
+            raise
+        # Whatever else is raised, the execution may be there: then it needs its input, and else that has its own end.
+        if not is_new:
+            await forget(self._services, *keys)
+        return made, is_new
 
     async def read(self, request: Request) -> tuple[bytes, Claim | None]:
         """The body as it came, and the claim of its idempotency key. Raises Refusal: 400, 413, 415."""
@@ -95,6 +113,7 @@ class Acceptance:
 
     async def _checked(self, body: bytes, api_key: ApiKey) -> tuple[Model, dict[str, Any], dict[str, Any]]:
         """The model, the input, and all fields of the body."""
+        _check_size(body)
         try:
             if body.count(b"{") + body.count(b"[") > DEPTH_MAX and is_deeper_than(body, DEPTH_MAX):
                 raise invalid(None, f"The body nests more than {DEPTH_MAX} levels.")
@@ -111,7 +130,10 @@ class Acceptance:
         def check() -> tuple[bytes, ...]:
             return check_body(fields, modality=modality, input_schema=schema)
 
-        file_ids = check() if len(body) < _LARGE_BYTES else await asyncio.to_thread(check)
+        if len(body) < _LARGE_BYTES:
+            file_ids = check()
+        else:
+            file_ids = await asyncio.get_running_loop().run_in_executor(self._checking, check)
         if model is None:
             raise InvalidFields([Fault("model", "INVALID_VALUE", "There is no such model. GET /v1/models lists them.")])
         _check_webhook_url(fields.get("webhook_url"), self._services.webhooks.allowed())
@@ -162,6 +184,13 @@ async def forget(services: Services, *keys: str) -> None:
         await services.vault.delete(*keys)
     except VaultError:
         return
+
+
+def _check_size(body: bytes) -> None:
+    """Raises Refusal 413 where checking the body would take long, before it is even read."""
+    if has_more_values_than(body, VALUES_MAX, others_max=NUMBERS_MAX):
+        told = f"The body has more than {VALUES_MAX:,} objects, arrays and strings, or {NUMBERS_MAX:,} elements in all."
+        raise Refusal(ErrorCode.PAYLOAD_TOO_LARGE, told)
 
 
 def _check_webhook_url(url: str | None, allowed: Allowed) -> None:

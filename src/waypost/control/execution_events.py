@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from waypost.control.execution_answers import shown
+from waypost.kit import ids
 from waypost.storage.execution_news import ExecutionNews
 from waypost.storage.executions import ExecutionRow
 
@@ -34,7 +35,7 @@ def event_stream(
     """`row` is how it is now, `look` reads it again."""
     last = request.headers.get("last-event-id", "")
     seen = int(last) if last.isascii() and last.isdigit() and len(last) < 10 else 0
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no", "x-execution-id": ids.text("exec", row.id)}
     return StreamingResponse(_events(news, row, look, seen), media_type="text/event-stream", headers=headers)
 
 

@@ -64,7 +64,7 @@ class _Actions:
         wait_s = _preferred_wait_s(request)
         made, is_new = await self._acceptance.accept(request, api_key)
         shown_id = ids.text("exec", made.id)
-        headers = {"location": f"/v1/executions/{shown_id}", "x-execution-id": shown_id}
+        headers = {"location": f"/v1/executions/{shown_id}"} | _id_header(made.id)
         if not is_new:
             headers["idempotent-replayed"] = "true"
         if wait_s is not None:
@@ -91,7 +91,8 @@ class _Actions:
 
     async def show(self, request: Request) -> Response:
         """404 for one that is unknown, another's, or a call that its caller still waits for."""
-        return answer(await self._in_full(await self._found(request)))
+        row = await self._found(request)
+        return answer(await self._in_full(row), headers=_id_header(row.id))
 
     async def result(self, request: Request) -> Response:
         """409 while there is none yet, 410 when it is no longer held; of one that did not succeed, its error."""
@@ -118,7 +119,8 @@ class _Actions:
                 "cost": format_usd(row.ended.charge_nanos - row.refunded_nanos),
                 "latency_ms": latency_ms(row),
                 "error": error_of(row),
-            }
+            },
+            headers=_id_header(row.id),
         )
 
     async def delete_result(self, request: Request) -> Response:
@@ -127,12 +129,13 @@ class _Actions:
         if row.ended is None:
             raise Refusal(ErrorCode.CONFLICT, "The execution has not ended yet.", retry_after_s=2)
         attempt = 0 if row.asynchronous is None else row.asynchronous.attempt
+        # The row first: who finds nothing in the vault must be able to tell what was deleted from what was lost.
+        await self._services.executions.result_was_deleted(row.id)
         try:
             await self._services.vault.delete(output_key(row.id, attempt), metadata_key(row.id))
         except VaultError:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
-        await self._services.executions.result_was_deleted(row.id)
-        return answer(None, status=204)
+        return answer(None, status=204, headers=_id_header(row.id))
 
     async def cancel(self, request: Request) -> Response:
         """200 with the cancelled execution; 202 when its provider decides; 409 when it is too late."""
@@ -146,7 +149,7 @@ class _Actions:
                 break
             row = await self._again(api_key, row)
         row = await self._again(api_key, row)
-        return answer(await self._in_full(row), status=202 if row.ended is None else 200)
+        return answer(await self._in_full(row), status=202 if row.ended is None else 200, headers=_id_header(row.id))
 
     async def events(self, request: Request) -> Response:
         """Its states as server-sent events, until it has ended."""
@@ -227,8 +230,8 @@ class _Actions:
         if kept is None:
             await self._services.executions.result_is_lost(own.id)
             return None
-        if not row.was_read:
-            await self._services.executions.result_was_read(own.id)
+        if not row.was_read and not await self._services.executions.result_was_read(own.id):
+            return None
         return output_of(own, kept)
 
     def _now(self) -> datetime:
@@ -236,6 +239,10 @@ class _Actions:
 
 
 _TOO_LATE = Cancelling.TOO_LATE
+
+
+def _id_header(execution_id: bytes) -> dict[str, str]:
+    return {"x-execution-id": ids.text("exec", execution_id)}
 
 
 def _seen_by(api_key: ApiKey) -> bytes | None:

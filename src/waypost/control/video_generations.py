@@ -66,7 +66,9 @@ class _Actions:
         """202 would be ours; MixRoute answers 200."""
         api_key = self._services.principal(request)
         body, claim = await self._acceptance.read(request)
-        made, is_new = await self._acceptance.accept_body(self._as_execution(body), claim, api_key)
+        made, is_new = await self._acceptance.replayed(claim, api_key), False
+        if made is None:
+            made, is_new = await self._acceptance.accept_body(self._as_execution(body), claim, api_key)
         task_id = ids.text("exec", made.id)
         headers = {"x-execution-id": task_id} | ({} if is_new else {"idempotent-replayed": "true"})
         created_at = int(made.accepted_at.timestamp())

@@ -11,6 +11,9 @@ IMAGES_MAX = 10  # of one request, as OpenAI has it
 REFERENCES_MAX = 16
 DURATION_S_MAX = 60
 MESSAGES_MAX = 2_000
+PARTS_MAX = 2_000  # of one message
+TOOLS_MAX = 1_024
+STOPS_MAX = 16
 INPUTS_MAX = 2_048
 
 Schema = dict[str, Any]
@@ -44,7 +47,7 @@ _MESSAGE = _object(
     ("role",),
     {
         "role": {"enum": ["developer", "system", "user", "assistant", "tool", "function"]},
-        "content": {"type": ["string", "array", "null"], "items": _PART},
+        "content": {"type": ["string", "array", "null"], "items": _PART, "maxItems": PARTS_MAX},
     },
     is_open=True,
 )
@@ -62,9 +65,9 @@ _CHAT = _object(
         "n": {"type": "integer", "minimum": 1, "maximum": 128},
         "temperature": {"type": "number", "minimum": 0, "maximum": 2},
         "top_p": {"type": "number", "minimum": 0, "maximum": 1},
-        "tools": {"type": "array", "items": {"type": "object"}},
+        "tools": {"type": "array", "items": {"type": "object"}, "maxItems": TOOLS_MAX},
         "response_format": {"type": "object"},
-        "stop": {"type": ["string", "array", "null"], "items": _TEXT},
+        "stop": {"type": ["string", "array", "null"], "items": _TEXT, "maxItems": STOPS_MAX},
         "seed": {"type": "integer"},
     },
     is_open=True,

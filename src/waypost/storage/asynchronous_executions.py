@@ -80,6 +80,7 @@ SELECT EXISTS (SELECT FROM claimed)
 CLAIMED = f"""
 SELECT fingerprint, execution_id FROM idempotency_key
  WHERE org_id = %(org_id)s AND endpoint = '{ENDPOINT}' AND key_digest = %(key_digest)s
+   AND created_at >= now() - interval '{KEPT_HOURS} hours'
 """  # noqa: S608
 
 INSERT = f"""
@@ -135,8 +136,10 @@ SELECT {", ".join(COLUMNS)} FROM asynchronous_execution
  ORDER BY expires_at LIMIT %(limit)s
 """  # noqa: S608
 
+# Not of one that is lost, or was deleted: a price that went back did so for an answer that nobody got.
 READ = """
-UPDATE asynchronous_execution SET result_read_at = now() WHERE id = %(id)s AND result_read_at IS NULL
+UPDATE asynchronous_execution SET result_read_at = coalesce(result_read_at, now())
+ WHERE id = %(id)s AND result_until > now()
 """
 
 LOST = """
@@ -290,6 +293,13 @@ class Executions:
                 await connection.rollback()  # of what was not committed
         return execution, True
 
+    async def made_under(self, claim: Claim, *, org_id: bytes) -> AsynchronousExecution | None:
+        """What was made under that claim, None if nothing was, or not for long. Raises KeyUsedOtherwise."""
+        parameters = {"org_id": UUID(bytes=org_id), "key_digest": claim.key_digest}
+        async with self.pool.connection() as connection:
+            row = await (await connection.execute(CLAIMED, parameters)).fetchone()
+            return None if row is None else await _claimed_by(connection, row, claim)
+
     async def find(self, execution_id: bytes) -> AsynchronousExecution | None:
         async with self.pool.connection() as connection:
             row = await (await connection.execute(FIND, {"id": UUID(bytes=execution_id)})).fetchone()
@@ -310,6 +320,8 @@ class Executions:
         jobs: Sequence[Job] = (),
     ) -> AsynchronousExecution | None:
         """`step_on` in a transaction of its own. Raises LedgerUnavailable when its outcome is unknown: look again."""
+        if before.state.has_ended:
+            return None
         # All statements are sent at once: waiting for each takes several times as long as the database needs.
         async with self.pool.connection() as connection:
             try:
@@ -337,8 +349,10 @@ class Executions:
         jobs: Sequence[Job] = (),
     ) -> AsynchronousExecution | None:
         """Take an execution from one row to the next, with all that goes with it; None, with nothing done, when it is
-        not where `before` says any more. `after` is `before` with its changes; `ending` belongs to a step to a
-        terminal state and to no other."""
+        not where `before` says any more, or had ended there: nothing follows an end. `after` is `before` with its
+        changes; `ending` belongs to a step to a terminal state and to no other."""
+        if before.state.has_ended:
+            return None
         stepped = _checked(before, after, ending)
         parameters = _parameters(stepped) | {"version": before.version, "id_digits": after.id.hex()}
         row = await (await connection.execute(STEP, parameters)).fetchone()
@@ -369,10 +383,7 @@ class Executions:
         transfer_ids = UUID(bytes=self._ids.new()), UUID(bytes=self._ids.new())
         await end_hold_on(connection, transfer_ids, hold_id=ended.id, charge_nanos=ending.charge_nanos)
         usage = msgspec.structs.asdict(ending.usage)
-        status = (
-            200 if ended.state is State.SUCCEEDED else ErrorCode[ended.error_code].status if ended.error_code else 0
-        )
-        parameters = _parameters(ended) | usage | {"charge": ending.charge_nanos, "status": status}
+        parameters = _parameters(ended) | usage | {"charge": ending.charge_nanos, "status": _http_status(ended)}
         parameters["outcome"] = outcome_of(ended.state).value
         await connection.execute(ENDED, parameters)
         if ended.output_files:
@@ -394,10 +405,11 @@ class Executions:
         async with self.pool.connection() as connection, connection.transaction():
             await connection.execute(BILLED, parameters)
 
-    async def result_was_read(self, execution_id: bytes) -> None:
-        """Its caller has it: from now on a loss is no reason to give money back."""
+    async def result_was_read(self, execution_id: bytes) -> bool:
+        """Its caller gets it, and from now on a loss is no reason to give money back. False: it may not be told any
+        more, as it was deleted or its price has gone back."""
         async with self.pool.connection() as connection:
-            await connection.execute(READ, {"id": UUID(bytes=execution_id)})
+            return (await connection.execute(READ, {"id": UUID(bytes=execution_id)})).rowcount == 1
 
     async def result_is_lost(self, execution_id: bytes) -> bool:
         """The vault does not have what it should: nobody looks there again, and what was charged goes back, unless the
@@ -443,6 +455,11 @@ async def _claimed_before(
         return None
     row = await (await connection.execute(CLAIMED, parameters)).fetchone()
     assert row is not None, "a key that was just refused is younger than a day"
+    return await _claimed_by(connection, row, claim)
+
+
+async def _claimed_by(connection: AsyncConnection, row: TupleRow, claim: Claim) -> AsynchronousExecution:
+    """Of a row of `CLAIMED`. Raises KeyUsedOtherwise."""
     if bytes(row[0]) != claim.fingerprint:
         raise KeyUsedOtherwise
     found = await (await connection.execute(FIND, {"id": row[1]})).fetchone()
