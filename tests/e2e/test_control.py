@@ -33,6 +33,7 @@ async def test_keys_are_made_through_the_gateway_and_calls_go_on_without_the_con
                 return (await stack.request("GET", "/v1/api-keys")).status == 200
 
             await eventually(is_there)
+            assert socket_path.stat().st_mode & 0o777 == 0o600
             made = await stack.request("POST", "/v1/api-keys", b'{"name":"other"}')
             assert made.status == 201, made.body
             assert made.headers["x-request-id"].startswith("req_")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import msgspec
 import psycopg
@@ -15,6 +16,7 @@ from tests.worker.execution_desk import CREDIT, PRICE, answered, cancel, open_de
 from waypost.executions import retries
 from waypost.executions.lifecycle import Mode, State
 from waypost.kit.errors import ErrorCode
+from waypost.kit.ids import lowest_at
 from waypost.ledger.record import LedgerUnavailable
 from waypost.storage.asynchronous_executions import Executions
 from waypost.worker import executions as work_module
@@ -247,6 +249,9 @@ async def test_what_is_overdue_expires_and_its_call_is_dropped(database: str) ->
             raw.execute("UPDATE asynchronous_execution SET expires_at = now()")
         sweeping = asyncio.ensure_future(desk.work.sweep())
         await asyncio.wait_for(working, 20)
+        async with asyncio.timeout(20):  # it is told of the end before the sweep has forgotten the input
+            while desk.has_input(running):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         sweeping.cancel()
         for execution in (waiting, running):
             done = await desk.now(execution)
@@ -255,6 +260,48 @@ async def test_what_is_overdue_expires_and_its_call_is_dropped(database: str) ->
         assert desk.gateway.dropped == 1
         assert await desk.charged() == 0
         assert (await desk.run(waiting)).state is State.EXPIRED
+
+
+async def test_one_that_cannot_end_keeps_none_after_it_from_ending(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bugs: list[BaseException] = []
+    monkeypatch.setattr("waypost.worker.executions.report_bug", bugs.append)
+    async with open_desk(database) as desk:
+        now = datetime.now(UTC)
+        broken = await desk.created(expires_at=now - timedelta(seconds=2))
+        sound = await desk.created(expires_at=now - timedelta(seconds=1))
+        with psycopg.connect(database) as raw:
+            raw.execute("DELETE FROM long_hold WHERE id = %s", (UUID(bytes=broken.id),))
+        sweeping = asyncio.ensure_future(desk.work.sweep())
+        async with asyncio.timeout(20):
+            while (await desk.now(sound)).state is not State.EXPIRED:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert not sweeping.done()
+        sweeping.cancel()
+        assert bugs
+        assert (await desk.now(broken)).state is State.RECEIVED
+
+
+async def test_rows_of_what_has_ended_go_after_a_year(database: str) -> None:
+    async with open_desk(database) as desk:
+        now = datetime.now(UTC)
+        old, young, waiting = [await desk.created(expires_at=now - timedelta(seconds=1)) for _ in range(3)]
+        for execution in (old, young):
+            await desk.run(execution)
+        ancient = UUID(bytes=lowest_at(int((now - timedelta(days=400)).timestamp() * 1000)))
+        still = UUID(bytes=lowest_at(int((now - timedelta(days=399)).timestamp() * 1000)))
+        with psycopg.connect(database) as raw:
+            ended_at = now - timedelta(days=367)
+            raw.execute("ALTER TABLE asynchronous_execution DISABLE TRIGGER USER")
+            row = "UPDATE asynchronous_execution SET id = %s, ended_at = %s WHERE id = %s"
+            raw.execute(row, (ancient, ended_at, UUID(bytes=old.id)))
+            raw.execute(row, (still, None, UUID(bytes=waiting.id)))
+            raw.execute("ALTER TABLE asynchronous_execution ENABLE TRIGGER USER")
+        await desk.work.forget()
+        with psycopg.connect(database) as raw:
+            left = {found for (found,) in raw.execute("SELECT id FROM asynchronous_execution")}
+        assert left == {still, UUID(bytes=young.id)}
 
 
 async def test_a_model_that_nobody_here_works_for_fails_at_once(database: str) -> None:

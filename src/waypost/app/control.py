@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def serve_control(settings: Settings, socket_path: Path) -> int:
     conninfo = settings.database_url or embedded_postgres(settings).conninfo()
     refuse_unfit(settings)
     process = ControlProcess(settings, conninfo)
-    socket_path.unlink(missing_ok=True)  # of a process that was killed
+    os.umask(0o177)  # whoever can write to the socket is believed about who the caller is
+    _reserve(socket_path)
     config = uvicorn.Config(
         process.application,
         uds=str(socket_path),
@@ -81,9 +83,16 @@ def serve_control(settings: Settings, socket_path: Path) -> int:
         proxy_headers=False,  # the gateway says who the caller is, and we read it ourselves
         timeout_graceful_shutdown=int(settings.live.drain_s),
     )
-    os.umask(0o177)  # whoever can write to the socket is believed about who the caller is
     uvicorn.Server(config).run()
     return 1 if process.has_failed else 0
+
+
+def _reserve(socket_path: Path) -> None:
+    """A socket that nobody listens at, in the place of that of a process that was killed: the server gives its own the
+    permissions of the one that it finds, and lets everybody write to it where it finds none."""
+    socket_path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as reserved:
+        reserved.bind(str(socket_path))
 
 
 class ControlProcess:

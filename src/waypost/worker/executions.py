@@ -36,6 +36,7 @@ from waypost.storage.asynchronous_executions import (
     OutputFile,
 )
 from waypost.storage.execution_news import ExecutionNews, Steps
+from waypost.storage.execution_retention import forget_executions
 from waypost.stores.vault import Vault, VaultError
 from waypost.telemetry.events import report_bug
 from waypost.telemetry.metrics import Counter, Histogram
@@ -137,11 +138,15 @@ class ExecutionWork:
         """End what is overdue, until cancelled."""
         while True:
             try:
-                while len(await self._expire()) == SWEPT_MAX:
+                while await self._expire() == SWEPT_MAX:
                     pass
             except LedgerUnavailable:
                 pass  # the next time
             await asyncio.sleep(SWEEP_S)
+
+    async def forget(self) -> None:
+        """The job `execution.forget`: rows whose time is over."""
+        await forget_executions(self._executions.pool, self._now())
 
     # One execution.
 
@@ -316,13 +321,21 @@ class ExecutionWork:
             await self._forget(input_key(before.id))
         return has_ended
 
-    async def _expire(self) -> list[AsynchronousExecution]:
+    async def _expire(self) -> int:
+        """How many there were, 0 when one of them could not be ended: then the next look waits its time."""
+        failed = 0
         overdue = await self._executions.overdue(self._now(), limit=SWEPT_MAX)
         for execution in overdue:
             is_job = execution.mode is not None and execution.mode.is_job
             jobs = (Job(CANCEL_AT_PROVIDER),) if is_job else ()
-            await self._fail(execution, State.EXPIRED, ErrorCode.GENERATION_TIMEOUT.name, jobs)
-        return overdue
+            try:
+                await self._fail(execution, State.EXPIRED, ErrorCode.GENERATION_TIMEOUT.name, jobs)
+            except LedgerUnavailable:
+                raise
+            except Exception as bug:  # noqa: BLE001  one that cannot end must not keep those after it from ending
+                report_bug(bug)
+                failed += 1
+        return 0 if failed else len(overdue)
 
     async def _forget(self, *keys: str) -> None:
         try:

@@ -42,7 +42,6 @@ class InferenceAnswer(msgspec.Struct, frozen=True):
     is_sent: bool  # whether any provider may have received it
     usage: Usage | None = None
     charge_nanos: int = 0
-    price_version: int = 0
     code: str = ""  # a name of `kit.errors.ErrorCode`
     is_retryable: bool = False
     retry_after_s: float | None = None
@@ -119,7 +118,6 @@ class Gateways:
             outcome.is_sent,
             usage=outcome.usage,
             charge_nanos=outcome.charge_nanos,
-            price_version=outcome.price_version,
         )
 
     async def _errand(self, gateway: _Gateway, errand: Errand) -> Sent:
