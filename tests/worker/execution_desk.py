@@ -56,6 +56,14 @@ def refused(code: ErrorCode, attempts: int = 1) -> InferenceAnswer:
     return InferenceAnswer(code.status, b"{}", attempts, True, code=code.name, is_retryable=code.is_retryable)
 
 
+def full(attempts: int = 0, asked_s: float | None = None) -> InferenceAnswer:
+    """Every provider is full or rests: nothing was sent."""
+    code = ErrorCode.MODEL_OVERLOADED
+    return InferenceAnswer(
+        code.status, b"{}", attempts, False, code=code.name, is_retryable=True, retry_after_s=asked_s
+    )
+
+
 class FakeGateway:
     """Answers with what `answer` gives for the how-manieth call it is."""
 
@@ -107,7 +115,7 @@ class FakeFiles:
 
 
 class Desk:
-    def __init__(self, database: str, books: Books) -> None:
+    def __init__(self, database: str, books: Books, **settings: Any) -> None:
         self.books = books
         self.gateway = FakeGateway()
         self.vault = FakeVault()
@@ -129,10 +137,11 @@ class Desk:
             dice=lambda: 0.0,
             ended=self.ended,
             started_after=Histogram("", ""),
+            **settings,
         )
 
     async def created(self, modality: str = "chat", **changes: Any) -> AsynchronousExecution:
-        org_id = await self.books.org(CREDIT)
+        org_id = changes.pop("org_id", None) or await self.books.org(CREDIT)
         body_input = changes.pop("body_input", INPUTS[modality])
         now = datetime.now(UTC)
         times = {"accepted_at": now, "expires_at": now + timedelta(minutes=5)}
@@ -167,9 +176,9 @@ class Desk:
 
 
 @asynccontextmanager
-async def open_desk(database: str) -> AsyncIterator[Desk]:
+async def open_desk(database: str, **settings: Any) -> AsyncIterator[Desk]:
     async with open_books(database) as books:
-        desk = Desk(database, books)
+        desk = Desk(database, books, **settings)
         listening = asyncio.ensure_future(desk.news.run())
         await asyncio.sleep(0.05)
         try:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from tests.storage.asynchronous import HOLD_NANOS
-from tests.worker.execution_desk import CREDIT, PRICE, answered, cancel, open_desk, refused
+from tests.worker.execution_desk import CREDIT, PRICE, answered, cancel, full, open_desk, refused
 from waypost.executions import retries
 from waypost.executions.lifecycle import Mode, State
 from waypost.kit.errors import ErrorCode
@@ -129,6 +129,87 @@ async def test_after_four_tries_it_has_failed(database: str) -> None:
         assert (done.state, done.error_code) == (State.FAILED, "MODEL_OVERLOADED")
         assert len(desk.gateway.calls) == 4
         assert await desk.charged() == 0
+
+
+async def test_where_no_provider_has_room_it_is_put_back_until_one_has(database: str) -> None:
+    async with open_desk(database) as desk:
+        desk.gateway.answers(full())
+        made = await desk.created()
+        for _ in range(3 * retries.TRIES_MAX):
+            again_s = await desk.work.start(made.id.hex())
+            assert again_s is not None
+            assert 0 < again_s <= retries.PUT_BACK_S_MAX
+            waiting = await desk.now(made)
+            assert (waiting.state, waiting.attempt) == (State.RUNNING, 0)
+            assert desk.has_input(made)
+        assert len(desk.gateway.calls) == 3 * retries.TRIES_MAX  # each run asks once and holds no place
+
+        desk.gateway.answers(answered("chat"))
+        done = await desk.run(made)
+        assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
+        assert {call.attempts_before for call, _, _ in desk.gateway.calls} == {0}
+        assert await desk.charged() == PRICE
+
+
+async def test_put_back_it_comes_again_when_it_was_told_to_and_expires_like_any_other(database: str) -> None:
+    async with open_desk(database) as desk:
+        desk.gateway.answers(full(asked_s=7))
+        made = await desk.created()
+        assert await desk.work.start(made.id.hex()) == 7
+        with psycopg.connect(database) as raw:
+            raw.execute("UPDATE asynchronous_execution SET expires_at = now() + interval '2 s'")
+        again_s = await desk.work.start(made.id.hex())
+        assert again_s is not None
+        assert again_s <= 2
+        with psycopg.connect(database) as raw:
+            raw.execute("UPDATE asynchronous_execution SET expires_at = now()")
+        assert await desk.work.start(made.id.hex()) is None
+        assert (await desk.now(made)).state is State.EXPIRED
+        assert await desk.charged() == 0
+
+
+async def test_attempts_that_were_made_before_it_was_put_back_keep_their_numbers(database: str) -> None:
+    async with open_desk(database) as desk:
+        desk.gateway.answers(refused(ErrorCode.MODEL_OVERLOADED, 3), full(3), answered("chat"))
+        made = await desk.created()
+        assert await desk.work.start(made.id.hex()) is not None
+        done = await desk.run(made)
+        assert (done.state, done.attempt) == (State.SUCCEEDED, 2)
+        assert [call.attempts_before for call, _, _ in desk.gateway.calls] == [0, 3, retries.ATTEMPTS_OF_A_RUN]
+        assert await desk.charged() == PRICE
+
+
+async def test_a_cancelled_one_is_not_put_back(database: str) -> None:
+    async with open_desk(database) as desk:
+        made = await desk.created()
+
+        async def answer(_: int) -> InferenceAnswer:
+            assert await cancel(desk, made)
+            return full()
+
+        desk.gateway.answer = answer
+        assert await desk.work.start(made.id.hex()) is None
+        assert (await desk.now(made)).state is State.CANCELED
+        assert await desk.charged() == 0
+
+
+async def test_one_organisations_slow_executions_leave_places_for_others(database: str) -> None:
+    async with open_desk(database, places=4) as desk:
+        desk.gateway.hangs()
+        org_id = await desk.books.org(CREDIT)
+        slow = [await desk.created(org_id=org_id) for _ in range(4)]
+        working = [asyncio.ensure_future(desk.work.start(each.id.hex())) for each in slow]
+        done, at_work = await asyncio.wait(working, timeout=1)
+        assert len(at_work) == 2
+        waits_s = sorted(task.result() or 0.0 for task in done)
+        assert 0 < waits_s[0] < waits_s[1] < 1  # one after the other
+        desk.gateway.answers(answered("embedding"))
+        assert (await desk.run(await desk.created("embedding"))).state is State.SUCCEEDED
+        for task in at_work:
+            task.cancel()
+        await asyncio.wait(at_work)
+        desk.gateway.answers(answered("chat"))
+        assert [(await desk.run(each)).state for each in slow] == [State.SUCCEEDED] * 4
 
 
 async def test_an_input_that_was_lost_fails_it_and_frees_its_money(database: str) -> None:

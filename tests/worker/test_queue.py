@@ -105,6 +105,68 @@ async def test_a_job_whose_worker_is_gone_is_taken_over(database: str, monkeypat
     assert is_done.is_set()
 
 
+async def test_a_job_that_says_so_is_put_back_as_often_as_it_says_and_holds_no_place_meanwhile(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_module, "CONCURRENCY", queue_module.FETCHERS)
+    monkeypatch.setattr(queue_module, "POLL_S", 0.05)
+    ran: list[int] = []
+    is_done = asyncio.Event()
+
+    async def wait(number: int) -> float | None:
+        ran.append(number)
+        if ran.count(number) <= 2 * queue_module.RETRIES_MAX:  # more often than errors are forgiven
+            return 0.01 if number else 3600.0
+        is_done.set()
+        return None
+
+    pool = Pool(database, Role.APP, size=2)
+    async with working(Queue(database, {"wait": wait})):
+        async with pool.system() as connection:
+            for number in (0, 0, 1):
+                await defer(connection, "wait", {"number": number}, queue="tests")
+        async with asyncio.timeout(30):
+            await is_done.wait()
+    await pool.close()
+
+    with psycopg.connect(database) as raw:
+        left = raw.execute("SELECT queue_name, args, attempts FROM procrastinate_jobs WHERE status = 'todo'").fetchall()
+    assert left == [("tests", {"number": 0}, 0)] * 2
+    assert ran.count(1) == 2 * queue_module.RETRIES_MAX + 1
+
+
+async def test_no_more_jobs_of_a_kind_run_at_once_than_may_and_others_go_on(database: str) -> None:
+    slow, is_done, let = 0, asyncio.Event(), asyncio.Event()
+    most = 0
+    ended: list[None] = []
+
+    async def be_slow() -> None:
+        nonlocal slow, most
+        slow += 1
+        most = max(most, slow)
+        await let.wait()
+        slow -= 1
+        ended.append(None)
+
+    async def be_quick() -> None:
+        is_done.set()
+
+    pool = Pool(database, Role.APP, size=2)
+    queue = Queue(database, {"slow": be_slow, "quick": be_quick}, at_once={"slow": 2})
+    async with working(queue), asyncio.timeout(30):
+        async with pool.system() as connection:
+            for _ in range(5):
+                await defer(connection, "slow", {}, queue="tests")
+            await defer(connection, "quick", {}, queue="tests")
+        await is_done.wait()
+        assert slow <= 2
+        let.set()
+        while len(ended) < 5:
+            await asyncio.sleep(0.05)
+    await pool.close()
+    assert most == 2
+
+
 async def test_a_periodic_job_runs_by_itself(database: str) -> None:
     is_done = asyncio.Event()
 

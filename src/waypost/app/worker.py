@@ -27,9 +27,11 @@ from waypost.upstream.guarded_session import GuardedSession
 from waypost.worker.execution_files import ExecutionFiles
 from waypost.worker.executions import ExecutionWork
 from waypost.worker.gateways import Gateways
+from waypost.worker.job_steps import REHOST
 from waypost.worker.kept_outputs import KeptOutputs
 from waypost.worker.queue import Handler, Queue
 
+_REHOSTS_MAX = 48  # at one time: a host of outputs may take half an hour for each
 _LOOK_S = 5.0  # at the queue, for its metrics
 
 
@@ -95,7 +97,8 @@ class Work:
 
     def start(self, background: Background) -> None:
         """Begin with all of it."""
-        background.start(Queue(self._conninfo, self.handlers, periodic=self.periodic).run())
+        queue = Queue(self._conninfo, self.handlers, periodic=self.periodic, at_once={REHOST: _REHOSTS_MAX})
+        background.start(queue.run())
         for work in self.beside:
             background.start(work())
 

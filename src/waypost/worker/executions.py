@@ -1,6 +1,8 @@
 """Does the work of executions that are answered in a call, and ends whatever is not done in time.
 
     job ─▶ claimed (RUNNING, attempt n) ─▶ input, files ─▶ call, again where that may help ─▶ output kept ─▶ ended
+     ▲ └─ no place in its share: put back    │               └─ no room at any provider: the claim and the job are
+     └───────────────────────────────────────┼──────────────────────────────────────────── put back, until the deadline
                                              └─ somebody else took a step: the call is dropped
 
 A claim is a step, so a job that runs twice works once: the later claim wins, and what the earlier one brings is
@@ -21,7 +23,7 @@ from waypost.executions import answer as answers
 from waypost.executions.call import CALLED, Call, call_of, files_of
 from waypost.executions.lifecycle import Mode, State
 from waypost.executions.payload_keys import RESULT_TTL_S, input_key, output_key
-from waypost.executions.retries import RUNS_MAX, attempts_before, wait_s
+from waypost.executions.retries import RUNS_MAX, attempts_before, put_back_s, wait_s
 from waypost.kit import ids
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
@@ -43,7 +45,9 @@ from waypost.telemetry.metrics import Counter, Histogram
 from waypost.wire.canonical import Usage
 from waypost.wire.model_call import ModelCall
 from waypost.worker.gateways import InferenceAnswer
+from waypost.worker.shares import Shares
 
+PLACES = 192  # executions at work at one time: of the queue's places a part is left to polls, outputs and the rest
 SWEEP_S = 1.0  # between looks for what is overdue
 SWEPT_MAX = 100  # at one look
 _AGAIN_S = 0.5  # between tries of what the database or the vault did not take
@@ -87,6 +91,14 @@ class Done(msgspec.Struct, frozen=True):
     has_text: bool = False  # in the vault
 
 
+class NoRoom(msgspec.Struct, frozen=True):
+    """Nothing was sent to anybody: every provider is full, or rests."""
+
+    asked_s: float | None  # that the gateway wanted to be left alone for
+    refusal: Refusal  # what it ends with where it is not put back
+    is_untouched: bool  # whether this run has asked no provider at all
+
+
 class ExecutionWork:
     """One process's."""
 
@@ -105,6 +117,7 @@ class ExecutionWork:
         ended: Counter,
         started_after: Histogram,
         result_ttl_s: float = RESULT_TTL_S,
+        places: int = PLACES,
     ) -> None:
         """`ended` counts by model and outcome, `started_after` takes seconds from acceptance to the first step."""
         self._executions = executions
@@ -119,20 +132,21 @@ class ExecutionWork:
         self._ended = ended
         self._started_after = started_after
         self._result_ttl_s = result_ttl_s
+        self._shares = Shares(places)
 
-    async def start(self, execution: str) -> None:
-        """The job `execution.start`; its argument is the id's hexadecimal digits."""
+    async def start(self, execution: str) -> float | None:
+        """The job `execution.start`; its argument is the id's hexadecimal digits. Seconds when it is to be put back
+        for so long: it has no place among those at work, or no provider has room."""
         found = await self._executions.find(bytes.fromhex(execution))
         if found is None or found.state.has_ended:
-            return
-        if self._jobs is not None and self._is_for_jobs(found):
-            await self._jobs.start(found)
-            return
-        with self._news.of(found.id) as steps:
-            claimed = await self._claimed(found)
-            outcome = None if claimed is None else await self._outcome_unless_overtaken(claimed, steps)
-        if claimed is not None:
-            await self._finish(claimed, outcome)
+            return None
+        again_s = self._shares.begin(found.org_id, found.model, now_s=self._clock.monotonic_s())
+        if again_s is not None:
+            return again_s
+        try:
+            return await self._work(found)
+        finally:
+            self._shares.end(found.org_id, found.model)
 
     async def sweep(self) -> None:
         """End what is overdue, until cancelled."""
@@ -149,6 +163,31 @@ class ExecutionWork:
         await forget_executions(self._executions.pool, self._now())
 
     # One execution.
+
+    async def _work(self, found: AsynchronousExecution) -> float | None:
+        if self._jobs is not None and self._is_for_jobs(found):
+            await self._jobs.start(found)
+            return None
+        with self._news.of(found.id) as steps:
+            claimed = await self._claimed(found)
+            outcome = None if claimed is None else await self._outcome_unless_overtaken(claimed, steps)
+        if claimed is None:
+            return None
+        if isinstance(outcome, NoRoom):
+            if outcome.is_untouched or claimed.attempt < RUNS_MAX:
+                return await self._let_go(claimed, outcome)
+            outcome = outcome.refusal
+        await self._finish(claimed, outcome)
+        return None
+
+    async def _let_go(self, claimed: AsynchronousExecution, no_room: NoRoom) -> float | None:
+        """Put back: as if it had not been claimed, where no provider was asked. None when somebody else has it now."""
+        after = msgspec.structs.replace(claimed, attempt=claimed.attempt - no_room.is_untouched)
+        if await self._executions.step(claimed, after) is None:
+            return None
+        waited_s = (self._now() - (claimed.started_at or claimed.accepted_at)).total_seconds()
+        pause_s = put_back_s(waited_s, asked_s=no_room.asked_s, dice=self._dice())
+        return max(0.0, min(pause_s, self._left_s(claimed)))
 
     def _is_for_jobs(self, execution: AsynchronousExecution) -> bool:
         """The best route decides: calls and jobs are not mixed within one execution."""
@@ -182,7 +221,9 @@ class ExecutionWork:
         )
         return await self._executions.step(found, claim)
 
-    async def _outcome_unless_overtaken(self, claimed: AsynchronousExecution, steps: Steps) -> Done | Refusal | None:
+    async def _outcome_unless_overtaken(
+        self, claimed: AsynchronousExecution, steps: Steps
+    ) -> Done | NoRoom | Refusal | None:
         """None when somebody else took a step: then whatever was under way is dropped."""
         work = asyncio.ensure_future(self._outcome(claimed))
         try:
@@ -224,12 +265,16 @@ class ExecutionWork:
         if not has_succeeded:
             await self._forget(output_key(claimed.id, claimed.attempt))
 
-    async def _outcome(self, claimed: AsynchronousExecution) -> Done:
+    async def _outcome(self, claimed: AsynchronousExecution) -> Done | NoRoom:
         """Raises Refusal with what it ends with instead."""
         call = await self._call(claimed)
         answer = await self._answer(claimed, call)
         if answer.status != 200:
-            raise Refusal(_told(answer.code))
+            refusal = Refusal(_told(answer.code))
+            if not _is_no_room(answer):
+                raise refusal
+            is_untouched = answer.attempts == attempts_before(claimed.attempt)
+            return NoRoom(answer.retry_after_s, refusal, is_untouched)
         try:
             if claimed.modality == "image":
                 files = await self._kept_images(claimed, answer.body)
@@ -279,7 +324,7 @@ class ExecutionWork:
             tries += 1
             left_s = max(0.001, self._left_s(claimed))
             answer = await self._calls.call(asked, call.path, call.body, timeout_s=left_s)
-            if answer.status == 200 or not answer.is_retryable:
+            if answer.status == 200 or not answer.is_retryable or _is_no_room(answer):
                 return answer
             pause_s = wait_s(tries, asked_s=answer.retry_after_s, dice=self._dice())
             if pause_s is None or pause_s >= self._left_s(claimed):
@@ -348,6 +393,11 @@ class ExecutionWork:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.unix_ns() / 1e9, UTC)
+
+
+def _is_no_room(answer: InferenceAnswer) -> bool:
+    """Whether it was refused before anything was sent, and may be taken later."""
+    return answer.status != 200 and answer.is_retryable and not answer.is_sent
 
 
 def _told(code: str) -> ErrorCode:

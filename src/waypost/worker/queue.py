@@ -1,5 +1,6 @@
 """Runs jobs from the database's queue (procrastinate): several at a time, soon after their transaction has ended, and
-again after the process that had begun them is gone.
+again after the process that had begun them is gone. A job that cannot do its work yet is put back for later, so that
+it takes no place while it waits.
 """
 
 from __future__ import annotations
@@ -7,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
 
 import procrastinate
 
 from waypost.storage.roles import Role
 from waypost.telemetry.events import report_bug
+from waypost.worker.shares import Turns
 
 CONCURRENCY = 256  # jobs at a time; they wait for others far more than they compute
 FETCHERS = 2  # each takes one job after the other from the database: one alone falls behind what is accepted
@@ -22,16 +25,23 @@ RETRIES_MAX = 10  # of a job that ends in an error of ours; each a little later 
 _POOL = FETCHERS + 4  # connections of the queue itself: each fetcher listens at one
 STOP_S = 10.0  # for running jobs, at the end
 
-Handler = Callable[..., Awaitable[None]]
-"""Called with the job's arguments. An error makes it run again, later and not for ever."""
+Handler = Callable[..., Awaitable[float | None]]
+"""Called with the job's arguments. An error makes it run again, later and not for ever. Seconds put the job back: it
+runs again when they are over, as often as it says so."""
 
 
 class Queue:
     """`run` works off the jobs of every handler given, by name. `periodic` says of some when they run by themselves,
-    each without arguments and in one process only: as cron does, in UTC."""
+    each without arguments and in one process only: as cron does, in UTC. `at_once` says of some how many may run at
+    one time; what is beyond is put back."""
 
     def __init__(
-        self, conninfo: str, handlers: Mapping[str, Handler], *, periodic: Mapping[str, str] | None = None
+        self,
+        conninfo: str,
+        handlers: Mapping[str, Handler],
+        *,
+        periodic: Mapping[str, str] | None = None,
+        at_once: Mapping[str, int] | None = None,
     ) -> None:
         connector = procrastinate.PsycopgConnector(
             conninfo=conninfo, min_size=1, max_size=_POOL, kwargs={"options": f"-c role={Role.APP.value}"}
@@ -39,11 +49,25 @@ class Queue:
         self._app = procrastinate.App(connector=connector)
         for name, handler in handlers.items():
             retry = procrastinate.RetryStrategy(max_attempts=RETRIES_MAX, exponential_wait=2)
-            self._app.task(name=name, retry=retry)(_reported(handler))
+            most = (at_once or {}).get(name, CONCURRENCY)
+            self._app.task(name=name, retry=retry, pass_context=True)(self._put_back(_bounded(_reported(handler), most)))
         for name, cron in (periodic or {}).items():
             # A name of its own: the queue tells each the moment that it was due at, which handlers have no use for.
             task = self._app.task(name=f"{name}_periodically", retry=False)(_untimed(_reported(handlers[name])))
             self._app.periodic(cron=cron)(task)
+
+    def _put_back(self, handler: Handler) -> Callable[..., Awaitable[None]]:
+        async def run(context: procrastinate.JobContext, **arguments: object) -> None:
+            again_s = await handler(**arguments)
+            if again_s is None:
+                return
+            # A job of its own: the tries of this one count its errors, which waiting is not.
+            job = context.job
+            at = datetime.now(UTC) + timedelta(seconds=again_s)
+            later = self._app.configure_task(job.task_name, queue=job.queue, lock=job.lock, schedule_at=at)
+            await later.defer_async(**job.task_kwargs)
+
+        return run
 
     async def run(self) -> None:
         """Until cancelled; running jobs get some time to end. While the database is away, jobs wait."""
@@ -95,10 +119,26 @@ class Queue:
                 continue  # the database is away; the worker waits for it too
 
 
-def _reported(handler: Handler) -> Handler:
-    async def run(**arguments: object) -> None:
+def _bounded(handler: Handler, most: int) -> Handler:
+    running, turns = 0, Turns()
+
+    async def run(**arguments: object) -> float | None:
+        nonlocal running
+        if running >= most:
+            return turns.again_s(asyncio.get_running_loop().time())
+        running += 1
         try:
-            await handler(**arguments)
+            return await handler(**arguments)
+        finally:
+            running -= 1
+
+    return run
+
+
+def _reported(handler: Handler) -> Handler:
+    async def run(**arguments: object) -> float | None:
+        try:
+            return await handler(**arguments)
         except Exception as error:
             report_bug(error)
             raise
@@ -106,7 +146,7 @@ def _reported(handler: Handler) -> Handler:
     return run
 
 
-def _untimed(handler: Handler) -> Handler:
+def _untimed(handler: Handler) -> Callable[..., Awaitable[None]]:
     async def run(timestamp: int) -> None:  # noqa: ARG001  named by the queue
         await handler()
 
