@@ -143,7 +143,7 @@ async def test_a_callback_has_a_bounded_body(database: str, tmp_path: Path, monk
         assert len(await recorded(plane)) == 1
 
 
-async def test_callbacks_of_one_provider_are_limited_and_wrong_addresses_apart(
+async def test_callbacks_that_are_not_genuine_are_limited_and_those_that_are_never(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Plane(database, tmp_path, catalogue(monkeypatch)) as plane:
@@ -154,7 +154,13 @@ async def test_callbacks_of_one_provider_are_limited_and_wrong_addresses_apart(
         limited = await call(plane, path(plane, "rep"), b"{}")
         assert limited.status == 429
         assert int(limited.headers["retry-after"]) >= 1
-        assert (await call(plane, path(plane, "plain"), b"{}")).status == 204
+        for number in range(5):
+            body = b'{"id":"job-%d"}' % number
+            signed_by_it = signed_headers(plane, "replicate", body)
+            assert (await call(plane, path(plane, "rep"), body, headers=signed_by_it)).status == 204
+        # Its provider signs nothing: whoever knows the address is believed.
+        answers = [await call(plane, path(plane, "plain"), b"{}") for _ in range(PER_MINUTE + 5)]
+        assert {each.status for each in answers} == {204}
 
 
 async def test_what_is_ninety_days_old_is_forgotten(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from starlette.responses import StreamingResponse
 
 from tests.control.execution_plane import executing
 from tests.control.plane import Plane
+from waypost.control import video_generations
 from waypost.executions.lifecycle import Mode, State
 from waypost.executions.payload_keys import input_key
 from waypost.executions.video_tasks import input_of_task
@@ -103,6 +107,34 @@ async def test_a_film_is_shown_by_an_address_that_needs_no_key_and_downloaded(da
         inside = (await plane.ask("GET", f"{PATH}/download?id={task_id}")).json
         assert (inside["success"], inside["size"]) == (True, len(film))
         assert inside["data_url"] == f"data:video/mp4;base64,{inside['base64']}"
+        assert base64.b64decode(inside["base64"], validate=True) == film
+
+
+async def test_a_film_inside_of_json_is_sent_in_parts(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large, no more of it than a part is held; parts have any lengths."""
+    sent: list[int] = []
+
+    class Noting(StreamingResponse):
+        def __init__(self, parts: AsyncIterator[bytes], **how: Any) -> None:
+            async def noted() -> AsyncIterator[bytes]:
+                async for part in parts:
+                    sent.append(len(part))
+                    yield part
+
+            super().__init__(noted(), **how)
+
+    monkeypatch.setattr(video_generations, "StreamingResponse", Noting)
+    async with executing(database, tmp_path) as plane:
+        task_id = (await submit(plane)).json["task_id"]
+        film = b"\0\0\0\x1cftypisom\0\0\x02\0isomiso2mp41" + bytes(range(256)) * 12_000
+        file_id = await kept(plane, ids.parse("exec", task_id), film)
+        await end(plane, task_id, State.SUCCEEDED, OutputFile(file_id, "video/mp4", len(film)))
+        inside = (await plane.ask("GET", f"{PATH}/download?id={task_id}")).json
+        assert base64.b64decode(inside["base64"], validate=True) == film
+        assert inside["data_url"] == f"data:video/mp4;base64,{inside['base64']}"
+        assert max(sent) < len(film)
 
 
 async def kept(plane: Plane, execution_id: bytes, content: bytes) -> bytes:
@@ -110,7 +142,7 @@ async def kept(plane: Plane, execution_id: bytes, content: bytes) -> bytes:
         yield content
 
     file_id = plane.ids.new()
-    written = await plane.files.write(file_id, source(), bytes_max=10_000)
+    written = await plane.files.write(file_id, source(), bytes_max=10_000_000)
     row = await hold_output(
         plane.pool,
         written,

@@ -84,6 +84,25 @@ async def test_files_reach_the_model_as_their_bytes(database: str) -> None:
         assert read["messages"][0]["content"][0]["image_url"] == {"url": url}
 
 
+async def test_files_inside_of_calls_are_bounded_in_all(database: str) -> None:
+    name = "file_0192f0c4-0000-7000-8000-000000000001"
+    async with open_desk(database, inlined_bytes_max=1) as desk:
+        desk.gateway.hangs()
+        first, second = [
+            await desk.created("image", body_input={"prompt": "as this", "source_image": name}) for _ in range(2)
+        ]
+        working = asyncio.ensure_future(desk.work.start(first.id.hex()))
+        await asyncio.wait_for(desk.gateway.is_called.wait(), 20)
+        assert await desk.work.start(second.id.hex()) is not None
+        assert len(desk.gateway.calls) == 1
+        assert await cancel(desk, first)
+        await asyncio.wait_for(working, 5)
+        desk.gateway.answers(answered("image"))
+        done = await desk.run(second)
+        assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
+        assert (await desk.run(await desk.created("image"))).state is State.SUCCEEDED
+
+
 @pytest.mark.parametrize("code", [ErrorCode.INPUT_VALIDATION_ERROR, ErrorCode.CONTENT_MODERATION_REJECTED])
 async def test_a_refusal_of_the_request_ends_it_at_once_for_nothing(database: str, code: ErrorCode) -> None:
     async with open_desk(database) as desk:

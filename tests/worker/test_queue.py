@@ -138,15 +138,17 @@ async def test_a_job_that_says_so_is_put_back_as_often_as_it_says_and_holds_no_p
 async def test_no_more_jobs_of_a_kind_run_at_once_than_may_and_others_go_on(database: str) -> None:
     slow, is_done, let = 0, asyncio.Event(), asyncio.Event()
     most = 0
-    ended: list[None] = []
+    ended, are_done = 0, asyncio.Event()
 
     async def be_slow() -> None:
-        nonlocal slow, most
+        nonlocal slow, most, ended
         slow += 1
         most = max(most, slow)
         await let.wait()
         slow -= 1
-        ended.append(None)
+        ended += 1
+        if ended == 5:
+            are_done.set()
 
     async def be_quick() -> None:
         is_done.set()
@@ -161,8 +163,7 @@ async def test_no_more_jobs_of_a_kind_run_at_once_than_may_and_others_go_on(data
         await is_done.wait()
         assert slow <= 2
         let.set()
-        while len(ended) < 5:
-            await asyncio.sleep(0.05)
+        await are_done.wait()
     await pool.close()
     assert most == 2
 

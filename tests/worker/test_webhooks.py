@@ -250,6 +250,41 @@ async def test_a_test_goes_out_at_once_and_tells_how_it_went(database: str, monk
             await worker.test(here.org_id, good.id)
 
 
+async def test_one_organisations_tests_leave_places_for_those_of_others(database: str) -> None:
+    async with receivers() as there, desk(database) as here:
+        slow, worker = await here.endpoint(there.url("/hangs/1")), here.worker()
+        under_way = [
+            asyncio.ensure_future(worker.test(here.org_id, slow.id)) for _ in range(worker_module.TESTS_OF_ONE_MAX)
+        ]
+        await asyncio.sleep(0.2)
+        with pytest.raises(TooManyTests):
+            await worker.test(here.org_id, slow.id)
+        here.org_id = await here.books.org(credit_nanos=1_000)
+        quick = await here.endpoint(there.url("/ok/1"))
+        assert (await worker.test(here.org_id, quick.id))[1].is_success
+        for _, attempt in await asyncio.gather(*under_way):
+            assert not attempt.is_success
+
+
+async def test_one_organisations_slow_receivers_leave_places_for_first_deliveries_of_others(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "UNPROVEN_MAX", 8)
+    monkeypatch.setattr(worker_module, "UNPROVEN_TAKEN_MAX", 1)
+    async with receivers() as there, desk(database) as here:
+        for number in range(30):
+            await here.endpoint(there.url(f"/hangs/{number}"), "execution.started")
+        await here.started()
+        async with running(here.worker(NEVER)):
+            await until(lambda: len(there.arrivals) >= 4)
+            await asyncio.sleep(0.3)
+            assert len(there.arrivals) == 4  # half of the places
+            here.org_id = await here.books.org(credit_nanos=1_000_000_000)
+            await here.endpoint(there.url("/ok/1"), "execution.started")
+            await here.started()
+            await until(lambda: bool(there.of("/ok/1")), within_s=5)
+
+
 async def test_a_secret_of_another_deployment_keeps_its_webhooks_waiting(
     database: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,7 +1,9 @@
 """`POST /v1/callbacks/{provider}/{execution}/{attempt}/{token}`: a provider says that a job has changed.
 
-The address itself is checked first; a wrong one is 404 before anything is read or looked up. What is right is recorded
-without its body and answered, and a queued job asks the provider how things are: a callback changes nothing by itself.
+The address itself is checked first; a wrong one is 404 before anything is read or looked up. What is genuine is never
+refused for its number: limits are for addresses that are not ours, and for what lacks its provider's signature. It is
+recorded without its body and answered, and a queued job asks the provider how things are: a callback changes nothing by
+itself.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from waypost.storage.provider_callbacks import ProviderCallback, forget_callback
 from waypost.telemetry.metrics import Counter, Page
 
 BODY_BYTES_MAX = 1_048_576
-PER_MINUTE = 600  # of one provider
+PER_MINUTE = 600  # of one provider, that are not signed by it though it signs
 WRONG_PER_MINUTE = 600  # addresses that we did not make, of all providers together
 ATTEMPT_MAX = 255
 _ATTEMPT = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
@@ -114,14 +116,15 @@ class Callbacks:
     async def hear(self, request: Request) -> Response:
         """204. Raises Refusal: 404, 413, 429."""
         provider, execution_id, attempt = self._addressed(request.path_params)
-        window = self._windows.setdefault(provider.id, Window(PER_MINUTE))
-        _take(window, self._clock.monotonic_s())
         body = await read_bytes(request, BODY_BYTES_MAX)
         headers = {name.lower(): value for name, value in request.headers.items()}
         kind, target = JOB_KINDS[provider.kind], _target(provider)
         signature = kind.verify(headers, body, self._keys_of(provider), self._now_s(), target)
         if signature is Signature.INVALID and provider.jobs.keys_url:
             self._key_sets.renew(provider.jobs.keys_url)
+        is_believed = _is_believed(provider, signature)
+        if not is_believed:
+            _take(self._windows.setdefault(provider.id, Window(PER_MINUTE)), self._clock.monotonic_s())
         said = kind.read_callback(headers, body, target)
         callback = ProviderCallback(
             provider=provider.id,
@@ -132,9 +135,7 @@ class Callbacks:
             size_bytes=len(body),
             signature=signature.value,
         )
-        is_new = await record_callback(
-            self._pool, callback, job_id=said.job_id, is_believed=_is_believed(provider, signature)
-        )
+        is_new = await record_callback(self._pool, callback, job_id=said.job_id, is_believed=is_believed)
         self._counted.add(provider.id, signature.value if is_new else "repeated")
         return answer(None, status=204)
 

@@ -31,19 +31,26 @@ _EVENT = "taken.event_id, taken.event, taken.org_id, taken.execution_id, taken.s
 # The oldest that are due, of each lane as many as it has places for. A lane that is not known yet has one.
 TAKE = f"""
 WITH oldest AS MATERIALIZED (
-    SELECT id, lane, due_at FROM webhook_delivery
+    SELECT id, lane, due_at, org_id, lane = ANY (%(proven)s::uuid[]) AS is_proven FROM webhook_delivery
      WHERE state = 'PENDING' AND due_at <= now() AND lane <> ALL (%(busy)s::uuid[])
+       AND (org_id <> ALL (%(crowded)s::uuid[]) OR lane = ANY (%(proven)s::uuid[]))
        AND (%(only)s::uuid[] IS NULL OR lane = ANY (%(only)s::uuid[]))
      ORDER BY due_at
      LIMIT %(window)s
 ),
 placed AS (
-    SELECT id, lane, due_at, row_number() OVER (PARTITION BY lane ORDER BY due_at, id) AS place FROM oldest
+    SELECT id, lane, due_at, org_id, is_proven, row_number() OVER (PARTITION BY lane ORDER BY due_at, id) AS place
+      FROM oldest
 ),
-chosen AS (
-    SELECT placed.id
+shared AS (
+    SELECT placed.id, due_at, is_proven,
+           row_number() OVER (PARTITION BY org_id, is_proven ORDER BY due_at, placed.id) AS place
       FROM placed LEFT JOIN unnest(%(lanes)s::uuid[], %(free)s::integer[]) AS known (lane, free) USING (lane)
      WHERE place <= coalesce(free, 1)
+),
+chosen AS (
+    SELECT id FROM shared
+     WHERE is_proven OR place <= %(unproven_of_one)s
      ORDER BY due_at
      LIMIT %(most)s
 ),
@@ -268,14 +275,21 @@ async def take_due(
     busy: Sequence[bytes],
     only: Sequence[bytes] | None,
     window: int,
+    proven: Sequence[bytes] = (),
+    crowded: Sequence[bytes] = (),
+    unproven_of_one: int = 1_000,
 ) -> list[Taken]:
     """At most `most`, of each lane as many as `free` says, of the lanes in `busy` none; with `only`, of these lanes
-    alone. `pool` is the app's, here and below."""
+    alone. Of lanes that are not `proven`, at most `unproven_of_one` of an organisation, and none of those in `crowded`.
+    `pool` is the app's, here and below."""
     parameters = {
         "most": most,
         "window": window,
         "busy": [UUID(bytes=lane) for lane in busy],
         "only": None if only is None else [UUID(bytes=lane) for lane in only],
+        "proven": [UUID(bytes=lane) for lane in proven],
+        "crowded": [UUID(bytes=org_id) for org_id in crowded],
+        "unproven_of_one": unproven_of_one,
         "lanes": [UUID(bytes=lane) for lane in free],
         "free": list(free.values()),
     }

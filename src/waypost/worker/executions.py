@@ -50,6 +50,8 @@ from waypost.worker.shares import Shares
 PLACES = 192  # executions at work at one time: of the queue's places a part is left to polls, outputs and the rest
 SWEEP_S = 1.0  # between looks for what is overdue
 SWEPT_MAX = 100  # at one look
+INLINED_BYTES_MAX = 256 << 20  # of files inside of calls, of all executions at work; some more are not waited for
+_LOADING_MAX = 2  # executions whose files are being loaded
 _AGAIN_S = 0.5  # between tries of what the database or the vault did not take
 _AGAIN_MAX = 60
 _LOOKS_MAX = 20  # into a vault that does not answer, as while it is replaced
@@ -91,8 +93,14 @@ class Done(msgspec.Struct, frozen=True):
     has_text: bool = False  # in the vault
 
 
+class Inlined(msgspec.Struct):
+    """What one execution's call holds of files."""
+
+    bytes: int = 0
+
+
 class NoRoom(msgspec.Struct, frozen=True):
-    """Nothing was sent to anybody: every provider is full, or rests."""
+    """Nothing was sent to anybody: every provider is full, or rests, or there is no memory for its files."""
 
     asked_s: float | None  # that the gateway wanted to be left alone for
     refusal: Refusal  # what it ends with where it is not put back
@@ -118,6 +126,7 @@ class ExecutionWork:
         started_after: Histogram,
         result_ttl_s: float = RESULT_TTL_S,
         places: int = PLACES,
+        inlined_bytes_max: int = INLINED_BYTES_MAX,
     ) -> None:
         """`ended` counts by model and outcome, `started_after` takes seconds from acceptance to the first step."""
         self._executions = executions
@@ -133,6 +142,9 @@ class ExecutionWork:
         self._started_after = started_after
         self._result_ttl_s = result_ttl_s
         self._shares = Shares(places)
+        self._inlined_bytes_max = inlined_bytes_max
+        self._inlined_bytes = 0
+        self._loading = asyncio.Semaphore(_LOADING_MAX)
 
     async def start(self, execution: str) -> float | None:
         """The job `execution.start`; its argument is the id's hexadecimal digits. Seconds when it is to be put back
@@ -267,8 +279,14 @@ class ExecutionWork:
 
     async def _outcome(self, claimed: AsynchronousExecution) -> Done | NoRoom:
         """Raises Refusal with what it ends with instead."""
-        call = await self._call(claimed)
-        answer = await self._answer(claimed, call)
+        inlined = Inlined()
+        try:
+            call = await self._call(claimed, inlined)
+            if call is None:
+                return NoRoom(None, Refusal(ErrorCode.SERVICE_UNAVAILABLE), is_untouched=True)
+            answer = await self._answer(claimed, call)
+        finally:
+            self._inlined_bytes -= inlined.bytes
         if answer.status != 200:
             refusal = Refusal(_told(answer.code))
             if not _is_no_room(answer):
@@ -289,16 +307,22 @@ class ExecutionWork:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE) from None
         return Done(answer.charge_nanos, answer.usage or Usage(), has_text=True)
 
-    async def _call(self, claimed: AsynchronousExecution) -> Call:
-        """Raises Refusal, 503 when the input is gone."""
+    async def _call(self, claimed: AsynchronousExecution, inlined: Inlined) -> Call | None:
+        """None when as much is inlined in others as may be. Raises Refusal, 503 when the input is gone."""
         kept = await self._input(claimed)
         if kept is None:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE)
         body_input: Mapping[str, Any] = _decode(kept)
+        names = dict.fromkeys(files_of(claimed.modality, body_input))
         files: dict[str, str] = {}
-        for name in files_of(claimed.modality, body_input):
-            if name not in files:
-                files[name] = await self._files.as_data_url(claimed.org_id, ids.parse("file", name))
+        if names:
+            async with self._loading:
+                if self._inlined_bytes >= self._inlined_bytes_max:
+                    return None
+                for name in names:
+                    url = files[name] = await self._files.as_data_url(claimed.org_id, ids.parse("file", name))
+                    inlined.bytes += len(url)
+                    self._inlined_bytes += len(url)
         return call_of(claimed.modality, claimed.model, body_input, files, is_stream=claimed.mode is Mode.STREAM)
 
     async def _input(self, claimed: AsynchronousExecution) -> bytes | None:

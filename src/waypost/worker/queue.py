@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime, timedelta
 
 import procrastinate
 
@@ -50,7 +49,9 @@ class Queue:
         for name, handler in handlers.items():
             retry = procrastinate.RetryStrategy(max_attempts=RETRIES_MAX, exponential_wait=2)
             most = (at_once or {}).get(name, CONCURRENCY)
-            self._app.task(name=name, retry=retry, pass_context=True)(self._put_back(_bounded(_reported(handler), most)))
+            self._app.task(name=name, retry=retry, pass_context=True)(
+                self._put_back(_bounded(_reported(handler), most))
+            )
         for name, cron in (periodic or {}).items():
             # A name of its own: the queue tells each the moment that it was due at, which handlers have no use for.
             task = self._app.task(name=f"{name}_periodically", retry=False)(_untimed(_reported(handlers[name])))
@@ -63,8 +64,8 @@ class Queue:
                 return
             # A job of its own: the tries of this one count its errors, which waiting is not.
             job = context.job
-            at = datetime.now(UTC) + timedelta(seconds=again_s)
-            later = self._app.configure_task(job.task_name, queue=job.queue, lock=job.lock, schedule_at=at)
+            wait = {"seconds": again_s}
+            later = self._app.configure_task(job.task_name, queue=job.queue, lock=job.lock, schedule_in=wait)
             await later.defer_async(**job.task_kwargs)
 
         return run

@@ -4,9 +4,9 @@
                   ▲        └ its taker is gone: due again after fifteen seconds
 
 One loop takes and records, in batches; each attempt is a task of its own. Every receiver has a lane with few places and
-a breaker (`webhooks.lane`), and what is not known to answer quickly may hold only a part of all places: so one
-receiver that is slow, or a thousand, hold up nobody else. What is sent and not yet recorded when the process dies is
-sent again, with the same id.
+a breaker (`webhooks.lane`), and what is not known to answer quickly may hold only a part of all places, of which an
+organisation may hold as many as it leaves free: so one receiver that is slow, or a thousand, hold up nobody else. What
+is sent and not yet recorded when the process dies is sent again, with the same id.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -52,6 +53,7 @@ from waypost.webhooks.signature import SECRET_BYTES, headers_of, secret_text
 IN_FLIGHT_MAX = 768  # attempts at one time: a socket each, and some 30 KiB
 UNPROVEN_MAX = 512  # of them to lanes whose last answer was not quick
 TAKEN_MAX = 256  # at one time
+UNPROVEN_TAKEN_MAX = 64  # of them, of one organisation
 _WINDOW = 2000  # deliveries looked through for them
 _ROUND_S = 0.01  # between two rounds; what is announced or ends meanwhile shares the next one
 _ROUND_S_MAX = 0.1  # as long as the last one took, but no longer: a long queue leaves the database its time
@@ -64,6 +66,7 @@ _IDLE_S = 600.0  # then a lane is forgotten
 _STOP_S = 5.0  # for attempts under way, at the end
 _OURS_S = 300.0  # until the next try of what failed through our own fault
 TESTS_MAX = 16  # at one time
+TESTS_OF_ONE_MAX = 4  # organisation
 
 
 class WebhookSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +78,7 @@ class WebhookSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TooManyTests(Exception):
-    """As many tests are under way as may be."""
+    """As many tests are under way as may be, in all or for this organisation."""
 
 
 class WebhookWorker:
@@ -106,8 +109,8 @@ class WebhookWorker:
         self._sending: dict[asyncio.Task[None], Taken] = {}
         self._ended: list[Ended] = []
         self._wake = asyncio.Event()
-        self._unproven = 0
-        self._tests = 0
+        self._unproven: Counter[bytes] = Counter()  # by organisation
+        self._tests: Counter[bytes] = Counter()
         self._counts = Counts(0, 0, 0.0, 0, 0)
         self._attempts = page.counter(
             "waypost_webhook_attempts", "Webhook attempts, by what became of the delivery", ("outcome",)
@@ -142,9 +145,9 @@ class WebhookWorker:
         """Send a test to an endpoint at once, active or not: the delivery's id and how it went.
 
         Raises LookupError for an unknown endpoint, TooManyTests."""
-        if self._tests >= TESTS_MAX:
+        if self._tests.total() >= TESTS_MAX or self._tests[org_id] >= TESTS_OF_ONE_MAX:
             raise TooManyTests
-        self._tests += 1
+        self._tests[org_id] += 1
         try:
             delivery_id = self._ids.new()
             taken = await take_test(self._pool, org_id, endpoint_id, delivery_id=delivery_id, event_id=self._ids.new())
@@ -154,7 +157,7 @@ class WebhookWorker:
             ended = Ended(delivery=taken, attempt=attempt, step=step, began_at=began_at, ended_at=self._now())
             await record(self._pool, [ended])
         finally:
-            self._tests -= 1
+            _give_back(self._tests, org_id)
         return delivery_id, attempt
 
     async def _rounds(self) -> None:
@@ -180,8 +183,10 @@ class WebhookWorker:
         now = self._clock.monotonic_s()
         free = {lane_id: lane.free(now) for lane_id, lane in self._lanes.items()}
         only = None
-        if self._unproven >= UNPROVEN_MAX:
-            only = [lane_id for lane_id, places in free.items() if places and self._lanes[lane_id].is_proven]
+        proven = [lane_id for lane_id, places in free.items() if places and self._lanes[lane_id].is_proven]
+        left = UNPROVEN_MAX - self._unproven.total()
+        if left <= 0:
+            only = proven
         if room <= 0 or only == []:
             return False
         taken = await take_due(
@@ -190,6 +195,9 @@ class WebhookWorker:
             free={lane_id: places for lane_id, places in free.items() if places},
             busy=[lane_id for lane_id, places in free.items() if not places],
             only=only,
+            proven=proven,
+            crowded=[org_id for org_id, places in self._unproven.items() if places >= left],
+            unproven_of_one=UNPROVEN_TAKEN_MAX,
             window=_WINDOW,
         )
         for each in taken:
@@ -202,13 +210,16 @@ class WebhookWorker:
             lane = self._lanes[taken.lane] = Lane(taken.failures)
         lane.begin(now)
         is_unproven = not lane.is_proven
-        self._unproven += is_unproven
+        org_id = taken.event.org_id
+        if is_unproven:
+            self._unproven[org_id] += 1
         task = asyncio.ensure_future(self._deliver(taken, lane))
         self._sending[task] = taken
 
         def ended(_: object) -> None:
             del self._sending[task]
-            self._unproven -= is_unproven
+            if is_unproven:
+                _give_back(self._unproven, org_id)
             self._wake.set()
 
         task.add_done_callback(ended)
@@ -325,6 +336,12 @@ class WebhookWorker:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.unix_ns() / 1e9, UTC)
+
+
+def _give_back(held: Counter[bytes], org_id: bytes) -> None:
+    held[org_id] -= 1
+    if not held[org_id]:
+        del held[org_id]
 
 
 def _endpoint_text(taken: Taken) -> str:
