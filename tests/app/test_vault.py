@@ -24,7 +24,7 @@ def told(tmp_path: Path, text: str) -> Path:
 def test_the_vault_is_this_machines_unless_a_server_is_named(tmp_path: Path) -> None:
     alone = read_settings(environment={}, data_dir=tmp_path, config_path=told(tmp_path, f"vault_bytes = {MIB}"))
     assert isinstance(open_vault(alone), SocketVault)
-    assert alone.vault_bytes == MIB
+    assert (alone.vault_bytes, alone.vault_share) == (MIB, 50)
     config = told(tmp_path, 'valkey_url = "valkey://waypost:hidden@10.0.0.5:6379"')
     shared = read_settings(environment={}, data_dir=tmp_path, config_path=config)
     assert isinstance(open_vault(shared), ValkeyVault)

@@ -55,6 +55,7 @@ async def test_input_and_metadata_are_in_the_vault_and_nowhere_in_the_database(d
         raw_id = ids.parse("exec", answer.json["id"])
         assert json.loads(plane.vault.values[input_key(raw_id)][0]) == said
         assert json.loads(plane.vault.values[metadata_key(raw_id)][0]) == {"order": canary}
+        assert set(plane.vault.owners.values()) == {plane.org_id}
         assert (await row_of(plane, answer.json["id"])).webhook_url == "https://example.org/h"
         for table in ("asynchronous_execution", "procrastinate_jobs", "procrastinate_events", "idempotency_key"):
             rows = await plane.rows(f"SELECT to_jsonb(t)::text FROM {table} t")

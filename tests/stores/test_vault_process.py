@@ -98,6 +98,48 @@ def test_bytes_are_those_of_the_entries_and_never_above_the_bound(steps: list[tu
         assert payloads.bytes == sum(size + 1 + OVERHEAD_BYTES for size, _ in model.values()) <= 4096
 
 
+def test_one_owner_has_a_share_and_what_ends_makes_room_in_it() -> None:
+    payloads = Payloads(10 * (OVERHEAD_BYTES + 2), 3 * (OVERHEAD_BYTES + 2))
+
+    def keep(key: bytes, owner: bytes) -> None:
+        payloads.keep(payloads.reserve(key, 0, owner), now_s=0.0, ttl_s=1.0 if key == b"k0" else 9.0)
+
+    for number in range(3):
+        keep(b"k%d" % number, b"one")
+    with pytest.raises(VaultFull):
+        keep(b"k3", b"one")
+    keep(b"o0", b"other")
+    keep(b"n0", b"")
+    payloads.expire(1.0)
+    keep(b"k4", b"one")
+    with pytest.raises(VaultFull):
+        keep(b"k5", b"one")
+    assert payloads.forget(b"k4")
+    payloads.give_back(payloads.reserve(b"k5", 0, b"one"))
+    keep(b"k5", b"one")
+    for number in range(4):
+        keep(b"n%d" % (number + 1), b"")
+    assert payloads.refused == 2
+    payloads.forget_all()
+    assert payloads.bytes == 0
+    keep(b"k6", b"one")
+
+
+async def test_what_is_put_for_an_owner_counts_to_its_share_and_is_found_by_its_key() -> None:
+    one, other = bytes(16), b"\0" * 15 + b"\1"
+    async with served(4 * MIB, MIB) as (_, path):
+        vault = SocketVault(path)
+        await vault.put("a", b"a" * (MIB - 1024), 60, owner=one)
+        with pytest.raises(VaultFull):
+            await vault.put("b", b"b" * 1024, 60, owner=one)
+        await vault.put("b", b"b" * (MIB - 1024), 60, owner=other)
+        await vault.put("c", b"c" * MIB, 60)
+        assert [(await vault.get(key) or b"")[:1] for key in "abc"] == [b"a", b"b", b"c"]
+        await vault.delete("a")
+        await vault.put("d", b"d" * 1024, 60, owner=one)
+        await vault.close()
+
+
 def test_marks_of_what_was_deleted_early_do_not_pile_up() -> None:
     payloads = Payloads(MIB)
     for n in range(20_000):

@@ -25,13 +25,15 @@ class FakeVault:
 
     def __init__(self) -> None:
         self.values: dict[str, tuple[bytes, float]] = {}
+        self.owners: dict[str, bytes] = {}
         self.now_s = 0.0
         self.is_up = True
         self.is_full = False
 
-    async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+    async def put(self, key: str, value: bytes, ttl_s: float, *, owner: bytes = b"") -> None:
         ttl_s = check_value(value, ttl_s)
         encode_key(key)
+        self.owners[key] = owner
         await self.check()
         if self.is_full:
             raise VaultFull
@@ -61,10 +63,12 @@ async def fake_vault() -> AsyncIterator[Vault]:
 
 
 @contextlib.asynccontextmanager
-async def served(bytes_max: int = 64 * MIB) -> AsyncIterator[tuple[VaultServer, Path]]:
+async def served(
+    bytes_max: int = 64 * MIB, share_bytes_max: int | None = None
+) -> AsyncIterator[tuple[VaultServer, Path]]:
     """A vault server of this process, and its socket."""
     with tempfile.TemporaryDirectory(prefix="wp") as directory:
-        server, path = VaultServer(Payloads(bytes_max)), Path(directory) / "vault.sock"
+        server, path = VaultServer(Payloads(bytes_max, share_bytes_max)), Path(directory) / "vault.sock"
         await server.listen(path)
         try:
             yield server, path

@@ -15,6 +15,7 @@ from tests.storage.asynchronous import HOLD_NANOS
 from tests.worker.execution_desk import CREDIT, PRICE, answered, cancel, full, open_desk, refused
 from waypost.executions import retries
 from waypost.executions.lifecycle import Mode, State
+from waypost.executions.payload_keys import output_key
 from waypost.kit.errors import ErrorCode
 from waypost.kit.ids import lowest_at
 from waypost.ledger.record import LedgerUnavailable
@@ -42,6 +43,7 @@ async def test_a_text_is_called_for_kept_in_the_vault_and_charged(database: str)
         assert output["text"] == "hello"
         assert output["choices"][0]["message"]["content"] == "hello"
         assert not desk.has_input(done)
+        assert desk.vault.owners[output_key(done.id, done.attempt)] == done.org_id
         ((call, path, body),) = desk.gateway.calls
         assert (path, body["model"], body["messages"]) == (
             "/v1/chat/completions",

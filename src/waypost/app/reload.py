@@ -72,7 +72,7 @@ class Reloading:
 
     def _take_over(self, settings: Settings) -> None:
         live = settings.live
-        for name in ("secrets_dir", "valkey_url", "valkey_wait_s", "vault_bytes"):
+        for name in ("secrets_dir", "valkey_url", "valkey_wait_s", "vault_bytes", "vault_share"):
             if getattr(settings, name) != getattr(self._settings, name):
                 emit(SettingNeedsRestart(process=self._process, setting=f"server.{name}"))
         if settings.files != self._settings.files:

@@ -21,6 +21,7 @@ _CATALOGUE_TABLES = ("providers", "models")  # of the same file, read by policy.
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 VALKEY_WAIT_S = 0.02
 VAULT_BYTES = 512 * 1024 * 1024
+VAULT_SHARE = 50  # percent
 VAULT_BYTES_BOUNDS = (1024 * 1024, 1024**4)
 _VALKEY = re.compile(r"(?:valkeys?|rediss?|unix)://.+")
 _PASSWORD = re.compile(r"(?<=:)[^:@/]*(?=@)|(?<=password=)[^&\s]*")
@@ -48,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     valkey_url: str | None = None  # of the server that the nodes of a cluster share; None: this machine is alone
     valkey_wait_s: float = VALKEY_WAIT_S  # that a request waits for its count of a limit
     vault_bytes: int = VAULT_BYTES  # of payloads that the vault process holds at one time
+    vault_share: int = VAULT_SHARE  # percent of them that one organisation's may take
     live: LiveSettings
     files: FileSettings
 
@@ -66,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ("valkey_url", "none" if self.valkey_url is None else _PASSWORD.sub("•••", self.valkey_url)),
             ("valkey_wait_s", f"{self.valkey_wait_s:g}"),
             ("vault_bytes", str(self.vault_bytes)),
+            ("vault_share", str(self.vault_share)),
             *self.live.shown(),
             *self.files.shown(),
         ]
@@ -116,6 +119,7 @@ def read_settings(
         valkey_url=_read_valkey_url(server),
         valkey_wait_s=server.number("valkey_wait_s", VALKEY_WAIT_S, least=0.001, most=5),
         vault_bytes=server.integer("vault_bytes", VAULT_BYTES, least=VAULT_BYTES_BOUNDS[0], most=VAULT_BYTES_BOUNDS[1]),
+        vault_share=server.integer("vault_share", VAULT_SHARE, least=1, most=100),
         live=read_live(server, egress, root.table("webhooks"), directory_of_file),
         files=read_files(root.table("files"), directory_of_file),
     )

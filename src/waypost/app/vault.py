@@ -86,7 +86,8 @@ def serve_vault(settings: Settings, socket: Path) -> int:
     die_with_supervisor(os.environ)
     socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.umask(0o177)  # whoever can connect reads every payload
-    return uvloop.run(_serve(Payloads(settings.vault_bytes), socket))
+    share_bytes_max = settings.vault_bytes * settings.vault_share // 100
+    return uvloop.run(_serve(Payloads(settings.vault_bytes, share_bytes_max), socket))
 
 
 async def _serve(payloads: Payloads, socket: Path) -> int:

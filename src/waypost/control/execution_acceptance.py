@@ -78,10 +78,10 @@ class Acceptance:
         keys = [input_key(execution.id)]
         vault = self._services.vault
         try:
-            await vault.put(keys[0], _encode(body_input), ttl_s)
+            await vault.put(keys[0], _encode(body_input), ttl_s, owner=api_key.org_id)
             if fields.get("metadata"):
                 keys.append(metadata_key(execution.id))
-                await vault.put(keys[1], _encode(fields["metadata"]), PAYLOAD_TTL_S_MAX)
+                await vault.put(keys[1], _encode(fields["metadata"]), PAYLOAD_TTL_S_MAX, owner=api_key.org_id)
         except ValueTooLarge:
             raise Refusal(ErrorCode.PAYLOAD_TOO_LARGE) from None
         except VaultError:

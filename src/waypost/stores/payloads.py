@@ -21,10 +21,11 @@ _STALE_MIN = 1024  # marks of forgotten entries that may stay in the heap
 class Entry:
     """One value. `buffer` is filled by whoever reserved it, up to `value_bytes`."""
 
-    __slots__ = ("buffer", "cost_bytes", "expires_at_s", "is_forgotten", "key", "readers", "value_bytes")
+    __slots__ = ("buffer", "cost_bytes", "expires_at_s", "is_forgotten", "key", "owner", "readers", "value_bytes")
 
-    def __init__(self, key: bytes, value_bytes: int) -> None:
+    def __init__(self, key: bytes, value_bytes: int, owner: bytes) -> None:
         self.key = key
+        self.owner = owner
         self.value_bytes = value_bytes
         self.cost_bytes = len(key) + value_bytes + OVERHEAD_BYTES
         self.buffer: bytearray | mmap.mmap = (
@@ -44,10 +45,13 @@ class Entry:
 
 
 class Payloads:
-    """At most `bytes_max` of entries, those that are being received included. `now_s` is a monotonic clock's."""
+    """At most `bytes_max` of entries, those that are being received included, and of one owner's at most
+    `share_bytes_max` (None: all). `now_s` is a monotonic clock's."""
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, share_bytes_max: int | None = None) -> None:
         self.bytes_max = bytes_max
+        self._share_bytes_max = bytes_max if share_bytes_max is None else share_bytes_max
+        self._bytes_of: dict[bytes, int] = {}
         self.bytes = 0
         self.refused = 0
         self.expired = 0
@@ -58,13 +62,18 @@ class Payloads:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def reserve(self, key: bytes, value_bytes: int) -> Entry:
-        """Room for a value that is about to come: end it by `keep` or `give_back`. Raises VaultFull."""
-        if self.bytes + len(key) + value_bytes + OVERHEAD_BYTES > self.bytes_max:
+    def reserve(self, key: bytes, value_bytes: int, owner: bytes = b"") -> Entry:
+        """Room for a value that is about to come: end it by `keep` or `give_back`. What has no owner counts to no
+        share. Raises VaultFull."""
+        cost_bytes = len(key) + value_bytes + OVERHEAD_BYTES
+        owned = self._bytes_of.get(owner, 0)
+        if self.bytes + cost_bytes > self.bytes_max or (owner and owned + cost_bytes > self._share_bytes_max):
             self.refused += 1
             raise VaultFull
-        entry = Entry(key, value_bytes)
-        self.bytes += entry.cost_bytes
+        entry = Entry(key, value_bytes, owner)
+        self.bytes += cost_bytes
+        if owner:
+            self._bytes_of[owner] = owned + cost_bytes
         return entry
 
     def give_back(self, entry: Entry) -> None:
@@ -122,6 +131,10 @@ class Payloads:
 
     def _end(self, entry: Entry) -> None:
         self.bytes -= entry.cost_bytes
+        if entry.owner:
+            self._bytes_of[entry.owner] -= entry.cost_bytes
+            if not self._bytes_of[entry.owner]:
+                del self._bytes_of[entry.owner]
         entry.wipe()
 
     def _drop_stale_marks(self) -> None:

@@ -13,6 +13,7 @@ from waypost.stores.vault import (
     VaultUnavailable,
     check_value,
     encode_key,
+    encode_owned,
 )
 from waypost.stores.vault_frames import ANSWER_HEAD, Operation, Status, ask_head
 
@@ -31,9 +32,9 @@ class SocketVault:
         self._connections: list[_Connection] = []
         self._opening = asyncio.Lock()
 
-    async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+    async def put(self, key: str, value: bytes, ttl_s: float, *, owner: bytes = b"") -> None:
         ttl_s = check_value(value, ttl_s)
-        raw_key = encode_key(key)
+        raw_key = encode_owned(key, owner)
         head = ask_head(Operation.PUT, raw_key, value_bytes=len(value), ttl_s=ttl_s)
         status, _ = await self._ask(head, value)
         if status == Status.FULL:

@@ -26,7 +26,8 @@ class ValkeyVault:
     def __init__(self, url: str, *, answer_s: float = ANSWER_S) -> None:
         self._redis: Redis = connect_valkey(url, answer_s=answer_s, connections_max=CONNECTIONS_MAX)
 
-    async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+    async def put(self, key: str, value: bytes, ttl_s: float, *, owner: bytes = b"") -> None:  # noqa: ARG002
+        # The server counts its memory and nobody's share of it.
         ttl_s = check_value(value, ttl_s)
         try:
             await self._redis.set(_PREFIX + encode_key(key), value, px=max(1, round(ttl_s * 1000)))

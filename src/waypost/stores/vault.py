@@ -1,7 +1,7 @@
 """The vault: payloads of asynchronous executions, in memory with a time to live, and nowhere else.
 
 VaultError
-├── VaultFull          no room: 503 for the caller, who may try again
+├── VaultFull          no room, or none for this owner: 503 for the caller, who may try again
 ├── VaultUnavailable   it does not answer, or breaks the connection: the same
 └── ValueTooLarge      above `VALUE_BYTES_MAX`: 413, since it will never fit
 """
@@ -12,6 +12,7 @@ from typing import Protocol
 
 VALUE_BYTES_MAX = 32 * 1024 * 1024  # twice the largest request body by default; results are no larger
 KEY_BYTES_MAX = 255
+OWNER_BYTES_MAX = 16
 TTL_S_MAX = 7 * 86_400.0  # an execution with the longest deadline, and its result for a day after it
 
 
@@ -20,7 +21,7 @@ class VaultError(Exception):
 
 
 class VaultFull(VaultError):
-    """There is no room for this value until others are deleted or expire."""
+    """There is no room for this value until others are deleted or expire: in all, or in its owner's share."""
 
 
 class VaultUnavailable(VaultError):
@@ -34,8 +35,9 @@ class ValueTooLarge(VaultError):
 class Vault(Protocol):
     """Values by key, each until its time is over. Whoever holds a vault closes it."""
 
-    async def put(self, key: str, value: bytes, ttl_s: float) -> None:
-        """Keep `value` for `ttl_s` seconds (above 0, cut at `TTL_S_MAX`), in place of what `key` named before.
+    async def put(self, key: str, value: bytes, ttl_s: float, *, owner: bytes = b"") -> None:
+        """Keep `value` for `ttl_s` seconds (above 0, cut at `TTL_S_MAX`), in place of what `key` named before. It is
+        counted to the share of `owner`, an organisation's id, where the vault has shares.
 
         Raises VaultFull (what was there before is still there), VaultUnavailable, ValueTooLarge."""
 
@@ -60,9 +62,14 @@ class VaultUnfit(Exception):
 def encode_key(key: str) -> bytes:
     """Raises ValueError for one that is empty or too long."""
     raw = key.encode()
-    if not 0 < len(raw) <= KEY_BYTES_MAX:
-        raise ValueError(f"a key of the vault has 1 to {KEY_BYTES_MAX} bytes")
+    if not 0 < len(raw) <= KEY_BYTES_MAX or b"\0" in raw:
+        raise ValueError(f"a key of the vault has 1 to {KEY_BYTES_MAX} bytes, none of them 0")
     return raw
+
+
+def encode_owned(key: str, owner: bytes) -> bytes:
+    """The key, and after it whose share it counts to."""
+    return encode_key(key) + (b"\0" + owner if owner else b"")
 
 
 def check_value(value: bytes, ttl_s: float) -> float:

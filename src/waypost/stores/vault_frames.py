@@ -3,7 +3,8 @@
     ask     operation (1 byte), key length (2), value length (4), milliseconds to live (4), key, value
     answer  status (1 byte), value length (4), value
 
-Numbers are big-endian. Any number of asks may be sent ahead of their answers. What is no frame ends the connection.
+A key may be followed by a zero byte and its owner, which count to the key's length. Numbers are big-endian. Any number
+of asks may be sent ahead of their answers. What is no frame ends the connection.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from waypost.stores.payloads import Entry, Payloads
-from waypost.stores.vault import KEY_BYTES_MAX, TTL_S_MAX, VALUE_BYTES_MAX, VaultFull
+from waypost.stores.vault import KEY_BYTES_MAX, OWNER_BYTES_MAX, TTL_S_MAX, VALUE_BYTES_MAX, VaultFull
 from waypost.stores.vault_frames import ASK_HEAD, Operation, Status, answer_head
 
 CONNECTIONS_MAX = 256  # some for each process of ours; who comes after them is sent away
@@ -62,7 +62,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._filled = 0
         self._operation = Operation.GET
         self._key_bytes = self._value_bytes = self._ttl_ms = 0
-        self._key = b""
+        self._key = self._owner = b""
         self._head: bytearray | None = bytearray(ASK_HEAD.size)
         self._entry: Entry | None = None  # being received
         self._skips_bytes = 0  # of a value for which there is no room
@@ -97,7 +97,10 @@ class _Connection(asyncio.BufferedProtocol):
         if self._head is not None:
             self._take_head(self._head)
         elif not self._key:
-            self._key = bytes(self._part)
+            self._key, _, self._owner = bytes(self._part).partition(b"\0")
+            if not self._key:
+                self.cut()
+                return
             self._take_key()
         elif self._skips_bytes:
             self._skips_bytes -= len(self._part)
@@ -128,7 +131,7 @@ class _Connection(asyncio.BufferedProtocol):
         is_fit = self._value_bytes <= VALUE_BYTES_MAX and 0 < self._ttl_ms <= TTL_S_MAX * 1000
         if (
             operation not in tuple(Operation)
-            or not 0 < self._key_bytes <= KEY_BYTES_MAX
+            or not 0 < self._key_bytes <= KEY_BYTES_MAX + 1 + OWNER_BYTES_MAX
             or (not is_fit if is_put else self._value_bytes)
         ):
             self.cut()
@@ -143,7 +146,7 @@ class _Connection(asyncio.BufferedProtocol):
             self._answer(Status.DONE if self._payloads.forget(self._key) else Status.MISSING)
         else:
             try:
-                self._entry = self._payloads.reserve(self._key, self._value_bytes)
+                self._entry = self._payloads.reserve(self._key, self._value_bytes, self._owner)
             except VaultFull:
                 self._skips_bytes = self._value_bytes
                 self._skip()

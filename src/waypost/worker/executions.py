@@ -302,7 +302,8 @@ class ExecutionWork:
             report_bug(error)  # the gateway answers in a closed form
             raise Refusal(ErrorCode.GENERATION_FAILED) from None
         try:
-            await self._vault.put(output_key(claimed.id, claimed.attempt), output, self._result_ttl_s)
+            key = output_key(claimed.id, claimed.attempt)
+            await self._vault.put(key, output, self._result_ttl_s, owner=claimed.org_id)
         except VaultError:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE) from None
         return Done(answer.charge_nanos, answer.usage or Usage(), has_text=True)
