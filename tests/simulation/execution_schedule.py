@@ -45,6 +45,7 @@ from waypost.worker.job_input import JobInputs
 from waypost.worker.job_money import JobMoney
 from waypost.worker.job_steps import JobSteps, OutputNotKept
 from waypost.worker.provider_jobs import ProviderJobs
+from waypost.worker.queue import Handler
 
 CANARY = "canary-of-a-prompt-7f3a"
 WEBHOOK = "https://receiver.test/hook"
@@ -177,7 +178,7 @@ class Schedule:
         self.faults.begin()
         self._pool.faults = self.faults
         try:
-            await self._handle(name, arguments)
+            again_s = await self._handle(name, arguments)
         except Crash:
             self._desk = self._worker()
             self._put(name, arguments, RESCUED_AFTER_S, tries)
@@ -189,13 +190,15 @@ class Schedule:
         finally:
             self._pool.faults = None
             self.faults.end()
+        if again_s is not None:
+            self._put(name, arguments, again_s, tries)
         if self.dice.random() < 0.05:
             self._put(name, arguments, self.dice.choice((0.0, 2.0, 20.0)), tries)  # it is run again
 
-    async def _handle(self, name: str, arguments: dict[str, Any]) -> None:
+    async def _handle(self, name: str, arguments: dict[str, Any]) -> float | None:
         work, jobs = self._desk
-        handlers = {START: work.start, **jobs.handlers()}
-        await handlers[name](**arguments)
+        handlers: dict[str, Handler] = {START: work.start, **jobs.handlers()}
+        return await handlers[name](**arguments)
 
     async def _sweep(self) -> None:
         """As the worker does for whoever's time is up."""
