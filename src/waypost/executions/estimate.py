@@ -30,12 +30,11 @@ def job_ceiling(modality: str, body_input: Mapping[str, Any], schema: Schema) ->
 
 
 def _number(body_input: Mapping[str, Any], schema: Schema, names: tuple[str, ...], default: int) -> int:
-    """Rounded up; what is no positive number says nothing."""
-    for name in names:
-        declared = schema.get("properties", {}).get(name, {})
-        bounds = declared if isinstance(declared, Mapping) else {}
-        for value in (body_input.get(name), bounds.get("default")):
-            number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
-            if isinstance(number, int | float) and not isinstance(number, bool) and 0 < number <= 86_400:
-                return -int(-number // 1)
+    """Rounded up; what is no positive number says nothing. What was asked for, by any name, goes before a default."""
+    declared = schema.get("properties", {})
+    defaults = (bounds.get("default") if isinstance(bounds := declared.get(name), Mapping) else None for name in names)
+    for value in (*(body_input.get(name) for name in names), *defaults):
+        number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+        if isinstance(number, int | float) and not isinstance(number, bool) and 0 < number <= 86_400:
+            return -int(-number // 1)
     return default
