@@ -27,6 +27,8 @@ async def test_an_input_reaches_its_provider_by_url_inside_the_request_or_as_byt
         file_id = ids.parse("file", (await upload(plane, content))["id"])
 
         url = await plane.files.deliver(plane.org_id, file_id, Delivery.URL)
+        until_s = plane.clock.unix_ns() // 1_000_000_000 + 3_600
+        long_url = await plane.files.deliver(plane.org_id, file_id, Delivery.URL, until_s=until_s)
         inline = await plane.files.deliver(plane.org_id, file_id, Delivery.BASE64)
         whole = await plane.files.read_input(plane.org_id, file_id)
         opened = await plane.files.open_input(plane.org_id, file_id)
@@ -39,6 +41,9 @@ async def test_an_input_reaches_its_provider_by_url_inside_the_request_or_as_byt
         assert b"".join([part async for part in opened.parts]) == content
         plane.clock.step_s(16 * 60)
         assert (await plane.ask("GET", path_of(url), key="")).status == 403
+        assert (await plane.ask("GET", path_of(long_url), key="")).status == 200
+        plane.clock.step_s(45 * 60)
+        assert (await plane.ask("GET", path_of(long_url), key="")).status == 403
 
 
 async def test_an_input_url_is_good_for_that_and_under_its_own_name_only(database: str, tmp_path: Path) -> None:

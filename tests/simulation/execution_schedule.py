@@ -393,7 +393,7 @@ def _view(habits: Habits) -> View:
     return build_view(read_catalogue(document), 1)
 
 
-async def _deliver_nothing(org_id: bytes, file_id: bytes, how: str) -> str:
+async def _deliver_nothing(org_id: bytes, file_id: bytes, how: str, until_s: int) -> str:
     raise Refusal(ErrorCode.FILE_NOT_FOUND)
 
 

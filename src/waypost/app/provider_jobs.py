@@ -48,11 +48,11 @@ def make_provider_jobs(
 
 
 def _deliver(files: Files) -> Deliver:
-    async def deliver(org_id: bytes, file_id: bytes, how: str) -> str | Content:
+    async def deliver(org_id: bytes, file_id: bytes, how: str, until_s: int) -> str | Content:
         try:
             if how == "passthrough":
                 return Content(*await files.read_input(org_id, file_id))
-            return await files.deliver(org_id, file_id, how)
+            return await files.deliver(org_id, file_id, how, until_s=until_s)
         except StoreUnavailable:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE) from None
 

@@ -27,6 +27,7 @@ class FetchFailure(Enum):
 
     FORBIDDEN = ("forbidden", False)  # where nobody may call, or it led elsewhere
     EXPIRED = ("expired", False)  # the address is not good any more: the provider may give another one
+    UNREACHABLE = ("unreachable", True)  # nobody there
     UNAVAILABLE = ("unavailable", True)  # no answer, or not all of it, or an error
     TOO_LARGE = ("too_large", False)
     TYPE_UNSUPPORTED = ("type_unsupported", False)
@@ -117,7 +118,12 @@ class Outputs:
         return FetchFailed(failure)
 
 
-_FAILURES = {Failure.FORBIDDEN: FetchFailure.FORBIDDEN, Failure.TOO_LARGE: FetchFailure.TOO_LARGE}
+_FAILURES = {
+    Failure.FORBIDDEN: FetchFailure.FORBIDDEN,
+    Failure.TOO_LARGE: FetchFailure.TOO_LARGE,
+    Failure.UNKNOWN_HOST: FetchFailure.UNREACHABLE,
+    Failure.REFUSED: FetchFailure.UNREACHABLE,
+}
 
 
 def _check_answer(status: int, headers: dict[str, str]) -> None:

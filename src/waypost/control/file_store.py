@@ -177,12 +177,19 @@ class Files:
         return await files.count_ready(self.pool, org_id, wanted, self.now()) == len(wanted)
 
     async def deliver(
-        self, org_id: bytes, file_id: bytes, how: Delivery | str, *, inline_bytes_max: int = INLINE_BYTES_MAX
+        self,
+        org_id: bytes,
+        file_id: bytes,
+        how: Delivery | str,
+        *,
+        inline_bytes_max: int = INLINE_BYTES_MAX,
+        until_s: int = 0,
     ) -> str:
-        """An input as its provider takes it: a URL, or a data URL. Without a `public_url` there is no URL, and a data
-        URL takes its place. Raises as `open_input`, and Refusal 413 for what is too large to be inlined."""
+        """An input as its provider takes it: a URL, good until `until_s` in Unix seconds and at least for 15 minutes,
+        or a data URL. Without a `public_url` there is no URL, and a data URL takes its place. Raises as `open_input`,
+        and Refusal 413 for what is too large to be inlined."""
         if Delivery(how) is Delivery.URL and self.urls.public_url is not None:
-            return self.signed_url(await self.input_row(org_id, file_id))
+            return self.signed_url(await self.input_row(org_id, file_id), until_s=until_s)
         content, content_type = await self.read_input(org_id, file_id, bytes_max=inline_bytes_max)
         return data_url(content_type, base64.b64encode(content).decode())
 
@@ -199,10 +206,10 @@ class Files:
         opened_file = await self.open_file(row)
         return b"".join([part async for part in opened_file.parts]), row.content_type
 
-    def signed_url(self, row: FileRow) -> str:
-        """For a provider, for 15 minutes. Needs a `public_url`."""
+    def signed_url(self, row: FileRow, *, until_s: int = 0) -> str:
+        """For a provider, until then and for 15 minutes at least. Needs a `public_url`."""
         assert self.urls.public_url is not None
-        expires_s = self._clock.unix_ns() // 1_000_000_000 + INPUT_S
+        expires_s = max(self._clock.unix_ns() // 1_000_000_000 + INPUT_S, until_s)
         return self.urls.url(UrlUse.INPUT, row.id, expires_s=expires_s, content_type=row.content_type or "")
 
     async def _read(self, row: FileRow, start: int, end: int) -> AsyncGenerator[bytes, None]:

@@ -106,6 +106,13 @@ def charge_of(made: Usage, prices: PriceRow, hold_nanos: Nanos) -> Nanos:
     return min(amount(made, prices), hold_nanos)
 
 
+def asked_by(estimate_nanos: Nanos, prices: PriceRow) -> int:
+    """The milliseconds of video or sound that an estimate was made for; 0 where its price does not depend on them."""
+    base_nanos = amount(Usage(), prices)
+    second_nanos = amount(Usage(duration_ms=1_000), prices) - base_nanos
+    return max(0, estimate_nanos - base_nanos) * 1_000 // second_nanos if second_nanos > 0 else 0
+
+
 def files_named(value: Any, is_file: Any) -> list[str]:
     """Every string of a JSON value that is the id of a file, once, in order."""
     found: dict[str, None] = {}

@@ -28,9 +28,9 @@ class Content(msgspec.Struct, frozen=True):
         return f"<content of {len(self.data)} bytes>"
 
 
-Deliver = Callable[[bytes, bytes, str], Awaitable[str | Content]]
-"""(organisation, file, one of policy.catalogue.INPUT_DELIVERIES) → what stands for the file in the request, or what is
-to be uploaded. Raises Refusal, such as FILE_NOT_FOUND."""
+Deliver = Callable[[bytes, bytes, str, int], Awaitable[str | Content]]
+"""(organisation, file, one of policy.catalogue.INPUT_DELIVERIES, Unix second until which the provider may need it) →
+what stands for the file in the request, or what is to be uploaded. Raises Refusal, such as FILE_NOT_FOUND."""
 Upload = Callable[[Seat, bytes, str], Awaitable[str | None]]
 """(provider, content, its type) → what stands for it there, None when it was not taken."""
 
@@ -61,9 +61,10 @@ class JobInputs:
             return _decode_fields(kept)
         body_input: Any = _decode(kept)
         delivered = {}
+        until_s = int(execution.expires_at.timestamp())
         for name in files_named(body_input, _is_file):
             file_id = ids.parse("file", name)
-            file = await self._deliver(execution.org_id, file_id, seat.deployment.input_delivery)
+            file = await self._deliver(execution.org_id, file_id, seat.deployment.input_delivery, until_s)
             delivered[name] = file if isinstance(file, str) else await self._uploaded(seat, file)
         return _decode_fields(_encode(with_files(body_input, delivered)))
 
@@ -73,10 +74,10 @@ class JobInputs:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE)
         return address
 
-    async def asked_for(self, execution: AsynchronousExecution) -> dict[str, Any]:
-        """What was asked for, as its caller put it; nothing when it is gone. Raises VaultError."""
+    async def asked_for(self, execution: AsynchronousExecution) -> dict[str, Any] | None:
+        """What was asked for, as its caller put it; None when it is gone. Raises VaultError."""
         kept = await self._vault.get(input_key(execution.id))
-        return {} if kept is None else _decode(kept)
+        return None if kept is None else _decode(kept)
 
 
 def _is_file(value: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from waypost.executions.estimate import job_ceiling
-from waypost.executions.provider_job import charge_of, cost_of, made_by
+from waypost.executions.provider_job import asked_by, charge_of, cost_of, made_by
 from waypost.executions.validation import schema_of
 from waypost.kit.ids import sibling
 from waypost.policy.catalogue import Catalogue, Deployment, Model
@@ -65,14 +65,16 @@ class JobMoney:
         return (JobBill(sibling(row.id, row.attempt), cogs_nanos),)
 
     async def _asked_ms(self, row: AsynchronousExecution, model: Model | None, files: Sequence[OutputFile]) -> int:
-        """Of video or sound: as measured, else as was asked for."""
+        """Of video or sound: as measured, else as was asked for, which the estimate tells when the input is gone."""
         measured_ms = sum(each.duration_ms for each in files)
         if measured_ms or model is None:
             return measured_ms
         try:
             asked = await self._inputs.asked_for(row)
         except VaultError:
-            asked = {}
+            asked = None
+        if asked is None:
+            return asked_by(row.estimate_nanos, model.price.in_force(_at_ms(row)))
         return job_ceiling(model.modality, asked, schema_of(model.modality, model.input_schema)).duration_ms_max
 
     async def _model(self, row: AsynchronousExecution) -> Model | None:
