@@ -29,7 +29,7 @@ from waypost.wire.errand import Ambiguous, Answered, Errand, NotSent, Sent
 from waypost.worker.job_desk import JobDesk
 from waypost.worker.job_input import Content, JobInputs
 from waypost.worker.job_money import JobMoney
-from waypost.worker.job_steps import JobSteps, OutputNotKept
+from waypost.worker.job_steps import JobSteps, OutputNotKept, OutputsAway
 from waypost.worker.provider_jobs import ProviderJobs
 
 CREDIT = 10_000_000_000
@@ -85,10 +85,13 @@ class Shelf:
         self._sim = sim
         self.kept: dict[tuple[bytes, int], OutputFile] = {}
         self.fails = 0
+        self.is_away: Callable[[], bool] = lambda: False
         self.tries = 0
 
     async def rehost(self, execution: AsynchronousExecution, index: int, address: str) -> OutputFile:
         self.tries += 1
+        if self.is_away():
+            raise OutputsAway
         if self.fails:
             self.fails -= 1
             raise OutputNotKept
@@ -139,6 +142,7 @@ class Stage:
         self.announced: list[str] = []
         self.executions = Executions(settling, IDS, self._announce)
         self.files: dict[str, str] = {}
+        self.needed_until_s = 0
         self.versions: dict[int, Catalogue] = {}
         self.view = build_view(Catalogue(), 1)
         self.addresses = CallbackAddresses(b"s" * 32, lambda: public_url)
@@ -252,7 +256,8 @@ class Stage:
     ) -> None:
         self.announced.append(event)
 
-    async def _deliver(self, org_id: bytes, file_id: bytes, how: str) -> str | Content:
+    async def _deliver(self, org_id: bytes, file_id: bytes, how: str, until_s: int) -> str | Content:
+        self.needed_until_s = until_s
         name = file_id.hex()
         if name not in self.files:
             raise Refusal(ErrorCode.FILE_NOT_FOUND)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -34,6 +35,7 @@ async def test_files_reach_the_provider_as_its_deployment_wants_them(database: s
         await stage.ended(await stage.execute(image=text("file", file_id), more=[{"at": text("file", file_id)}]))
         sent = msgspec.json.decode(stage.carrier.errands[0].body)["input"]
         assert sent == {"prompt": "hi", "image": "base64:picture", "more": [{"at": "base64:picture"}]}
+        assert stage.needed_until_s >= stage.clock.unix_ns() // 1_000_000_000 + 3_500  # an hour is its time
 
         row = await stage.ended(await stage.execute(image=text("file", b"x" * 16)))
         assert (row.state, row.error_code) == (State.FAILED, "FILE_NOT_FOUND")
@@ -101,6 +103,24 @@ async def test_an_explicit_refusal_is_another_attempt_and_three_are_enough(datab
         stage.sim.arm("status", status=422)
         row = await stage.ended(await stage.execute())
         assert (row.state, row.error_code, row.attempt) == (State.FAILED, "INPUT_VALIDATION_ERROR", 1)
+
+
+async def test_an_explicit_refusal_leads_to_another_provider_at_once(database: str) -> None:
+    async with open_stage(database, "replicate", "plain") as stage:
+        stage.sim.arm("status", status=503, count=0, style="replicate")
+        begun_s = stage.clock.on_s
+        execution_id = await stage.execute()
+        await stage.work(until=lambda row: row.state is State.SUBMITTED)
+        row = await stage.row(execution_id)
+        assert (row.provider, row.attempt) == ("plain", 2)
+        assert stage.clock.on_s - begun_s < 0.5
+        assert (await stage.ended(execution_id)).state is State.SUCCEEDED
+
+        stage.sim.arm("status", status=503, count=0, style="plain")
+        row = await stage.ended(await stage.execute())
+        assert (row.state, row.error_code, row.attempt) == (State.FAILED, "MODEL_OVERLOADED", 3)
+        submissions = [each.provider for each in stage.carrier.errands if is_submission(each)]
+        assert submissions[2:] == ["replicate", "plain", "replicate"]
 
 
 async def test_what_no_gateway_carries_is_refused_and_what_is_late_is_not_sent(database: str) -> None:
@@ -175,6 +195,71 @@ async def test_a_callback_names_the_job_of_a_submission_whose_answer_was_lost(da
         assert (await stage.row(execution_id)).state is State.SUBMIT_UNKNOWN
         await stage.run(HEAR, heard | {"is_believed": 1})
         assert (await stage.ended(execution_id)).state is State.SUCCEEDED
+
+
+async def dies_having_submitted(stage: Stage) -> dict[str, Any]:
+    """A worker's end between a submission and its answer; the job that the queue had given to it."""
+    task = await stage.next_job()
+    assert task is not None
+
+    def dies(_: Errand, sent: Sent) -> Sent:
+        raise ConnectionError
+
+    stage.carrier.after = dies
+    with pytest.raises(ConnectionError):
+        await stage.run(*task)
+    stage.carrier.after = lambda _, sent: sent
+    stage.jobs = stage.worker()
+    return {"name": task[0], "arguments": task[1]}
+
+
+async def test_a_callback_tells_of_the_job_while_its_submission_is_written_down(database: str) -> None:
+    async with open_stage(database, "fal", mode="callback", public_url="http://127.0.0.1:1") as stage:
+        execution_id = await stage.execute()
+        task = await dies_having_submitted(stage)
+        (job,) = stage.sim.jobs
+        heard = {"execution": execution_id.hex(), "attempt": 1, "job": job.id}
+        await stage.run(HEAR, heard | {"is_believed": 0})
+        assert (await stage.row(execution_id)).state is State.SUBMITTING
+        stage.carrier.before = lambda _: NotSent("resting", 5.0)
+        await stage.run(HEAR, heard | {"is_believed": 1})
+        stage.carrier.before = lambda _: None
+        assert (await stage.row(execution_id)).state is State.SUBMITTED
+        await stage.run(**task)
+        assert (await stage.ended(execution_id)).state is State.SUCCEEDED
+        assert len(await stage.costs()) == len(stage.sim.jobs) == 1
+        await money_is_right(stage, 41_000_000)
+
+
+async def test_a_callback_after_the_end_leads_to_the_booking_of_its_job(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        stage.sim.set_prices({"acme/paint": {"image": "30000"}})
+        execution_id = await stage.execute()
+        task = await dies_having_submitted(stage)
+        await stage.run(**task)
+        assert (await stage.ended(execution_id)).state is State.FAILED
+        assert await stage.costs() == []
+        (job,) = stage.sim.jobs
+        await stage._settled()
+        heard = {"execution": execution_id.hex(), "attempt": 1, "job": job.id, "is_believed": 1}
+        for _ in range(2):
+            await stage.run(HEAR, heard)
+            await stage.work()
+        ((_, cogs),) = await stage.costs()
+        assert cogs == stage.sim.bill.nanos == 30_000_000
+        await money_is_right(stage, 0)
+
+
+async def test_what_was_to_be_cancelled_and_is_lost_was_cancelled(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        execution_id = await stage.execute()
+        task = await dies_having_submitted(stage)
+        row = await stage.row(execution_id)
+        wished = msgspec.structs.replace(row, cancel_requested_at=row.accepted_at)
+        assert await stage.executions.step(row, wished) is not None
+        await stage.run(**task)
+        row = await stage.ended(execution_id)
+        assert (row.state, row.error_code) == (State.CANCELED, "")
 
 
 async def test_a_worker_that_dies_while_it_submits_sends_nothing_twice(database: str) -> None:
@@ -298,3 +383,63 @@ async def test_a_step_that_the_database_does_not_answer_is_taken_once(database: 
         assert len(stage.sim.jobs) == 8
         assert not any(job.is_cancel_asked for job in stage.sim.jobs)
         await money_is_right(stage, 8 * 41_000_000)
+
+
+@pytest.mark.parametrize("style", ["fal", "replicate", "plain"])
+async def test_what_another_worker_has_written_down_is_not_taken_for_ones_own(database: str, style: str) -> None:
+    async with open_stage(database, style) as stage:
+        execution_id = await stage.execute()
+        task = await stage.next_job()
+        assert task is not None
+        step_on, send = stage.executions.step_on, stage.carrier.send
+        others: list[asyncio.Future[None]] = []
+        is_sent, may_answer = asyncio.Event(), asyncio.Event()
+
+        async def slow(errand: Errand) -> Sent:
+            sent = await send(errand)
+            if is_submission(errand) and not is_sent.is_set():
+                is_sent.set()
+                await may_answer.wait()
+            return sent
+
+        async def lost(connection: Any, before: Any, after: Any, **more: Any) -> Any:
+            if after.state is State.SUBMITTING and after.provider and not others:
+                # This worker cannot reach the database; the queue gives its job to another one, who can.
+                others.append(asyncio.ensure_future(stage.worker().start(await stage.row(execution_id))))
+                await is_sent.wait()
+                raise LedgerUnavailable
+            return await step_on(connection, before, after, **more)
+
+        stage.carrier.send = slow  # type: ignore[method-assign]
+        stage.jobs = stage.worker()
+        stage.executions.step_on = lost  # type: ignore[method-assign]
+        await stage.run(*task)
+        may_answer.set()
+        await asyncio.gather(*others)
+        assert (await stage.ended(execution_id)).state is State.SUCCEEDED
+        assert len([each for each in stage.carrier.errands if is_submission(each)]) == 1
+        assert len(stage.sim.jobs) == 1
+
+
+async def test_what_follows_a_step_is_queued_though_a_wish_to_cancel_came_in_its_place(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        execution_id = await stage.execute(prompt="sim: stuck=1")
+        await stage.work(until=lambda row: row.state is State.RUNNING)
+        original = stage.steps._step
+        lost: list[int] = []
+
+        async def step(row: Any, after: Any, *more: Any) -> Any:
+            if lost:
+                return await original(row, after, *more)
+            lost.append(1)
+            wished = msgspec.structs.replace(row, cancel_requested_at=row.accepted_at)
+            assert await stage.executions.step(row, wished) is not None
+            raise LedgerUnavailable
+
+        stage.steps._step = step  # type: ignore[method-assign, assignment]
+        task = await stage.next_job()
+        assert task is not None
+        await stage.run(*task)
+        row = await stage.row(execution_id)
+        assert [arguments["version"] for _, arguments in await stage.queued()] == [row.version]
+        assert row.cancel_requested_at is not None

@@ -20,7 +20,7 @@ from waypost.executions.lifecycle import State
 from waypost.kit import ids
 from waypost.storage.asynchronous_executions import AsynchronousExecution
 from waypost.storage.files import drop_outputs_on, show_outputs_on
-from waypost.worker.job_steps import OutputNotKept
+from waypost.worker.job_steps import OutputNotKept, OutputsAway
 from waypost.worker.kept_outputs import KeptOutputs
 
 
@@ -84,3 +84,9 @@ async def test_what_cannot_be_kept_is_told(database: str, tmp_path: Path, addres
         with pytest.raises(OutputNotKept):
             await kept.rehost(received(plane.org_id), 0, address)
         assert await plane.rows("SELECT FROM file") == []
+
+
+async def test_where_nobody_is_may_be_somebody_later(database: str, tmp_path: Path) -> None:
+    async with keeping(database, tmp_path, "127.0.0.1:9") as (plane, kept):
+        with pytest.raises(OutputsAway):
+            await kept.rehost(received(plane.org_id), 0, "http://127.0.0.1:9/x")

@@ -10,7 +10,7 @@ from waypost.executions.lifecycle import Mode, State
 from waypost.policy.snapshot import build_view
 from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, START, Job
 from waypost.storage.provider_callbacks import HEAR
-from waypost.wire.errand import Ambiguous, Errand, NotSent, Sent
+from waypost.wire.errand import Ambiguous, Answered, Errand, NotSent, Sent
 from waypost.worker.job_steps import LOOK_UP, POLL
 
 STYLES = pytest.mark.parametrize("style", KINDS)
@@ -218,6 +218,102 @@ async def test_an_address_that_has_expired_is_asked_for_again(database: str) -> 
         row = await stage.ended(await stage.execute(prompt="sim: expired=3"))
         assert row.state is State.SUCCEEDED
         assert 2 <= stage.shelf.tries <= 4
+
+
+async def test_who_cannot_be_reached_is_waited_for_before_an_output_is_lost(database: str) -> None:
+    async with open_stage(database, "replicate") as stage:
+        stage.sim.set_prices({"acme/paint": {"image": "30000", "second": "2000"}})
+        execution_id = await stage.execute()
+        await stage.work(until=lambda row: row.state is State.REHOSTING)
+        begun_s = stage.clock.on_s
+        asked: list[float] = []
+
+        def rests(_: Errand) -> Sent | None:
+            asked.append(stage.clock.on_s - begun_s)
+            return NotSent("resting", 900.0) if len(asked) == 1 else None
+
+        stage.carrier.before = rests
+        stage.shelf.is_away = lambda: stage.clock.on_s - begun_s < 1_800
+        row = await stage.ended(execution_id)
+        assert row.state is State.SUCCEEDED
+        assert asked[1] >= 899
+        assert 9 <= stage.shelf.tries < 60
+        await money_is_right(stage, 41_000_000)
+
+
+async def test_an_output_that_nobody_can_reach_is_lost_in_the_end_and_booked(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        execution_id = await stage.execute("clip", duration=4)
+        stage.shelf.is_away = lambda: True
+        await stage.work(until=lambda row: row.state.has_ended, jobs_max=200)
+        row = await stage.row(execution_id)
+        assert (row.state, row.error_code) == (State.FAILED, "GENERATION_FAILED")
+        assert row.ended_at is not None
+        assert row.ended_at >= row.expires_at
+        ((_, cogs),) = await stage.costs()
+        assert cogs == 4 * 2_000_000
+        await money_is_right(stage, 0)
+
+
+async def test_a_job_whose_deployment_is_gone_is_followed_until_it_is_booked(database: str) -> None:
+    async with open_stage(database, "replicate") as stage:
+        stage.sim.set_prices({"acme/paint": {"second": "2000"}})
+        execution_id = await stage.execute(prompt="sim: run_ms=200")
+        await stage.work(until=lambda row: row.state is State.SUBMITTED)
+        stage.offer("plain")
+        await stage.work(until=lambda row: row.state.has_ended)
+        row = await stage.row(execution_id)
+        assert (row.state, row.error_code) == (State.FAILED, "MODEL_UNAVAILABLE")
+        await stage.work(until=lambda _: stage.clock.on_s > 1_500)
+        stage.offer("replicate")
+        await stage.work()
+        ((_, cogs),) = await stage.costs()
+        assert cogs == stage.sim.bill.nanos > 0
+        await money_is_right(stage, 0)
+
+
+async def test_a_job_that_never_tells_its_end_is_told_to_the_operator(
+    database: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with open_stage(database, "replicate") as stage:
+        execution_id = await stage.execute(prompt="sim: stuck=1")
+        await stage.work(until=lambda row: row.state is State.SUBMITTED)
+        stage.offer("plain")
+        await stage.work(jobs_max=120)
+        assert stage.clock.on_s >= 7_190
+        said = [msgspec.json.decode(line) for line in capfd.readouterr().err.splitlines() if "Unbooked" in line]
+        assert [each["execution_id"] for each in said] == [execution_id.hex()]
+
+
+async def test_an_orphan_is_cancelled_until_its_provider_has_heard(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        execution_id = await stage.execute(prompt="sim: stuck=1")
+        deaf = iter([Ambiguous("reset")] * 2)
+        stage.carrier.before = lambda errand: next(deaf, None) if errand.method == "PUT" else None
+        await stage.work(until=lambda row: row.state.has_ended, jobs_max=90)
+        assert (await stage.row(execution_id)).state is State.EXPIRED
+        await stage.work()
+        assert stage.sim.jobs[0].is_cancel_asked
+        assert next(deaf, None) is None
+
+
+@pytest.mark.parametrize("seconds", [4, 16])
+async def test_a_film_whose_length_nobody_tells_is_paid_as_it_was_estimated(database: str, seconds: int) -> None:
+    async with open_stage(database, "replicate") as stage:
+
+        def told(_: Errand, sent: Sent) -> Sent:
+            body = msgspec.json.decode(sent.body) if isinstance(sent, Answered) else None
+            if not isinstance(body, dict) or "metrics" not in body:
+                return sent
+            return msgspec.structs.replace(sent, body=msgspec.json.encode(body | {"metrics": {}}))
+
+        stage.carrier.after = told
+        estimate = seconds * 60_000_000 + 1_000_000
+        execution_id = await stage.execute("clip", duration=seconds, changes={"estimate_nanos": estimate})
+        await stage.work(until=lambda row: row.state is State.REHOSTING)
+        stage.vault.values.clear()
+        assert (await stage.ended(execution_id)).state is State.SUCCEEDED
+        assert await stage.charge(execution_id) == estimate
 
 
 @pytest.mark.parametrize("output", ["missing", "wrong_type"])

@@ -239,6 +239,15 @@ class ProviderJobOrphaned(Event, frozen=True):
     deployment: str
 
 
+class ProviderJobUnbooked(Event, frozen=True):
+    """How a job ended that nobody waits for could not be learned in time: what it cost is not in the books."""
+
+    level = "error"
+    execution_id: str
+    provider: str
+    deployment: str
+
+
 class ProviderJobOutputLost(Event, frozen=True):
     """What a job made could not be fetched, however often its address was asked for: its execution failed."""
 

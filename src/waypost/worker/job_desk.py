@@ -41,6 +41,12 @@ class Unsent(msgspec.Struct, frozen=True):
     retry_after_s: float | None = None
 
 
+class Unheard(msgspec.Struct, frozen=True):
+    """How the job is cannot be told now."""
+
+    retry_after_s: float = 0.0  # before that there is no use in asking
+
+
 class Seat(msgspec.Struct, frozen=True):
     """A provider that may take, or has, a job of an execution."""
 
@@ -113,22 +119,22 @@ class JobDesk:
         except (BadAnswer, UpstreamError):
             return None
 
-    async def ask(self, seat: Seat, execution: AsynchronousExecution, job_id: str) -> Job | None:
-        """How the job is, with its outputs when it succeeded; None when that cannot be told now."""
+    async def ask(self, seat: Seat, execution: AsynchronousExecution, job_id: str) -> Job | Unheard:
+        """How the job is, with its outputs when it succeeded."""
         told = await self._read(
             seat,
             execution,
             seat.kind.status(job_id, seat.target),
             lambda each: seat.kind.read_status(each, seat.target),
         )
-        if told is None or told.state is not JobState.SUCCEEDED or told.has_outputs:
-            return told
-        return await self._read(
-            seat,
-            execution,
-            seat.kind.result(job_id, seat.target),
-            lambda each: seat.kind.read_result(each, seat.target),
-        )
+        if isinstance(told, Job) and told.state is JobState.SUCCEEDED and not told.has_outputs:
+            told = await self._read(
+                seat,
+                execution,
+                seat.kind.result(job_id, seat.target),
+                lambda each: seat.kind.read_result(each, seat.target),
+            )
+        return Unheard() if told is None else told
 
     def can_look_up(self, seat: Seat, execution: AsynchronousExecution) -> bool:
         """Whether the provider can find the job by our token. Replicate knows it by the address to call alone."""
@@ -141,7 +147,8 @@ class JobDesk:
         token = self._token(seat, execution)
         call = seat.kind.look_up(token, seat.target)
         assert call is not None, "asked before"
-        return await self._read(seat, execution, call, lambda each: seat.kind.read_look_up(each, token, seat.target))
+        told = await self._read(seat, execution, call, lambda each: seat.kind.read_look_up(each, token, seat.target))
+        return None if isinstance(told, Unheard) else told
 
     async def cancel(self, seat: Seat, execution: AsynchronousExecution, job_id: str) -> bool:
         """Whether the provider was told, or cannot be."""
@@ -160,14 +167,18 @@ class JobDesk:
         execution: AsynchronousExecution,
         call: JobCall,
         read: Callable[[JobAnswer], Job | None],
-    ) -> Job | None:
+    ) -> Job | Unheard | None:
         sent = await self._errand(seat, call, execution.credential, ASK_S)
-        if not isinstance(sent, Answered):
-            return None
+        if isinstance(sent, NotSent):
+            return Unheard(sent.retry_after_s or 0.0)
+        if isinstance(sent, Ambiguous):
+            return Unheard()
         try:
             return read(JobAnswer(sent.status, sent.headers, sent.body))
-        except (BadAnswer, UpstreamError):
-            return None
+        except UpstreamError as refused:
+            return Unheard(refused.failure.retry_after_s or 0.0)
+        except BadAnswer:
+            return Unheard()
 
     async def _errand(self, seat: Seat, call: JobCall, credential: bytes | None, timeout_s: float) -> Sent:
         errand = Errand(

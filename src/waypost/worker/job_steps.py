@@ -18,9 +18,17 @@ from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode
 from waypost.ledger.record import LedgerUnavailable
 from waypost.providers.job import Job
-from waypost.storage.asynchronous_executions import QUEUE, AsynchronousExecution, Ending, Executions, OutputFile
+from waypost.storage.asynchronous_executions import (
+    CANCEL_AT_PROVIDER,
+    QUEUE,
+    AsynchronousExecution,
+    Ending,
+    Executions,
+    OutputFile,
+)
 from waypost.storage.asynchronous_executions import Job as QueuedJob
 from waypost.storage.jobs import defer
+from waypost.storage.transaction_outcome import number_of, was_committed
 from waypost.stores.vault import Vault, VaultError
 from waypost.telemetry.metrics import Counter
 from waypost.worker.job_money import JobMoney
@@ -35,12 +43,17 @@ class OutputNotKept(Exception):
     """An output could not be fetched, or is nothing that may be kept. A fresh address may help."""
 
 
+class OutputsAway(Exception):
+    """Nobody could be reached: where it is, or where it would be kept. Time may help."""
+
+
 class Outputs(Protocol):
     """Where what jobs made is kept."""
 
     async def rehost(self, execution: AsynchronousExecution, index: int, address: str) -> OutputFile:
         """Fetch and keep an output, which the step that ends the execution shows or drops; the same index again is the
-        same file. `address` was checked to be the provider's, or is a data URL. Raises OutputNotKept."""
+        same file. `address` was checked to be the provider's, or is a data URL. Raises OutputNotKept,
+        OutputsAway."""
 
 
 class Then(msgspec.Struct, frozen=True):
@@ -131,7 +144,11 @@ class JobSteps:
         job: Job | None = None,
         jobs: tuple[QueuedJob, ...] = (),
     ) -> None:
-        """Other than by success: its caller pays nothing. What a job that is over costs, the house bears."""
+        """Other than by success: its caller pays nothing. What a job that is over costs, the house bears; one that may
+        not be over is cancelled, and booked when it is."""
+        if row.provider_job is not None and (job is None or not job.state.is_terminal):
+            jobs = (*jobs, QueuedJob(CANCEL_AT_PROVIDER))
+            job = None
         ending = Ending() if job is None else await self.money.of_failure(row, job)
         name = "" if code is None else code.name
         after = msgspec.structs.replace(row, state=state, ended_at=self.now(), error_code=name)
@@ -178,20 +195,38 @@ class JobSteps:
         jobs: tuple[QueuedJob, ...],
     ) -> AsynchronousExecution | None:
         """The step; tried again while the database does not answer, since what is known here of a provider is known
-        nowhere else. One whose outcome we were not told of may have been taken: then the row is as we wanted it.
-        Raises LedgerUnavailable in the end."""
+        nowhere else. Of one whose outcome we were not told of, the server tells whether it was committed: that the row
+        looks as we wanted it proves nothing, others want the same. Raises LedgerUnavailable in the end."""
         for _ in range(_AGAIN_MAX):
+            taken = _Taken()
             try:
-                return await self._step(row, after, then, ending, jobs)
+                return await self._step(row, after, then, ending, jobs, taken)
             except LedgerUnavailable:
                 await asyncio.sleep(self._again_s)
-            try:
-                current = await self._executions.find(row.id)
-            except LedgerUnavailable:
-                continue
-            if current is not None and current.version == row.version + 1 and _place(current) == _place(after):
-                return current
+            if await self._was_committed(taken):
+                is_ours_to_go_on = then is None and ending is None
+                return await self._still_there(taken) if is_ours_to_go_on else taken.stepped
         raise LedgerUnavailable
+
+    async def _was_committed(self, taken: _Taken) -> bool:
+        """Raises LedgerUnavailable when that cannot be told for long."""
+        if not taken.number:
+            return False
+        for again in range(_AGAIN_MAX):
+            try:
+                return await was_committed(self._executions.pool, taken.number)
+            except LedgerUnavailable:
+                if again + 1 == _AGAIN_MAX:
+                    raise
+                await asyncio.sleep(self._again_s)
+        return False
+
+    async def _still_there(self, taken: _Taken) -> AsynchronousExecution | None:
+        """Where nothing was queued with a step, whoever took it goes on at once: not after somebody else did."""
+        if taken.stepped is None:
+            return None
+        current = await self._executions.find(taken.stepped.id)
+        return current if current is not None and _place(current) == _place(taken.stepped) else None
 
     async def _step(
         self,
@@ -200,8 +235,10 @@ class JobSteps:
         then: Then | None,
         ending: Ending | None,
         jobs: tuple[QueuedJob, ...],
+        taken: _Taken,
     ) -> AsynchronousExecution | None:
         async with self._executions.pool.connection() as connection, connection.transaction():
+            taken.number = await number_of(connection)
             stepped = await self._executions.step_on(connection, row, after, ending=ending, jobs=jobs)
             if stepped is None:
                 return None
@@ -209,7 +246,16 @@ class JobSteps:
                 arguments = {"execution": row.id.hex(), "version": stepped.version, **then.arguments}
                 at = self.at(then.after_s) if then.after_s else None
                 await defer(connection, then.task, arguments, queue=QUEUE, at=at)
+            taken.stepped = stepped
         return stepped
+
+
+class _Taken:
+    """What is known of a step while its transaction runs."""
+
+    def __init__(self) -> None:
+        self.number = ""  # the transaction's; "" = it was never begun
+        self.stepped: AsynchronousExecution | None = None
 
 
 def _place(row: AsynchronousExecution) -> tuple[object, ...]:

@@ -19,7 +19,7 @@ from waypost.providers.job import Job, JobState
 from waypost.storage.asynchronous_executions import AsynchronousExecution
 from waypost.stores.vault import VaultError
 from waypost.telemetry.events import ProviderJobLost, emit
-from waypost.worker.job_desk import JobDesk, Seat, Submitted, Unsent
+from waypost.worker.job_desk import JobDesk, Seat, Submitted, Unheard, Unsent
 from waypost.worker.job_input import InputGone, JobInputs
 from waypost.worker.job_steps import LOOK_UP, POLL, SUBMIT, JobSteps, Then
 
@@ -50,23 +50,25 @@ class Submissions:
         elif execution.state is State.SUBMITTING:
             await self._go_on(execution)
 
-    async def submit(self, execution: str, version: int) -> None:
+    async def submit(self, execution: str, version: int, refused: str = "") -> None:
+        """`refused`: the deployments that have refused it before, each on its line."""
         row = await self._steps.find(execution)
         if row is None or row.state is not State.SUBMITTING:
             return
         if row.version >= version:
-            await self._go_on(row)
+            await self._go_on(row, frozenset(refused.splitlines()))
 
-    async def _go_on(self, row: AsynchronousExecution) -> None:
+    async def _go_on(self, row: AsynchronousExecution, refused: frozenset[str] = frozenset()) -> None:
         """Where it is not known to be at a provider it is submitted; where it is written down, whoever did that was
         interrupted. If they are only slow, they find their step taken, and what they hear still counts."""
         if row.provider is None:
-            await self._submit(row)
+            await self._submit(row, refused)
         else:
             await self._lost(row)
 
-    async def _submit(self, row: AsynchronousExecution) -> None:
-        """To one provider after another, as long as none of them has received it."""
+    async def _submit(self, row: AsynchronousExecution, refused: frozenset[str] = frozenset()) -> None:
+        """To one provider after another, as long as none of them has received it; not at once to those that
+        have refused it."""
         without: set[str] = set()
         wait_s = _WAIT_S
         while True:
@@ -76,8 +78,8 @@ class Submissions:
             if row.expires_at <= self._steps.now():
                 await self._steps.end(row, State.EXPIRED, ErrorCode.GENERATION_TIMEOUT)
                 return
-            seat = self._desk.choose(row.model, without)
-            if seat is None and not without:
+            seat = self._desk.choose(row.model, without | refused)
+            if seat is None and not without and not refused:
                 await self._steps.end(row, State.FAILED, ErrorCode.MODEL_UNAVAILABLE)
                 return
             if seat is None:
@@ -92,7 +94,7 @@ class Submissions:
             deadline_s = max(0, int((row.expires_at - self._steps.now()).total_seconds()))
             told = await self._desk.submit(seat, written, fields, deadline_s=deadline_s)
             if isinstance(told, Submitted):
-                await self._told(written, told)
+                await self._told(written, told, refused)
                 return
             without.add(seat.deployment.id)
             wait_s = max(wait_s, told.retry_after_s or 0.0)
@@ -116,7 +118,7 @@ class Submissions:
                 await self._steps.end(row, State.FAILED, refused.code)
         return None
 
-    async def _told(self, row: AsynchronousExecution, told: Submitted) -> None:
+    async def _told(self, row: AsynchronousExecution, told: Submitted, refused: frozenset[str] = frozenset()) -> None:
         match told.next:
             case Next.ACCEPTED:
                 assert told.job is not None
@@ -128,18 +130,28 @@ class Submissions:
             case Next.ELSEWHERE if row.attempt >= ATTEMPTS_MAX:
                 await self._steps.end(row, State.FAILED, told.code)
             case Next.ELSEWHERE:
-                wait_s = max(backoff_s(row.attempt, dice=self._steps.dice()), told.retry_after_s or 0.0)
-                if wait_s >= (row.expires_at - self._steps.now()).total_seconds():
-                    await self._steps.end(row, State.FAILED, told.code)
-                    return
-                after = msgspec.structs.replace(unplaced(row), attempt=row.attempt + 1)
-                await self._steps.step(row, after, Then(SUBMIT, wait_s))
+                await self._elsewhere(row, told, refused | {row.deployment or ""})
+
+    async def _elsewhere(self, row: AsynchronousExecution, told: Submitted, refused: frozenset[str]) -> None:
+        """At once where another one takes jobs; else here again, after a while."""
+        wait_s = 0.0
+        if self._desk.choose(row.model, refused) is None:
+            wait_s = max(backoff_s(row.attempt, dice=self._steps.dice()), told.retry_after_s or 0.0)
+            refused = frozenset()
+        if wait_s >= (row.expires_at - self._steps.now()).total_seconds():
+            await self._steps.end(row, State.FAILED, told.code)
+            return
+        after = msgspec.structs.replace(unplaced(row), attempt=row.attempt + 1)
+        await self._steps.step(row, after, Then(SUBMIT, wait_s, {"refused": "\n".join(sorted(refused))}))
 
     async def _accepted(self, row: AsynchronousExecution, job: Job, credential: bytes | None) -> None:
         """There is a job. While that was being heard of, the row may have moved on to not knowing, or to its end."""
 
         def change(now: AsynchronousExecution) -> AsynchronousExecution | None:
             is_same = (now.attempt, now.provider) == (row.attempt, row.provider)
+            is_heard = is_same and now.provider_job == job.id and now.state in (State.SUBMITTED, State.RUNNING)
+            if is_heard and credential and now.credential is None:  # by a callback, which does not tell of keys
+                return msgspec.structs.replace(now, credential=credential)
             if not is_same or now.state not in (State.SUBMITTING, State.SUBMIT_UNKNOWN):
                 return None
             credentials = credential or now.credential
@@ -163,10 +175,16 @@ class Submissions:
             return
         emit(ProviderJobLost(provider=seat.provider.id, deployment=seat.deployment.id))
         if not self._can_ask(seat, row) and not self._desk.calls_back(seat):
-            await self._steps.end(row, State.FAILED, ErrorCode.GENERATION_FAILED)
+            await self._given_up(row)
             return
         after = msgspec.structs.replace(row, state=State.SUBMIT_UNKNOWN)
         await self._steps.step(row, after, self._first_look(seat, row))
+
+    async def _given_up(self, row: AsynchronousExecution) -> None:
+        """Nobody knows of a job. A callback that still comes leads to its booking."""
+        is_wished = row.cancel_requested_at is not None
+        state, code = (State.CANCELED, None) if is_wished else (State.FAILED, ErrorCode.GENERATION_FAILED)
+        await self._steps.end(row, state, code)
 
     async def look_again(self, row: AsynchronousExecution) -> None:
         """A wish to cancel has taken the row on, past the look that was queued for it: what follows is queued anew."""
@@ -195,7 +213,7 @@ class Submissions:
             return
         seat = self._desk.seat_of(row)
         if seat is None or self._steps.now().timestamp() >= until_s:
-            await self._steps.end(row, State.FAILED, ErrorCode.GENERATION_FAILED)
+            await self._given_up(row)
             return
         if self._desk.can_look_up(seat, row):
             job = await self._desk.look_up(seat, row)
@@ -223,8 +241,12 @@ class Submissions:
     async def heard_of(self, row: AsynchronousExecution, job_id: str) -> None:
         """A callback that is believed names the job of a submission whose answer was lost."""
         seat = self._desk.seat_of(row)
-        told = None if seat is None else await self._desk.ask(seat, row, job_id)
-        if told is not None and told.state is not JobState.GONE:
+        if seat is None:
+            return
+        told = await self._desk.ask(seat, row, job_id)
+        if isinstance(told, Unheard):
+            told = Job(job_id, JobState.QUEUED)  # it is believed; how it is will be told later
+        if told.state is not JobState.GONE:
             await self._accepted(row, msgspec.structs.replace(told, id=job_id), row.credential)
 
     def _written_down(self, row: AsynchronousExecution, seat: Seat) -> AsynchronousExecution:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 
-from waypost.control.file_fetch import FetchFailed, Outputs
+from waypost.control.file_fetch import FetchFailed, FetchFailure, Outputs
 from waypost.storage.asynchronous_executions import AsynchronousExecution, OutputFile
 from waypost.storage.files import UploadEnded
 from waypost.stores.objects import StoreUnavailable
 from waypost.wire.media_type import split_data_url
-from waypost.worker.job_steps import OutputNotKept
+from waypost.worker.job_steps import OutputNotKept, OutputsAway
 
 
 class KeptOutputs:
@@ -20,7 +20,7 @@ class KeptOutputs:
         self._outputs = outputs
 
     async def rehost(self, execution: AsynchronousExecution, index: int, address: str) -> OutputFile:
-        """`address` is where the provider has it, or a data URL. Raises OutputNotKept, also while the store is away."""
+        """`address` is where the provider has it, or a data URL. Raises OutputNotKept, OutputsAway."""
         try:
             row = await self._outputs.rehost(
                 org_id=execution.org_id,
@@ -28,7 +28,11 @@ class KeptOutputs:
                 output_index=index,
                 source=_inline(address) if address.startswith("data:") else address,
             )
-        except (FetchFailed, StoreUnavailable, UploadEnded, TimeoutError):
+        except FetchFailed as failed:
+            raise (OutputsAway if failed.failure is FetchFailure.UNREACHABLE else OutputNotKept) from None
+        except StoreUnavailable:
+            raise OutputsAway from None
+        except (UploadEnded, TimeoutError):
             raise OutputNotKept from None
         assert row.content_type is not None
         assert row.size_bytes is not None

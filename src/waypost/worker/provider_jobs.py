@@ -23,11 +23,11 @@ from waypost.executions.provider_job import (
 from waypost.kit.errors import ErrorCode
 from waypost.policy.job_document import may_serve_outputs
 from waypost.providers.job import Job, JobState
-from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, AsynchronousExecution, OutputFile
+from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, FETCHING_S, AsynchronousExecution, OutputFile
 from waypost.storage.asynchronous_executions import Job as QueuedJob
 from waypost.storage.provider_callbacks import HEAR
-from waypost.telemetry.events import ProviderJobOutputLost, emit
-from waypost.worker.job_desk import JobDesk, Seat
+from waypost.telemetry.events import ProviderJobOutputLost, ProviderJobUnbooked, emit
+from waypost.worker.job_desk import JobDesk, Seat, Unheard
 from waypost.worker.job_input import JobInputs
 from waypost.worker.job_steps import (
     LOOK_UP,
@@ -38,11 +38,12 @@ from waypost.worker.job_steps import (
     JobSteps,
     OutputNotKept,
     Outputs,
+    OutputsAway,
     Then,
 )
 from waypost.worker.job_submissions import Submissions
 
-ORPHAN_TRIES_MAX, ORPHAN_S_MAX = 10, 300.0
+ORPHAN_AFTER_S, ORPHAN_S_MAX = 3_600.0, 300.0
 _CANCEL_AGAIN_S = 5.0
 _AFTER_CANCEL_S = 1.0  # until its status is asked for
 
@@ -82,12 +83,16 @@ class ProviderJobs:
     async def hear(self, execution: str, attempt: int, job: str, is_believed: int) -> None:
         """A callback came. `job` is the id that it names, and `is_believed` whether that is the provider's word."""
         row = await self._steps.find(execution)
-        if row is None or row.state.has_ended or row.attempt != attempt:
+        if row is None or row.attempt != attempt or row.provider is None:
             return
         if row.state in (State.SUBMITTED, State.RUNNING):
             await self._ask(row)
-        elif row.state is State.SUBMIT_UNKNOWN and job and is_believed:
+        elif not job or not is_believed or row.provider_job == job:
+            return
+        elif row.state in (State.SUBMITTING, State.SUBMIT_UNKNOWN):
             await self._submissions.heard_of(row, job)
+        elif row.state.has_ended:
+            await self._found_too_late(row, job)
 
     async def _ask(self, row: AsynchronousExecution) -> None:
         seat = self._desk.seat_of(row)
@@ -96,11 +101,10 @@ class ProviderJobs:
             return
         assert row.provider_job is not None
         if row.expires_at <= self._steps.now():
-            await self._steps.end(
-                row, State.EXPIRED, ErrorCode.GENERATION_TIMEOUT, jobs=(QueuedJob(CANCEL_AT_PROVIDER),)
-            )
+            await self._steps.end(row, State.EXPIRED, ErrorCode.GENERATION_TIMEOUT)
             return
-        job = await self._desk.ask(seat, row, row.provider_job)
+        told = await self._desk.ask(seat, row, row.provider_job)
+        job = told if isinstance(told, Job) else None
         is_cancel_asked = row.cancel_requested_at is not None
         if job is not None and job.state is JobState.GONE and not is_cancel_asked and row.polls < GONE_POLLS_MAX:
             job = None
@@ -108,7 +112,10 @@ class ProviderJobs:
             is_running = job is not None and job.state is JobState.RUNNING
             state = State.RUNNING if is_running or row.state is State.RUNNING else row.state
             after = msgspec.structs.replace(row, state=state, polls=row.polls + 1)
-            await self._steps.step(row, after, Then(POLL, self._steps.poll_delay_s(row)))
+            wait_s = self._steps.poll_delay_s(row)
+            if isinstance(told, Unheard):
+                wait_s = max(wait_s, min(told.retry_after_s, self._left_s(row)))
+            await self._steps.step(row, after, Then(POLL, wait_s))
         elif job.state is JobState.SUCCEEDED and job.outputs:
             after = msgspec.structs.replace(row, state=State.REHOSTING, polls=row.polls + 1)
             await self._steps.step(row, after, Then(REHOST, 0.0, {"tries": 0}))
@@ -127,7 +134,9 @@ class ProviderJobs:
             return
         seat = self._desk.seat_of(row)
         assert row.provider_job is not None
-        job = None if seat is None else await self._desk.ask(seat, row, row.provider_job)
+        told = Unheard() if seat is None else await self._desk.ask(seat, row, row.provider_job)
+        job = told if isinstance(told, Job) else None
+        is_away = job is None
         files: list[OutputFile] = []
         if seat is not None and job is not None and job.state is JobState.SUCCEEDED:
             try:
@@ -135,17 +144,27 @@ class ProviderJobs:
                     files.append(await self._kept(row, seat, index, output.url))
             except OutputNotKept:
                 files = []
-        if files and job is not None and seat is not None:
+            except OutputsAway:
+                files, is_away = [], True
+        if files and job is not None:
             await self._succeed(row, job, tuple(files))
             return
-        tries += 1
-        if tries >= REHOST_TRIES_MAX:
+        tries += not is_away
+        left_s = self._left_s(row) + FETCHING_S
+        if tries >= REHOST_TRIES_MAX or left_s <= 0:
             emit(ProviderJobOutputLost(provider=row.provider or "", deployment=row.deployment or ""))
             await self._steps.end(row, State.FAILED, ErrorCode.GENERATION_FAILED, job=job)
             return
-        wait_s = backoff_s(tries, first_s=REHOST_FIRST_S, most_s=REHOST_S_MAX, dice=self._steps.dice())
+        rounds = row.polls if is_away else tries
+        wait_s = backoff_s(max(1, rounds), first_s=REHOST_FIRST_S, most_s=REHOST_S_MAX, dice=self._steps.dice())
+        if isinstance(told, Unheard):
+            wait_s = max(wait_s, told.retry_after_s)
         after = msgspec.structs.replace(row, polls=row.polls + 1)
-        await self._steps.step(row, after, Then(REHOST, wait_s, {"tries": tries}))
+        await self._steps.step(row, after, Then(REHOST, min(wait_s, left_s), {"tries": tries}))
+
+    def _left_s(self, row: AsynchronousExecution) -> float:
+        """Until its time is up."""
+        return (row.expires_at - self._steps.now()).total_seconds()
 
     async def _kept(self, row: AsynchronousExecution, seat: Seat, index: int, address: str) -> OutputFile:
         is_inline = address.startswith("data:")
@@ -194,9 +213,18 @@ class ProviderJobs:
         await self._steps.queue(ORPHAN, _orphan(row, job_id, 0))
 
     async def orphan(
-        self, execution: str, attempt: int, job: str, provider: str, deployment: str, credential: str, tries: int
+        self,
+        execution: str,
+        attempt: int,
+        job: str,
+        provider: str,
+        deployment: str,
+        credential: str,
+        tries: int,
+        is_told: int = 0,
     ) -> None:
-        """Cancel it, and book what it cost once that is known."""
+        """Cancel it, and book what it cost once that is known. It is asked for an hour after the time that its
+        provider was given, and that time is all of the execution's; then somebody has to look at the bill."""
         row = await self._steps.find(execution)
         if row is None:
             return
@@ -204,16 +232,22 @@ class ProviderJobs:
             row, attempt=attempt, provider=provider, deployment=deployment, credential=credential.encode() or None
         )
         seat = self._desk.seat_of(row)
-        told = None
+        told: Job | Unheard = Unheard()
         if seat is not None:
-            if tries == 0:
-                await self._desk.cancel(seat, row, job)
+            is_told = is_told or await self._desk.cancel(seat, row, job)
             told = await self._desk.ask(seat, row, job)
-        if told is not None and told.state.is_terminal:
+        if isinstance(told, Job) and told.state.is_terminal:
             await self._steps.money.book_orphan(row, told)
-        elif tries < ORPHAN_TRIES_MAX:
-            wait_s = backoff_s(tries + 1, most_s=ORPHAN_S_MAX, dice=self._steps.dice())
-            await self._steps.queue(ORPHAN, _orphan(row, job, tries + 1), after_s=wait_s)
+            return
+        left_s = self._left_s(row) + ORPHAN_AFTER_S
+        if left_s <= 0:
+            emit(ProviderJobUnbooked(execution_id=row.id.hex(), provider=provider, deployment=deployment))
+            return
+        wait_s = backoff_s(tries + 1, most_s=ORPHAN_S_MAX, dice=self._steps.dice())
+        if isinstance(told, Unheard):
+            wait_s = max(wait_s, told.retry_after_s)
+        again = _orphan(row, job, tries + 1) | {"is_told": int(is_told)}
+        await self._steps.queue(ORPHAN, again, after_s=min(wait_s, left_s))
 
 
 def _orphan(row: AsynchronousExecution, job_id: str, tries: int) -> dict[str, str | int]:
