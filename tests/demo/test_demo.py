@@ -49,10 +49,10 @@ def demo(data_dir: Path, *options: str) -> Iterator[str]:
         process.stdout.close()
 
 
-def paste_curl(said: str) -> tuple[str, str]:
-    """The answers of the two lines, plain and streamed, as a shell and curl understand them."""
-    plain, streamed = (_do(shlex.split(line)) for line in said.splitlines() if line.startswith("curl "))
-    return plain, streamed
+def paste_curl(said: str) -> tuple[str, str, str]:
+    """The answers of the three lines, plain, streamed and as an execution, as a shell and curl understand them."""
+    plain, streamed, execution = (_do(shlex.split(line)) for line in said.splitlines() if line.startswith("curl "))
+    return plain, streamed, execution
 
 
 def _do(words: list[str]) -> str:
@@ -96,9 +96,11 @@ def data_dir() -> Iterator[Path]:
 
 def test_a_newcomer_pastes_what_it_prints_and_comes_back_to_the_same_account(data_dir: Path) -> None:
     with demo(data_dir, "--simulated") as said:
-        plain, streamed = paste_curl(said)
+        plain, streamed, execution = paste_curl(said)
         assert json.loads(plain)["choices"][0]["message"]["content"]
         assert streamed.endswith("data: [DONE]\n\n")
+        assert json.loads(execution)["status"] == "COMPLETED"
+        assert json.loads(execution)["output"]["text"]
         assert paste_python(said).strip()
     first_key, first_credit = key_and_credit(said)
 
@@ -118,7 +120,7 @@ def test_a_newcomer_pastes_what_it_prints_and_comes_back_to_the_same_account(dat
 )
 def test_a_real_model_answers(data_dir: Path) -> None:
     with demo(data_dir) as said:
-        plain, streamed = paste_curl(said)
+        plain, streamed, _ = paste_curl(said)
 
     assert "Paris" in json.loads(plain)["choices"][0]["message"]["content"]
     assert "Paris" in streamed

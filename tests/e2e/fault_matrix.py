@@ -149,6 +149,7 @@ def cases() -> list[Case]:
     simulated = [
         Case(kind, phase, is_stream, variant)
         for kind, what in KINDS.items()
+        if not what.is_of_jobs
         for variant in _VARIANTS.get(kind, ({},))
         for phase in sorted(what.phases, key=ALL_PHASES.index)
         for is_stream in ((True,) if what.is_stream_only else (False, True))

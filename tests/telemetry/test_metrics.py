@@ -15,6 +15,7 @@ _SERIES = re.compile(r"^([a-z_]+)\{(.*)\} ", re.MULTILINE)
 _LABEL = re.compile(r'([a-z_]+)="')
 # `le` is the format's own label: the bound of a bucket.
 ALLOWED = {*LABELS, "le"}
+OF_OTHERS = {"child", "reason", "state"}  # of the supervisor and the control process
 
 
 def labels(page: bytes) -> set[str]:
@@ -57,5 +58,5 @@ async def test_a_gateway_counts_by_listed_labels_and_by_nothing_a_caller_says(da
         await stack.at_rest()
         _, page = await get(stack.data_dir / "run" / "gateway.sock", "/metrics", timeout_s=10)
 
-    assert labels(page) == ALLOWED - {"child"}
+    assert labels(page) == ALLOWED - OF_OTHERS
     assert b"-of-the-callers" not in page

@@ -114,7 +114,10 @@ class Desk:
         async def is_settled() -> bool:
             return not await self.deliveries("PENDING")
 
-        await until(is_settled, within_s=within_s)
+        try:
+            await until(is_settled, within_s=within_s)
+        except TimeoutError:
+            raise AssertionError(f"still pending: {await self.deliveries('PENDING')}") from None
         return await self.deliveries()
 
     async def tried(self) -> list[Delivery]:

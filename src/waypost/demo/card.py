@@ -8,6 +8,7 @@ from waypost.kit.money import Nanos, format_usd_floor
 from waypost.supervisor.up import Deployment
 
 _QUESTION = "What is the capital of France?"
+_MESSAGES = f'"messages": [{{"role": "user", "content": "{_QUESTION}"}}]'
 
 
 def render_card(deployment: Deployment, account: Account, offer: Offer, balance: Nanos, notes: list[str]) -> str:
@@ -31,6 +32,10 @@ def render_card(deployment: Deployment, account: Account, offer: Offer, balance:
             "",
             _curl(deployment, account, offer, is_stream=True),
             "",
+            "As an execution, which goes on without you; ten seconds of it are waited for:",
+            "",
+            _execution(deployment, account, offer),
+            "",
             "With the OpenAI SDK for Python (pip install openai; in a checkout: ./run python):",
             "",
             _python(deployment, account),
@@ -43,11 +48,17 @@ def render_card(deployment: Deployment, account: Account, offer: Offer, balance:
 
 def _curl(deployment: Deployment, account: Account, offer: Offer, *, is_stream: bool) -> str:
     stream = ', "stream": true' if is_stream else ""
-    body = f'{{"model": "{offer.slug}"{stream}, "messages": [{{"role": "user", "content": "{_QUESTION}"}}]}}'
-    return (
-        f"curl {'-N ' if is_stream else ''}{deployment.url}/v1/chat/completions"
-        f' -H "Authorization: Bearer {account.api_key}" -H "Content-Type: application/json" -d \'{body}\''
-    )
+    body = f'{{"model": "{offer.slug}"{stream}, {_MESSAGES}}}'
+    return f"curl {'-N ' if is_stream else ''}{deployment.url}/v1/chat/completions{_headers(account)} -d '{body}'"
+
+
+def _execution(deployment: Deployment, account: Account, offer: Offer) -> str:
+    body = f'{{"model": "{offer.slug}", "input": {{{_MESSAGES}}}}}'
+    return f"curl {deployment.url}/v1/executions{_headers(account)} -H \"Prefer: wait=10\" -d '{body}'"
+
+
+def _headers(account: Account) -> str:
+    return f' -H "Authorization: Bearer {account.api_key}" -H "Content-Type: application/json"'
 
 
 def _python(deployment: Deployment, account: Account) -> str:

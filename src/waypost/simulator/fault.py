@@ -40,6 +40,7 @@ class Kind(msgspec.Struct, frozen=True):
     phases: tuple[str, ...]
     params: tuple[str, ...] = ()
     is_stream_only: bool = False
+    is_of_jobs: bool = False  # of providers of jobs alone; a model that answers at once has no such moment
 
 
 KINDS: dict[str, Kind] = {
@@ -67,7 +68,9 @@ KINDS: dict[str, Kind] = {
     "html_200": Kind("200 with a page", _WHOLE),
     "json_error_200": Kind("200 whose JSON is an error", _WHOLE, ("message", "type", "code")),
     "redirect": Kind("`status` (307) to `location`", _WHOLE, ("status", "location")),
-    "unaccepted": Kind("RST, and the job that was asked for is not made; of providers of jobs alone", _WHOLE),
+    "unaccepted": Kind(
+        "RST, and the job that was asked for is not made; of providers of jobs alone", _WHOLE, is_of_jobs=True
+    ),
     "continue_100": Kind("`count_of` (1) interim 100 responses before the answer", _WHOLE, ("count_of",)),
     # HTTP framing
     "gigantic_header": Kind("a header of `bytes` (100000)", _WHOLE, ("bytes",)),
