@@ -34,7 +34,7 @@ async def test_an_endpoint_hears_of_the_beginning_and_the_end_signed_both_ways(d
         async with running(here.worker()):
             await here.completed(await here.started())
             await until(lambda: len(there.arrivals) == 2)
-        assert {each.state for each in await here.settled()} == {"DELIVERED"}
+            assert {each.state for each in await here.settled()} == {"DELIVERED"}
 
     assert sorted(each.event for each in there.arrivals) == ["execution.completed", "execution.started"]
     secret = here.secrets[endpoint.id]

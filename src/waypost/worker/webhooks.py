@@ -293,8 +293,8 @@ class WebhookWorker:
             return
         try:
             stopped = await record(self._pool, ended)
-        except LedgerUnavailable:
-            self._ended = ended + self._ended
+        except (LedgerUnavailable, asyncio.CancelledError):
+            self._ended = ended + self._ended  # also at the end, which records what is left
             raise
         for endpoint_id, state in stopped.items():
             emit(WebhookEndpointDeactivated(endpoint_id=text("wh", endpoint_id), reason=state.lower()))
