@@ -39,8 +39,8 @@ BUGS_OF_EXECUTIONS = (
     Bug(
         "what may have been submitted is submitted again",
         "worker/job_submissions.py",
-        "        if row.provider is None:\n            await self._submit(row)\n",
-        "        if row.provider is not None:\n            await self._submit(row)\n",
+        "        if row.provider is None:\n            await self._submit(row, refused)\n",
+        "        if row.provider is not None:\n            await self._submit(row, refused)\n",
         _SCHEDULES,
     ),
     Bug(
@@ -67,7 +67,9 @@ BUGS_OF_EXECUTIONS = (
     Bug(
         "what follows is queued after the step",
         "worker/job_steps.py",
-        "                await defer(connection, then.task, arguments, queue=QUEUE, at=at)\n        return stepped\n",
+        "                await defer(connection, then.task, arguments, queue=QUEUE, at=at)\n"
+        "            taken.stepped = stepped\n        return stepped\n",
+        "            taken.stepped = stepped\n"
         "        if then is not None:\n"
         "            async with self._executions.pool.connection() as apart, apart.transaction():\n"
         "                await defer(apart, then.task, arguments, queue=QUEUE, at=at)\n"
