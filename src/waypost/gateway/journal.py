@@ -12,6 +12,7 @@ booked: they tell who used which model when, the database tells it too, and noth
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -116,6 +117,7 @@ class Journal:
         self._segments = deque([self._current])
         self._is_dirty = True
         self._is_shut = False
+        self._is_hurry_due = False
         self._maintenance = threading.Lock()  # a cancelled `run` leaves its thread to finish
         self._keeper = Keeper(
             self._keep, self._is_awaited, self._let_go, pause_s=SYNC_INTERVAL_S, retry_s=RETRY_INTERVAL_S
@@ -183,9 +185,16 @@ class Journal:
         after the next sync, one for all who wait. Never, when the disk fails before."""
         if self._survives_power_loss:
             self._waiting.append((self._lsn, then))
-            self._keeper.hurry()
+            if not self._is_hurry_due:
+                # When this turn of the loop is over: a sync that began at once would miss those who come with it.
+                self._is_hurry_due = True
+                asyncio.get_running_loop().call_soon(self._hurry)
         else:
             then()
+
+    def _hurry(self) -> None:
+        self._is_hurry_due = False
+        self._keeper.hurry()
 
     def progress(self, record: Progress) -> None:
         """What of a stream is delivered. Never raises: where there is no room for it, what stands there counts."""
