@@ -18,7 +18,7 @@ from tests.worker import webhook_storm
 from tests.worker.receivers import receivers, running, until
 from tests.worker.webhook_desk import QUICK, desk
 from waypost.kit.ids import text
-from waypost.storage.webhook_deliveries import replay
+from waypost.storage.webhook_deliveries import record, replay
 from waypost.storage.webhook_endpoints import Change, change_endpoint, organisation_secret, rotate_secret
 from waypost.webhooks.schedule import Schedule
 from waypost.webhooks.signature import secret_text
@@ -51,6 +51,30 @@ async def test_an_endpoint_hears_of_the_beginning_and_the_end_signed_both_ways(d
         assert told["id"] == each.event_id
         assert told["sequence"] == (1 if told["type"] == "execution.started" else 2)
         assert told["data"]["cost"] == (None if told["type"] == "execution.started" else "0.000001")
+
+
+async def test_what_is_being_recorded_when_the_sender_stops_is_recorded_all_the_same(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+
+    async def stand_still(*_: object) -> dict[bytes, str]:
+        monkeypatch.setattr(worker_module, "record", record)
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(worker_module, "record", stand_still)
+    async with receivers() as there, desk(database) as here:
+        await here.endpoint(there.url("/ok/1"))
+        async with running(here.worker()):
+            await here.started()
+            async with asyncio.timeout(30):
+                await begun.wait()
+        (delivery,) = await here.deliveries()
+
+    assert (delivery.state, delivery.attempts) == ("DELIVERED", 1)
+    assert len(there.arrivals) == 1
 
 
 async def test_the_url_of_a_request_hears_it_signed_with_the_organisations_own_secret(database: str) -> None:
