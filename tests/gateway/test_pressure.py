@@ -34,6 +34,39 @@ async def test_a_queue_at_the_port_is_a_reason_to_shed_although_the_loop_is_in_t
     pressure.close()
 
 
+async def test_a_burst_at_an_idle_port_is_no_reason_to_shed() -> None:
+    pressure = Pressure(lambda: 0.0, Counter("shed", ""), memory_bytes_max=1 << 50)
+    looks = 0
+
+    def callers() -> tuple[int, int]:
+        nonlocal looks
+        looks += 1
+        return (500, 0) if looks == 1 else (0, 500)
+
+    pressure.callers = callers
+    while looks < 5:
+        pressure.admit()
+        await asyncio.sleep(0.02)
+    pressure.close()
+
+
+async def test_a_queue_because_other_processes_have_the_processor_is_not_one_of_ours() -> None:
+    pressure = Pressure(lambda: 0.0, Counter("shed", ""), memory_bytes_max=1 << 50, kept_waiting_s=time.monotonic)
+    looks = 0
+
+    def callers() -> tuple[int, int]:
+        nonlocal looks
+        looks += 1
+        return 50, looks
+
+    pressure.callers = callers
+    while looks < 20:  # two seconds, twice as long as it takes to shed
+        pressure.admit()
+        await asyncio.sleep(0.05)
+    assert pressure.shedding.share == 0
+    pressure.close()
+
+
 async def test_memory_in_use_is_measured() -> None:
     pressure = Pressure(lambda: 0.0, Counter("shed", ""))
     assert 0 < read_resident_bytes() < pressure.memory_bytes_max

@@ -44,8 +44,8 @@ class Pressure:
         self._looks = 0
         self._was_shedding = False
         self._loop = asyncio.get_running_loop()
-        self._due_s = self._loop.time() + INTERVAL_S
-        self._timer = self._loop.call_at(self._due_s, self._look)
+        self._looked_s = self._loop.time()
+        self._timer = self._loop.call_at(self._looked_s + INTERVAL_S, self._look)
 
     def admit(self) -> None:
         """Raises Refusal (503) for as many new requests as have to be shed."""
@@ -59,25 +59,24 @@ class Pressure:
 
     def _look(self) -> None:
         now_s = self._loop.time()
-        # Late because other processes had the processor is not late because of too many requests.
+        # Time in which other processes had the processor makes nobody late by too many requests of ours.
         waited_s = self._kept_waiting_s()
-        lag_s = max(0.0, now_s - self._due_s - (waited_s - self._waited_s))
-        self._waited_s = waited_s
-        self._due_s = now_s + INTERVAL_S
-        self._timer = self._loop.call_at(self._due_s, self._look)
+        own_s = max(0.0, now_s - self._looked_s - (waited_s - self._waited_s))
+        lag_s = max(0.0, own_s - INTERVAL_S)
+        self._waited_s, self._looked_s = waited_s, now_s
+        self._timer = self._loop.call_at(now_s + INTERVAL_S, self._look)
         if self._looks % _MEMORY_EVERY == 0:
             self.memory_bytes = self._resident_bytes()
         self._looks += 1
         # A queue at the port does not make the loop late. At this pace, so long until it is worked off:
         waiting, accepted = self.callers()
-        wait_s = waiting * (INTERVAL_S + lag_s) / max(1, accepted - self._accepted)
+        wait_s = waiting * own_s / max(1, accepted - self._accepted)
         self._accepted = accepted
-        lag_s = max(lag_s, wait_s)
         memory_share = self.memory_bytes / self.memory_bytes_max if self.memory_bytes_max else 0.0
-        self.shedding.look(now_s, lag_s=lag_s, memory_share=memory_share)
+        self.shedding.look(now_s, lag_s=lag_s, wait_s=wait_s, memory_share=memory_share)
         is_shedding = self.shedding.share > 0
         if is_shedding and not self._was_shedding:
-            emit(SheddingBegun(lag_s=round(lag_s, 2), memory_share=round(memory_share, 2)))
+            emit(SheddingBegun(lag_s=round(self.shedding.lag_s, 2), memory_share=round(memory_share, 2)))
         elif self._was_shedding and not is_shedding:
             emit(SheddingEnded())
         self._was_shedding = is_shedding
