@@ -51,18 +51,6 @@ async def ask_many(stack: Stack) -> list[Answer]:
     return list(await asyncio.gather(*(stack.chat(body) for body in bodies())))
 
 
-async def ask_until_served(stack: Stack) -> list[Answer]:
-    """As SDKs do: who was told to come back later asks again. What was not admitted stands in no book."""
-
-    async def insist(body: dict[str, Any]) -> Answer:
-        while (answer := await stack.chat(body)).status == 503:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
-        return answer
-
-    async with asyncio.timeout(60):
-        return list(await asyncio.gather(*map(insist, bodies())))
-
-
 def assert_refused_for_now(answer: Answer) -> None:
     assert answer.status == 503
     assert int(answer.headers["retry-after"]) > 0
@@ -145,7 +133,7 @@ async def test_sessions_that_end_again_and_again_lose_nothing_and_repeat_nothing
 
         disturbing = asyncio.ensure_future(disturb())
         for _ in range(rounds):
-            answers += await ask_until_served(stack)
+            answers += await ask_many(stack)
         is_over.set()
         await disturbing
 

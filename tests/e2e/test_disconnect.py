@@ -170,7 +170,7 @@ async def test_a_storm_of_hang_ups_leaves_nothing_behind(database: str, tmp_path
         rows = await stack.rows("SELECT outcome, count(*) FROM execution GROUP BY outcome")
         outcomes = {Outcome(outcome): count for outcome, count in rows}
         assert set(outcomes) == {Outcome.COMPLETED, Outcome.DISCONNECTED}
-        assert outcomes[Outcome.DISCONNECTED] > 30  # a crowded machine sheds some before they begin
+        assert outcomes[Outcome.DISCONNECTED] > 100
         assert len(await stack.settlements()) == sum(outcomes.values())
         (charged,) = (await stack.rows("SELECT sum(charge) FROM execution"))[0]
         balance = await stack.operator.balance(stack.org_id)

@@ -35,8 +35,8 @@ class Shedding:
         self._looked_s: float | None = None
 
     def look(self, now_s: float, *, lag_s: float, memory_share: float, wait_s: float = 0.0) -> None:
-        """The timer came `lag_s` late, who comes to the port now may have to wait `wait_s`; `memory_share` of the memory
-        we may use is used, 0 where that is unknown."""
+        """The timer came `lag_s` late, who comes to the port now may have to wait `wait_s`; `memory_share` of the
+        memory we may use is used, 0 where that is unknown."""
         elapsed_s = 0.0 if self._looked_s is None else max(0.0, now_s - self._looked_s)
         self._looked_s = now_s
         self.lag_s = max(lag_s, wait_s)
