@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -60,6 +62,28 @@ def test_each_column_carries_its_description_as_a_comment(database: str) -> None
         )
     described = {column.name: column.annotation for column in data_map().columns if column.table == "execution"}
     assert shown == {name: sentence(said) for name, said in described.items() if said is not None}
+
+
+def test_columns_are_described_anew_when_what_they_are_described_with_has_changed(database: str) -> None:
+    query = "SELECT col_description('wallet'::regclass, 1), obj_description('alembic_version'::regclass)"
+    with psycopg.connect(database, autocommit=True) as connection:
+        before = connection.execute(query).fetchone()
+        connection.execute("SET ROLE waypost_owner")
+        connection.execute("COMMENT ON COLUMN wallet.org_id IS 'as an older one said'")
+        connection.execute("COMMENT ON TABLE alembic_version IS 'described by an older one'")
+        migrate(database)
+        assert connection.execute(query).fetchone() == before
+
+
+def test_a_schema_that_is_current_costs_no_more_than_a_look(database: str) -> None:
+    source = f"import sys; from waypost.storage.database import migrate; migrate({database!r})"
+    subprocess.run([sys.executable, "-c", f"{source}; sys.exit('sqlalchemy' in sys.modules)"], check=True)
+
+
+@pytest.mark.parametrize("part", ["up", "gateway", "control", "vault", "operator"])
+def test_what_serves_starts_without_what_only_a_migration_needs(part: str) -> None:
+    source = f"import sys, waypost.app.{part}; sys.exit(bool({{'sqlalchemy', 'alembic'}} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", source], check=True)
 
 
 def test_migrating_at_the_same_time_or_again_changes_nothing(empty_database: str) -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import psycopg
-import sqlalchemy
-from alembic import command
-from alembic.config import Config
 
 from tests.storage.books import Books
-from waypost.storage import database as schema
 from waypost.storage.database import migrate
 from waypost.storage.ledger_check import check_ledger
+from waypost.storage.migration import upgrade
 from waypost.storage.roles import Role, ensure_roles
 
 _ORG, _NODE = "'00000000-0000-7000-8000-000000000001'", "'00000000-0000-7000-8000-000000000002'"
@@ -44,13 +41,7 @@ def test_every_rule_holds_for_books_of_an_earlier_version(empty_database: str) -
     with psycopg.connect(empty_database, autocommit=True) as connection:
         ensure_roles(connection)
         connection.execute(f"SET ROLE {Role.OWNER.value}")
-        engine = sqlalchemy.create_engine(
-            "postgresql+psycopg://", creator=lambda: connection, poolclass=sqlalchemy.StaticPool
-        )
-        config = Config()
-        config.set_main_option("script_location", str(schema._MIGRATIONS))
-        config.attributes["engine"] = engine
-        command.upgrade(config, "0002")
+        upgrade(connection, "0002")
         connection.execute("SET waypost.scope = 'system'")
         connection.execute(_EARLIER)
 
