@@ -1,9 +1,10 @@
-"""A process that takes in a file, deletes it and sweeps, and dies at a step of that work: for `test_file_crashes`.
+"""Processes that take in a file, delete it and sweep, and die at a step of that work: for `test_file_crashes`.
 
-    python -m tests.control.crashing DATABASE DATA_DIR FILE_ID STEP
+    python -m tests.control.crashing DATABASE DATA_DIR
 
-A step is the beginning or the end of a use of the database or of a piece of work on the disk. Dying is `os._exit`: no
-handler runs, nothing is closed. Exit code 9: it died; 0: the work has fewer steps.
+For each line FILE_ID STEP on its input it answers with the exit code of such a process, a fork of itself: what each of
+them needs is imported once. A step is the beginning or the end of a use of the database or of a piece of work on the
+disk. Dying is `os._exit`: no handler runs, nothing is closed. Exit code 9: it died; 0: the work has fewer steps.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -82,5 +84,20 @@ async def work(database: str, data_dir: Path, file_id: bytes, fatal: int) -> Non
     await store.sweep()
 
 
+def code_of_fork(database: str, data_dir: Path, file_id: bytes, fatal: int) -> int:
+    """Nothing runs here yet, no loop and no thread: a fork is as good as a new process."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            uvloop.run(work(database, data_dir, file_id, fatal))
+        except BaseException:  # noqa: BLE001  a fork must not go on as its parent
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 if __name__ == "__main__":
-    uvloop.run(work(sys.argv[1], Path(sys.argv[2]), bytes.fromhex(sys.argv[3]), int(sys.argv[4])))
+    for line in sys.stdin:
+        file, step = line.split()
+        print(code_of_fork(sys.argv[1], Path(sys.argv[2]), bytes.fromhex(file), int(step)), flush=True)

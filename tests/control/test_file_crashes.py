@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-
-import pytest
 
 from tests.control.crashing import SIZE
 from tests.control.plane import Plane
@@ -17,14 +17,12 @@ from waypost.kit import ids
 STEPS_MAX = 60
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
 async def test_a_crash_at_any_step_leaves_each_object_a_files_or_to_be_erased(database: str, tmp_path: Path) -> None:
-    async with Plane(database, tmp_path) as plane:
+    async with Plane(database, tmp_path) as plane, dying_processes(plane, database) as die_at:
         states = []
         for step in range(STEPS_MAX):
             file_id = (await announce(plane))["file_id"]
-            code = await _die_at(plane, database, file_id, step)
+            code = await die_at(file_id, step)
             states.append(await _check_what_is_left(plane, file_id))
             await plane.files.sweep()  # what was deleted, so that the next one has as much to do
             if code == 0:
@@ -43,12 +41,27 @@ async def test_a_crash_at_any_step_leaves_each_object_a_files_or_to_be_erased(da
         assert await plane.rows("SELECT FROM object_erasure") == []
 
 
-async def _die_at(plane: Plane, database: str, file_id: str, step: int) -> int:
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.control.crashing"),
-        *(_url(database), str(plane.settings.data_dir), ids.parse("file", file_id).hex(), str(step)),
+@contextlib.asynccontextmanager
+async def dying_processes(plane: Plane, database: str) -> AsyncIterator[Callable[[str, int], Awaitable[int]]]:
+    """Gives what runs a process that dies at that step of its work on that file, and says its exit code."""
+    starter = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.control.crashing", _url(database), str(plane.settings.data_dir)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
     )
-    return await child.wait()
+    assert starter.stdin is not None
+    assert starter.stdout is not None
+    words, answers = starter.stdin, starter.stdout
+
+    async def die_at(file_id: str, step: int) -> int:
+        words.write(f"{ids.parse('file', file_id).hex()} {step}\n".encode())
+        return int(await answers.readline())
+
+    try:
+        yield die_at
+    finally:
+        words.close()
+        assert await starter.wait() == 0
 
 
 async def _check_what_is_left(plane: Plane, file_id: str) -> str:
