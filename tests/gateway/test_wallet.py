@@ -3,6 +3,7 @@
 import asyncio
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -510,3 +511,36 @@ async def test_a_hold_that_ends_while_others_are_asked_makes_room_and_nothing_mo
 
     assert second.amount_nanos == 3 * CENT
     assert asking.wallet.granted_nanos == 5 * CENT
+
+
+async def test_what_goes_back_was_freed_by_records_that_survive_a_loss_of_power(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(NANOS_PER_USD))
+    hold = await desk.wallet.hold_with_grant(ORG, 50 * CENT)
+    lease = desk.ledger.leases[hold.lease_id]
+    desk.finish(hold, CENT)
+    written: list[bool] = []
+    release = desk.connection.release
+
+    async def look(**words: Any) -> None:
+        written.append(desk.disk.syncs > 0)
+        await release(**words)
+
+    desk.connection.release = look  # type: ignore[method-assign]
+    lease.is_recalled = True
+    desk.disk.syncs = 0
+    await desk.wallet.beat()
+
+    assert written == [True]
+
+
+async def test_nothing_goes_back_on_a_disk_that_has_failed(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(NANOS_PER_USD))
+    hold = await desk.wallet.hold_with_grant(ORG, 50 * CENT)
+    lease = desk.ledger.leases[hold.lease_id]
+    desk.finish(hold, CENT)
+    lease.is_recalled = True
+    desk.disk.is_broken = True
+    await desk.wallet.beat()
+
+    assert desk.journal.is_failed
+    assert "release" not in desk.ledger.calls

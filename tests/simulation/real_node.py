@@ -165,6 +165,7 @@ class Node:
             segments_max=12,
             files=self.disk,
         )
+        self.journal._in_thread = _at_once  # no seed decides how fast a thread is
         ledger = cast(KeptLedger, self.line)
         self.settler = Settler(
             ledger, self.journal, world.clock, on_refused=lambda refused, _: world.refused.append(refused)
@@ -344,3 +345,7 @@ class Node:
             self.world.counts["unavailable"] += 1
         except Killed:
             self.world.killed.append(self)
+
+
+async def _at_once(work: Callable[[], None]) -> None:
+    work()

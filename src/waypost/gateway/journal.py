@@ -20,13 +20,14 @@ import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
 from waypost.gateway.journal_keeper import Keeper
 from waypost.gateway.segment import FileOperations, Segment, SystemFiles, run_of, segment_paths
 from waypost.ledger.journal_format import (
     ACKNOWLEDGED_MAX,
+    encode,
     encode_ack,
     encode_close,
     encode_extend,
@@ -118,9 +119,10 @@ class Journal:
         self._is_dirty = True
         self._is_shut = False
         self._is_hurry_due = False
+        self._in_thread: Callable[[Callable[[], None]], Awaitable[None]] = asyncio.to_thread
         self._maintenance = threading.Lock()  # a cancelled `run` leaves its thread to finish
         self._keeper = Keeper(
-            self._keep, self._is_awaited, self._let_go, pause_s=SYNC_INTERVAL_S, retry_s=RETRY_INTERVAL_S
+            self._keep, self._waiting, self._let_go, pause_s=SYNC_INTERVAL_S, retry_s=RETRY_INTERVAL_S
         )
 
     @classmethod
@@ -191,6 +193,15 @@ class Journal:
                 asyncio.get_running_loop().call_soon(self._hurry)
         else:
             then()
+
+    async def sync(self) -> None:
+        """What was written until now survives a loss of power too. Raises JournalFailed."""
+        try:
+            await self._in_thread(self.maintain)
+        except OSError:
+            self._fail()
+        if self.is_failed:
+            raise JournalFailed
 
     def _hurry(self) -> None:
         self._is_hurry_due = False
@@ -276,7 +287,7 @@ class Journal:
     def maintain(self) -> None:
         """One round of what `run` does, in any thread. Raises OSError when a sync failed."""
         with self._maintenance:
-            if not self._is_shut:
+            if not self._is_shut and not self.is_failed:
                 self._maintain()
 
     def _maintain(self) -> None:
@@ -297,9 +308,6 @@ class Journal:
             self.is_full = False
         except OSError:
             self.is_full = True
-
-    def _is_awaited(self) -> bool:
-        return bool(self._waiting)
 
     def _let_go(self) -> None:
         while self._waiting and self._waiting[0][0] <= self._synced_lsn and not self.is_failed:
@@ -444,7 +452,7 @@ class Journal:
         first: Segment | None = None
         for record in execution.records:
             lsn = self._lsn + 1
-            data = _encoded(lsn, record)
+            data = encode(lsn, record)
             if self._current.end + len(data) > self._current.size_bytes:
                 if self._next is None:
                     return None
@@ -482,15 +490,3 @@ class Journal:
             self.is_failed = True
             self._keeper.end()
             self._on_failed()
-
-
-def _encoded(lsn: int, record: Open | Close | Progress | Extend) -> bytes:
-    match record:
-        case Open():
-            return encode_open(lsn, record)
-        case Close():
-            return encode_close(lsn, record)
-        case Progress():
-            return encode_progress(lsn, record)
-        case Extend():
-            return encode_extend(lsn, record)

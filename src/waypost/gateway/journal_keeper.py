@@ -9,25 +9,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 
 
 class Keeper:
-    """Calls `maintain` in its thread, and afterwards `then` in the loop's while somebody `is_awaiting` it.
+    """Calls `maintain` in its thread, and afterwards `then` in the loop's where somebody is among the `waiting`.
 
     `maintain` says whether it has done all; if not it is called again after `retry_s` at the latest."""
 
     def __init__(
         self,
         maintain: Callable[[], bool],
-        is_awaiting: Callable[[], bool],
+        waiting: Sized,
         then: Callable[[], None],
         *,
         pause_s: float,
         retry_s: float,
     ) -> None:
         self._maintain = maintain
-        self._is_awaiting = is_awaiting
+        self._waiting = waiting
         self._then = then
         self._pause_s = pause_s
         self._retry_s = retry_s
@@ -78,7 +78,7 @@ class Keeper:
             except BaseException as caught:  # noqa: BLE001  an edge: `run` raises it in the loop's thread
                 error = caught
             else:
-                if self._is_awaiting():
+                if self._waiting:
                     _tell(loop, self._then)
         _tell(loop, _resolve, ended, error)
 

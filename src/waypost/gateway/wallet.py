@@ -393,8 +393,13 @@ class Wallet:
             account.is_recalled = False
 
     async def _release(self, lease: Lease, *, is_last: bool) -> None:
-        """A call whose outcome is unknown is made up for by a later one, since it tells the total."""
-        await self._ledger.release(lease_id=lease.lease_id, released_nanos=lease.give_back(), is_last=is_last)
+        """Raises JournalFailed. What came of a call that was not answered, a later one makes good: it tells the total.
+
+        The CLOSE of each execution that made this free is synced first: were it lost with the power, the execution
+        would be charged by its progress, of a lease that has too little left."""
+        released_nanos = lease.give_back()
+        await self._journal.sync()
+        await self._ledger.release(lease_id=lease.lease_id, released_nanos=released_nanos, is_last=is_last)
 
     # What the heartbeat looks at.
 

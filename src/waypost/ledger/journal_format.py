@@ -115,6 +115,19 @@ def encode_extend(lsn: int, record: Extend) -> bytes:
     return _framed(_BODY.pack(lsn, _TYPE_EXTEND) + _EXTEND.pack(record.attempt_id, record.hold_nanos))
 
 
+def encode(lsn: int, record: Open | Close | Progress | Extend) -> bytes:
+    """Whichever it is."""
+    match record:
+        case Open():
+            return encode_open(lsn, record)
+        case Close():
+            return encode_close(lsn, record)
+        case Progress():
+            return encode_progress(lsn, record)
+        case Extend():
+            return encode_extend(lsn, record)
+
+
 def encode_ack(lsn: int, attempt_ids: Sequence[bytes]) -> bytes:
     assert len(attempt_ids) <= ACKNOWLEDGED_MAX
     return _framed(_BODY.pack(lsn, _TYPE_ACK) + b"".join(attempt_ids))
