@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 
+from waypost.app import part
 from waypost.app.catalogue_file import apply_first, apply_watched_file
 from waypost.app.database import embedded_postgres
 from waypost.app.settings import Settings, SettingsError, read_settings
@@ -15,12 +15,7 @@ from waypost.supervisor.up import UpOptions, UpRefused, roll_running, run_up
 
 
 def up_options(settings: Settings, *, host: str, port: int, metrics_port: int, workers: int = 1) -> UpOptions:
-    """What the supervisor is told. The database's URL travels to children in the environment: a command line is
-    readable by every user of the machine."""
-    told = ["--data-dir", str(settings.data_dir)]
-    if settings.config_path is not None:
-        told += ["--config", str(settings.config_path)]
-    waypost = (sys.executable, "-m", "waypost")
+    """What the supervisor is told."""
     control_socket = settings.data_dir / "run" / "control.sock"
     vault = vault_socket(settings)
     if settings.database_url is not None:
@@ -36,10 +31,10 @@ def up_options(settings: Settings, *, host: str, port: int, metrics_port: int, w
         drain_s=lambda: _drain_s_of(settings),
         is_tls=settings.live.tls is not None,
         config_path=settings.config_path,
-        gateway_command=(*waypost, "gateway", *told),
+        gateway_command=part.command("gateway", settings),
         control=ChildPlan(
             name="control",
-            command=(*waypost, "control", *told, "--socket", str(control_socket)),
+            command=part.command("control", settings, socket=control_socket),
             address=control_socket,
             ready_path="/readyz",
             drain_s=lambda: _drain_s_of(settings),
@@ -48,7 +43,7 @@ def up_options(settings: Settings, *, host: str, port: int, metrics_port: int, w
         if settings.valkey_url is not None
         else ChildPlan(
             name="vault",
-            command=(*waypost, "vault", *told, "--socket", str(vault)),
+            command=part.command("vault", settings, socket=vault),
             address=status_socket(vault),
             ready_path="/readyz",
         ),

@@ -49,7 +49,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: Callable[[], float] = lambda: 30.0  # asked when a gateway is to end
     is_tls: bool = False  # of the public port
     config_path: Path | None = None  # watched
-    gateway_command: tuple[str, ...] = ()  # `python -m waypost gateway …`, without host and port
+    gateway_command: tuple[str, ...] = ()  # to which it is told what it inherits by the environment
     control: ChildPlan | None = None  # the control process; started once the schema is there, at a Unix socket
     vault: ChildPlan | None = None  # the vault, beside them; the first to start and the last to end
 
