@@ -83,6 +83,26 @@ def pytest_configure_node(node: pytest.Item) -> None:
     node.workerinput["postgres_dir"] = str(node.config.stash[_DIR])  # type: ignore[attr-defined]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deal the slow tests evenly to the workers, who do them first: none of them is left alone with one at the end.
+
+    `--dist worksteal` begins by cutting the list into as many equal parts as there are workers."""
+    workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    if workers == 1:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow") is not None]
+    quick = [item for item in items if item.get_closest_marker("slow") is None]
+    dealt: list[pytest.Item] = []
+    for number in range(workers):
+        part = (len(items) - len(dealt)) // (workers - number)
+        mine = slow[number::workers]
+        others = quick[: max(0, part - len(mine))]
+        del quick[: len(others)]
+        dealt += mine + others
+    items[:] = dealt + quick
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run an `async def` test on the loop that the product runs on."""

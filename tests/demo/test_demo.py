@@ -94,6 +94,7 @@ def data_dir() -> Iterator[Path]:
         yield Path(base) / "data"
 
 
+@pytest.mark.slow
 def test_a_newcomer_pastes_what_it_prints_and_comes_back_to_the_same_account(data_dir: Path) -> None:
     with demo(data_dir, "--simulated") as said:
         plain, streamed, execution = paste_curl(said)

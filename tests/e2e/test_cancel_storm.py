@@ -54,6 +54,7 @@ class Caller(asyncio.Protocol):
             self.is_over.set_result(None)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 async def test_nothing_is_left_of_callers_who_left(database: str, tmp_path: Path) -> None:
     async with InsideStack(database, tmp_path, credit_usd=100_000) as stack:

@@ -111,6 +111,7 @@ async def execution_rows(stack: Stack) -> dict[bytes, tuple[int, int]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [11, 12])
 async def test_a_killed_gateway_loses_no_request_and_books_none_twice(database: str, tmp_path: Path, seed: int) -> None:
     dice = Random(seed)

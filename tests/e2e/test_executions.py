@@ -9,6 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e.stack import COST, UPSTREAM_MODEL, deployment, eventually, model, provider
 from tests.e2e.supervised import Supervised
 from waypost.simulator import Simulator
@@ -179,6 +181,7 @@ async def test_a_keys_limit_counts_executions_and_not_looks_at_them(database: st
         assert (looked.status, looked.headers["x-ratelimit-remaining"]) == (200, "0")
 
 
+@pytest.mark.slow
 async def test_a_lost_control_process_loses_no_execution(database: str, tmp_path: Path) -> None:
     """Killed in the middle: what it had accepted is done by the next one, charged once."""
     async with Executing(database, tmp_path, workers=1) as stack:

@@ -21,6 +21,7 @@ from waypost.storage.api_keys import Limits
 INVALID = "sk_" + "0" * 64 + "_00000000"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 5])
 async def test_workers_let_through_the_limit_exactly_even_one_below_their_number(
     database: str, tmp_path: Path, limit: int
@@ -102,6 +103,7 @@ async def cluster(database: str, tmp_path: Path, limits: Limits, url: str) -> As
             await asyncio.gather(*(machine.end() for machine in machines))
 
 
+@pytest.mark.slow
 async def test_machines_share_every_limit_on_a_server_and_go_on_without_it(database: str, tmp_path: Path) -> None:
     async with contextlib.AsyncExitStack() as stack:
         server = contextlib.AsyncExitStack()

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e.stack import PROVIDER_KEY, STYLES, UPSTREAM_MODEL, Answer, Stack, ask, document
 from waypost.simulator import Simulator
 
@@ -178,6 +180,7 @@ async def ask_all(stack: Stack, body: Mapping[str, Any], ending: str = "") -> li
     return [masked(answer) for answer in answers]
 
 
+@pytest.mark.slow
 async def test_the_same_conversation_reads_the_same_whoever_answers(database: str, tmp_path: Path) -> None:
     sim = Simulator()
     async with Stack(database, tmp_path, document=None, simulator=sim) as stack:
@@ -190,6 +193,7 @@ async def test_the_same_conversation_reads_the_same_whoever_answers(database: st
                 assert seen[0] == seen[2], (name, stream)
 
 
+@pytest.mark.slow
 async def test_the_same_fault_reads_the_same_whoever_fails(database: str, tmp_path: Path) -> None:
     sim = Simulator()
     async with Stack(database, tmp_path, document=None, simulator=sim) as stack:

@@ -7,6 +7,8 @@ import asyncio
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.stack import Stack, ask, eventually
 from tests.e2e.test_workers import Pair
 from tests.storage.relay import Relay
@@ -25,6 +27,7 @@ async def statuses(stack: Stack, key: str) -> set[int]:
     return {answer.status for answer in answers}
 
 
+@pytest.mark.slow
 async def test_both_gateways_refuse_it_with_announcements_cut_and_serve_on_with_the_database_cut(
     database: str, tmp_path: Path
 ) -> None:

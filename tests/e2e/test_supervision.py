@@ -15,6 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
+
 from tests.e2e.stack import COST, PRICE, PROVIDER_KEY, UPSTREAM_MODEL, ask, eventually, exchange
 from waypost.app.operator import Operator
 from waypost.app.settings import read_settings
@@ -155,6 +157,7 @@ async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
     await eventually(is_so, PATIENCE_S)
 
 
+@pytest.mark.slow
 async def test_payloads_outlive_the_control_process_and_the_gateways() -> None:
     async with deployed() as up:
         await until(up.is_whole)
@@ -170,6 +173,7 @@ async def test_payloads_outlive_the_control_process_and_the_gateways() -> None:
         await vault.close()
 
 
+@pytest.mark.slow
 async def test_whoever_is_killed_comes_back_and_the_doctor_names_the_cause() -> None:
     dice = Random(5)
     async with deployed() as up:

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e.stack import Stack, _url, ask, eventually, parse
 
 CALLERS = 6
@@ -63,6 +65,7 @@ async def keep_asking(stack: Stack, statuses: list[int], stop: asyncio.Event) ->
             await writer.wait_closed()
 
 
+@pytest.mark.slow
 async def test_workers_are_replaced_and_killed_under_load_and_the_books_are_exact(
     database: str, tmp_path: Path
 ) -> None:
