@@ -174,7 +174,7 @@ class Stack:
         )
         started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._reading = asyncio.ensure_future(self._read_log(started))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             self.port = await started
 
     async def _read_log(self, started: asyncio.Future[int]) -> None:
@@ -331,7 +331,7 @@ def ask(text: str = "Say something.", **fields: Any) -> dict[str, Any]:
     return {"model": "swift-1", "messages": [{"role": "user", "content": text}], **fields}
 
 
-async def eventually(check: Callable[[], Awaitable[bool]], timeout_s: float = 20) -> None:
+async def eventually(check: Callable[[], Awaitable[bool]], timeout_s: float = 60) -> None:
     """Ask until it holds: for what another process does without telling us. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
         while not await check():  # noqa: ASYNC110

@@ -209,7 +209,7 @@ def test_bytes_that_are_no_frames_harm_nobody(noise: bytes) -> None:
     asyncio.run(run())
 
 
-async def until(is_so: object, patience_s: float = 10.0) -> None:
+async def until(is_so: object, patience_s: float = 60.0) -> None:
     assert callable(is_so)
     async with asyncio.timeout(patience_s):
         while not is_so():  # noqa: ASYNC110
@@ -289,8 +289,9 @@ async def test_memory_of_what_has_expired_goes_back_to_the_system() -> None:
     async with vault_process() as process:
         vault, memory = SocketVault(process.socket), psutil.Process(process.child.pid)
         before = memory.memory_info().rss
-        for n in range(4):
-            await vault.put(f"large-{n}", os.urandom(16 * MIB), 1.5)
+        values = [os.urandom(16 * MIB) for _ in range(4)]
+        for n, value in enumerate(values):
+            await vault.put(f"large-{n}", value, 5)  # the first outlasts the last, on a busy machine too
         assert memory.memory_info().rss > before + 60 * MIB
         await until(lambda: memory.memory_info().rss < before + 16 * MIB)
         status, page = await get(process.status, "/metrics", timeout_s=2)
