@@ -80,12 +80,6 @@ def test_a_schema_that_is_current_costs_no_more_than_a_look(database: str) -> No
     subprocess.run([sys.executable, "-c", f"{source}; sys.exit('sqlalchemy' in sys.modules)"], check=True)
 
 
-@pytest.mark.parametrize("part", ["up", "gateway", "control", "vault", "operator"])
-def test_what_serves_starts_without_what_only_a_migration_needs(part: str) -> None:
-    source = f"import sys, waypost.app.{part}; sys.exit(bool({{'sqlalchemy', 'alembic'}} & set(sys.modules)))"
-    subprocess.run([sys.executable, "-c", source], check=True)
-
-
 def test_migrating_at_the_same_time_or_again_changes_nothing(empty_database: str) -> None:
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(migrate, [empty_database] * 3))

@@ -7,8 +7,8 @@ from typing import Any
 
 from waypost.executions.call import CALLED, fault_at, request_of
 from waypost.executions.estimate import job_ceiling
+from waypost.executions.input_schemas import schema_of
 from waypost.executions.lifecycle import Mode
-from waypost.executions.validation import schema_of
 from waypost.kit.errors import ErrorCode, Fault, InvalidFields, Refusal
 from waypost.kit.money import Nanos
 from waypost.metering.estimate import upper_bound

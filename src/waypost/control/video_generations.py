@@ -20,7 +20,7 @@ from waypost.control.execution_acceptance import Acceptance
 from waypost.control.execution_answers import error_of
 from waypost.control.file_urls import DOWNLOAD_S, UrlUse
 from waypost.control.services import Services
-from waypost.executions.validation import schema_of
+from waypost.executions.input_schemas import schema_of
 from waypost.executions.video_tasks import input_of_task, task_statuses
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal, invalid

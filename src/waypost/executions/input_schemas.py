@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 FILE_FORMAT = "waypost-file"
 IMAGES_MAX = 10  # of one request, as OpenAI has it
 REFERENCES_MAX = 16
@@ -143,6 +145,14 @@ BUILT_IN: dict[str, Schema] = {
     "video": _VIDEO,
     "audio": _AUDIO,
 }
+
+
+def schema_of(modality: str, input_schema: str) -> Schema:
+    """A model's own schema (JSON text), or the one built in for its modality."""
+    if input_schema:
+        own: Schema = msgspec.json.decode(input_schema)
+        return own
+    return BUILT_IN.get(modality, {"type": "object"})
 
 
 def body_schema(input_schema: Schema) -> Schema:

@@ -12,11 +12,10 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-import msgspec
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import FormatError, ValidationError, best_match
 
-from waypost.executions.input_schemas import BUILT_IN, FILE_FORMAT, Schema, body_schema
+from waypost.executions.input_schemas import FILE_FORMAT, Schema, body_schema, schema_of
 from waypost.kit import ids
 from waypost.kit.errors import Fault, InvalidFields
 
@@ -63,14 +62,6 @@ class _Files(FormatChecker):
     def check(self, instance: object, format: str) -> None:  # noqa: A002  jsonschema's name
         if not self.conforms(instance, format):
             raise FormatError("no id of a file")
-
-
-def schema_of(modality: str, input_schema: str) -> Schema:
-    """A model's own schema (JSON text), or the one built in for its modality."""
-    if input_schema:
-        own: Schema = msgspec.json.decode(input_schema)
-        return own
-    return BUILT_IN.get(modality, {"type": "object"})
 
 
 def check_body(body: object, *, modality: str, input_schema: str) -> tuple[bytes, ...]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from waypost.executions.input_schemas import Schema
-from waypost.executions.validation import schema_of
+from waypost.executions.input_schemas import Schema, schema_of
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.money import format_usd
 from waypost.metering.price import PARENTS

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from waypost.executions.estimate import job_ceiling
+from waypost.executions.input_schemas import schema_of
 from waypost.executions.provider_job import asked_by, charge_of, cost_of, made_by
-from waypost.executions.validation import schema_of
 from waypost.kit.ids import sibling
 from waypost.policy.catalogue import Catalogue, Deployment, Model
 from waypost.policy.snapshot import View, build_view
