@@ -18,6 +18,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 from psycopg import conninfo as conninfos
 
 from waypost.kit.ids import Ids
@@ -30,6 +31,10 @@ _TEMPLATE = "waypost_template"
 _URL = os.environ.get("WAYPOST_TEST_DATABASE_URL", "")
 # Nothing of a test run must survive a power cut.
 _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+
+# How long an example takes is the machine's business, and whatever else it is busy with.
+settings.register_profile("waypost", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("waypost")
 
 
 def pytest_configure(config: pytest.Config) -> None:
