@@ -133,24 +133,47 @@ async def _rotation(plane: Plane, rotated: NewKey, *, by: NewKey) -> int:
 @pytest.mark.parametrize(
     ("body", "status", "field"),
     [
-        ({"scope": "root"}, 400, "scope"),
-        ({"requests_per_minute": 0}, 400, "requests_per_minute"),
-        ({"models": []}, 400, "models"),
-        ({"surprise": 1}, 400, "surprise"),
+        ({"scope": "root"}, 400, ("scope", "INVALID_VALUE")),
+        ({"requests_per_minute": 0}, 400, ("requests_per_minute", "OUT_OF_RANGE")),
+        ({"models": []}, 400, ("models", "OUT_OF_RANGE")),
+        ({"surprise": 1}, 400, ("surprise", "UNKNOWN_FIELD")),
         (b"[", 400, None),
         (b"x" * 1_100_000, 413, None),
     ],
 )
 async def test_a_wish_that_makes_no_sense_is_refused(
-    database: str, tmp_path: Path, body: Any, status: int, field: str | None
+    database: str, tmp_path: Path, body: Any, status: int, field: tuple[str, str] | None
 ) -> None:
     async with Plane(database, tmp_path) as plane:
         answer = await plane.ask("POST", "/v1/api-keys", body)
 
         assert answer.status == status, answer.body
         assert answer.json["error"]["retryable"] is False
-        assert field is None or answer.json["error"]["details"][0]["field"] == field
+        details = answer.json["error"].get("details", [])
+        assert [(each["field"], each["code"]) for each in details] == ([] if field is None else [field])
         assert len((await plane.ask("GET", "/v1/api-keys")).json["data"]) == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/api-keys", "/v1/executions", "/v1/files", "/v1/usage", "/v1/webhooks/endpoints", "/v1/webhooks/deliveries"],
+)
+async def test_a_list_refuses_parameters_that_it_does_not_know(database: str, tmp_path: Path, path: str) -> None:
+    async with Plane(database, tmp_path) as plane:
+        unknown = await plane.ask("GET", f"{path}?state=FAILED")
+        odd = await plane.ask("GET", f"{path}?%3Cb%3E=1")
+
+        for answer, field in ((unknown, "state"), (odd, "…")):
+            (detail,) = answer.json["error"]["details"]
+            assert (answer.status, detail["field"], detail["code"]) == (400, field, "UNKNOWN_FIELD")
+        assert (await plane.ask("GET", path)).status == 200
+
+
+async def test_a_parameter_that_stands_twice_is_refused(database: str, tmp_path: Path) -> None:
+    async with Plane(database, tmp_path) as plane:
+        answer = await plane.ask("GET", "/v1/executions?status=FAILED&status=EXPIRED")
+
+        assert (answer.status, answer.json["error"]["details"][0]["field"]) == (400, "status")
 
 
 async def test_what_is_not_there_is_told_in_the_canonical_envelope(database: str, tmp_path: Path) -> None:

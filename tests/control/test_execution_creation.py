@@ -56,10 +56,11 @@ async def test_input_and_metadata_are_in_the_vault_and_nowhere_in_the_database(d
         assert json.loads(plane.vault.values[input_key(raw_id)][0]) == said
         assert json.loads(plane.vault.values[metadata_key(raw_id)][0]) == {"order": canary}
         assert set(plane.vault.owners.values()) == {plane.org_id}
-        assert (await row_of(plane, answer.json["id"])).webhook_url == "https://example.org/h"
+        assert (await row_of(plane, answer.json["id"])).webhook_url is not None
         for table in ("asynchronous_execution", "procrastinate_jobs", "procrastinate_events", "idempotency_key"):
             rows = await plane.rows(f"SELECT to_jsonb(t)::text FROM {table} t")
             assert canary not in str(rows)
+            assert "example.org" not in str(rows)
         shown = (await plane.ask("GET", f"/v1/executions/{answer.json['id']}")).json
         assert shown["metadata"] == {"order": canary}
 
@@ -158,6 +159,10 @@ async def test_what_is_wrong_is_told_field_by_field_and_nothing_is_kept(database
             assert sorted(told) == sorted(details), body
             assert all(each["message"] for each in error["details"])
             assert error["request_id"].startswith("req_")
+        twice = await plane.ask(
+            "POST", "/v1/executions", b'{"model":"text-1","model":"text-1","input":{"messages":[]}}'
+        )
+        assert (twice.status, twice.json["error"]["details"][0]["field"]) == (400, "model")
         for raw in (b"", b"{", b"7", b'"x"', b"null", b"[]", b'{"a":' * 99 + b"1" + b"}" * 99):
             answer = await plane.ask("POST", "/v1/executions", raw)
             assert (answer.status, answer.json["error"]["code"]) == (400, "INPUT_VALIDATION_ERROR"), raw
@@ -188,6 +193,7 @@ async def test_files_are_named_by_id_and_those_that_are_not_there_are_all_the_sa
         refused = await created(plane, "painter-1", body_input)
         assert (refused.status, refused.json["error"]["code"]) == (400, "FILE_NOT_FOUND")
         assert "details" not in refused.json["error"]
+        assert "'input.image'" in refused.json["error"]["message"]
         assert await is_untouched(plane)
         file_id = (await upload(plane, picture()))["id"]
         body_input["image"] = file_id
@@ -201,6 +207,20 @@ async def test_files_are_named_by_id_and_those_that_are_not_there_are_all_the_sa
             ),
         ):
             assert (await created(plane, model, sound)).status == 202
+
+
+async def test_a_file_that_no_deployment_could_be_given_is_refused_at_acceptance(database: str, tmp_path: Path) -> None:
+    async with executing(database, tmp_path) as plane:
+        large, small = [(await upload(plane, picture(size)))["id"] for size in (10 * 1024 * 1024 + 1, 9 << 20)]
+        refused = await created(plane, "painter-1", {"prompt": "x", "images": [small, large]})
+        assert (refused.status, refused.json["error"]["code"]) == (413, "PAYLOAD_TOO_LARGE")
+        assert "'input.images[1]'" in refused.json["error"]["message"]
+        assert "10,485,760" in refused.json["error"]["message"]
+        others = [(await upload(plane, picture((9 << 20) + each)))["id"] for each in range(1, 5)]
+        together = await created(plane, "painter-1", {"prompt": "x", "images": [small, *others]})
+        assert (together.status, "together" in together.json["error"]["message"]) == (413, True)
+        assert await is_untouched(plane)
+        assert (await created(plane, "painter-1", {"prompt": "x", "images": [small]})).status == 202
 
 
 async def test_without_money_it_is_refused_at_once_and_nothing_is_kept(database: str, tmp_path: Path) -> None:

@@ -80,8 +80,7 @@ async def test_a_file_that_is_not_the_organisations_or_not_there_is_no_input(dat
             with pytest.raises(Refusal) as caught:
                 await plane.files.open_input(plane.org_id, file_id)
             assert caught.value.code is ErrorCode.FILE_NOT_FOUND
-            assert not await plane.files.exist(plane.org_id, [own, file_id])
-        assert await plane.files.exist(plane.org_id, [own, own])
+            assert list(await plane.files.sizes(plane.org_id, [own, file_id])) == [own]
 
 
 async def test_after_a_rotation_the_old_file_key_opens_nothing_that_is_needed(database: str, tmp_path: Path) -> None:

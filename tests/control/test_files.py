@@ -213,23 +213,29 @@ async def test_another_organisations_file_is_as_unknown_as_one_that_never_was(da
 
 
 @pytest.mark.parametrize(
-    ("body", "field"),
+    ("body", "field", "code", "told"),
     [
-        ({}, "purpose"),
-        ({"purpose": "OUTPUT"}, "purpose"),
-        ({"purpose": "INPUT", "region": "MOON"}, "region"),
-        ({"purpose": "INPUT", "ttl_days": 0}, "ttl_days"),
-        ({"purpose": "INPUT", "ttl_days": 366}, "ttl_days"),
-        ({"filename": "a" * 2000}, "filename"),
-        ({"size_bytes": 0}, "size_bytes"),
-        ({"purpose": "INPUT", "surprise": 1}, "surprise"),
+        ({}, "purpose", "REQUIRED", "INPUT or UPLOAD"),
+        ({"purpose": "OUTPUT"}, "purpose", "INVALID_VALUE", "'purpose' is one of INPUT, UPLOAD."),
+        ({"purpose": "INPUT", "region": "MOON"}, "region", "INVALID_VALUE", "'region' is one of APAC, EU, US."),
+        ({"purpose": "INPUT", "ttl_days": 0}, "ttl_days", "OUT_OF_RANGE", ">= 1"),
+        ({"purpose": "INPUT", "ttl_days": 366}, "ttl_days", "OUT_OF_RANGE", "<= 365"),
+        ({"purpose": "INPUT", "ttl_days": "7"}, "ttl_days", "INVALID_TYPE", "`int"),
+        ({"filename": "a" * 2000}, "filename", "OUT_OF_RANGE", "1024"),
+        ({"size_bytes": 0}, "size_bytes", "OUT_OF_RANGE", ">= 1"),
+        ({"purpose": "INPUT", "surprise": 1}, "surprise", "UNKNOWN_FIELD", "nothing here"),
     ],
 )
-async def test_what_is_wrong_is_named(database: str, tmp_path: Path, body: dict[str, object], field: str) -> None:
+async def test_what_is_wrong_is_named_and_how(
+    database: str, tmp_path: Path, body: dict[str, object], field: str, code: str, told: str
+) -> None:
     async with Plane(database, tmp_path) as plane:
         answer = await plane.ask("POST", "/v1/files/upload", body)
 
-        assert (answer.status, answer.json["error"]["details"][0]["field"]) == (400, field)
+        (detail,) = answer.json["error"]["details"]
+        assert (answer.status, detail["field"], detail["code"]) == (400, field, code)
+        assert told in detail["message"]
+        assert "MOON" not in detail["message"]
         assert await plane.rows("SELECT FROM file") == []
 
 

@@ -171,6 +171,9 @@ async def test_a_task_that_failed_says_why(database: str, tmp_path: Path, state:
         assert (told["status"], told["error"]["code"]) == ("failed", code)
         assert told["data"]["status"] == newer
         assert told["data"]["fail_reason"] == told["error"]["message"]
+        download = await plane.ask("GET", f"{PATH}/download?id={task_id}")
+        assert (download.status, "retry-after" in download.headers) == (409, False)
+        assert code in download.json["error"]["message"]
 
 
 async def test_a_cancelled_task_has_failed(database: str, tmp_path: Path) -> None:
@@ -196,6 +199,8 @@ async def test_errors_are_in_openais_envelope(database: str, tmp_path: Path) -> 
         for each in answers:
             assert each.json["error"]["type"] == "invalid_request_error"
             assert "169.254" not in each.body.decode()
+        nameless = await plane.ask("GET", f"{PATH}/download")
+        assert (nameless.status, nameless.json["error"]["param"]) == (400, "id")
         missing = await plane.ask("GET", f"{PATH}/{ids.text('exec', plane.ids.new())}")
         assert (missing.status, missing.json["error"]["type"]) == (404, "not_found_error")
         nobody = await plane.ask("GET", f"{PATH}/x", key="")

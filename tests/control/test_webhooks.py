@@ -96,6 +96,40 @@ async def test_no_secret_stands_readable_in_the_database(database: str, tmp_path
             assert canary.encode() not in stored
 
 
+async def test_urls_are_sealed_in_every_row_and_shown_to_their_owner(database: str, tmp_path: Path) -> None:
+    url, own = f"{URL}/token-canary", "https://own.example.com/token-canary?key=token-canary"
+    async with plane_with(database, tmp_path) as plane:
+        endpoint = await made(plane, url=url)
+        one = f"{PATH}/{endpoint['id']}"
+        assert (await plane.ask("PATCH", one, {"url": f"{url}/2"})).json["url"] == f"{url}/2"
+        assert (await plane.ask("GET", PATH)).json["data"][0]["url"] == f"{url}/2"
+        sealed = plane.webhooks.services.sealed.seal_url(plane.org_id, own)
+        await started(plane, sealed)
+        for table in ("webhook_endpoint", "webhook_delivery", "asynchronous_execution"):
+            rows = str(await plane.rows(f"SELECT to_jsonb(t)::text FROM {table} t"))
+            assert "sealed:" in rows
+            assert "canary" not in rows
+            assert "example.com" not in rows
+
+
+async def test_what_stood_readable_is_sealed_and_still_sent(database: str, tmp_path: Path) -> None:
+    async with receivers() as there, plane_with(database, tmp_path, allow=("127.0.0.1",)) as plane:
+        endpoint = await made(plane, url=there.url("/ok/1"))
+        await started(plane, there.url("/ok/own"))  # as it was written before
+        async with plane.pool.system() as connection:
+            await connection.execute("UPDATE webhook_endpoint SET url = %s", (there.url("/ok/1"),))
+        assert (await plane.ask("GET", f"{PATH}/{endpoint['id']}")).json["url"] == there.url("/ok/1")
+
+        await plane.webhooks.seal_plain_urls(plane.books)
+        for table in ("webhook_endpoint", "webhook_delivery", "asynchronous_execution"):
+            rows = str(await plane.rows(f"SELECT to_jsonb(t)::text FROM {table} t"))
+            assert "sealed:" in rows
+            assert "/ok/" not in rows
+        async with running(plane.webhooks.worker):
+            await until(lambda: {each.path for each in there.arrivals} == {"/ok/1", "/ok/own"})
+        assert (await plane.ask("GET", f"{PATH}/{endpoint['id']}")).json["url"] == there.url("/ok/1")
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
@@ -107,8 +141,9 @@ async def test_no_secret_stands_readable_in_the_database(database: str, tmp_path
         ({"url": None}, "url"),
         ({"events": ["execution.paused"]}, "events[0]"),
         ({"events": "execution.completed"}, "events"),
-        ({"headers": {"Host": "x"}}, "headers"),
-        ({"headers": {"x-a": "b\r\nc: d"}}, "headers"),
+        ({"headers": {"Host": "x"}}, "headers.host"),
+        ({"headers": {"x-a": "b\r\nc: d"}}, "headers.x-a"),
+        ({"headers": {"x a": "b"}}, "headers"),
         ({"headers": {"x-a": 1}}, "headers[...]"),
         ({"description": "x" * 501}, "description"),
         ({"surprise": 1}, "surprise"),
@@ -225,8 +260,39 @@ async def test_a_test_tells_how_it_went(database: str, tmp_path: Path) -> None:
         assert (told["success"], told["status_code"], told["error"]) == (False, 500, "http_500")
         found = (await plane.ask("GET", f"/v1/webhooks/deliveries/{told['id']}")).json
         assert (found["type"], found["status"], found["attempts"]) == ("webhook.test", "dead", 1)
-        again = await plane.ask("POST", f"/v1/webhooks/deliveries/{told['id']}/redeliver")
-        assert again.status == 409
+        assert (await plane.ask("GET", f"{PATH}/{bad['id']}")).json["dead_letters"] == 0, "of executions' events"
+        there.heals = True
+        redeliver = f"/v1/webhooks/deliveries/{told['id']}/redeliver"
+        async with running(plane.webhooks.worker):
+            assert (await plane.ask("POST", redeliver)).status == 202
+            await until(lambda: len(there.of("/fails/1")) == 2)
+        await plane.ask("DELETE", f"{PATH}/{bad['id']}")
+        again = await plane.ask("POST", redeliver)
+        assert (again.status, again.json["error"]["code"]) == (409, "CONFLICT")
+        assert "deleted" in again.json["error"]["message"]
+
+
+@pytest.mark.parametrize("remedy", ["test", "edit", "replay"])
+async def test_a_receiver_that_is_said_to_be_well_is_served_at_once(
+    database: str, tmp_path: Path, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("waypost.webhooks.lane.REST_S", (3_600.0,) * 5)
+    async with receivers() as there, plane_with(database, tmp_path, allow=("127.0.0.1",)) as plane:
+        endpoint = await made(plane, url=there.url("/fails/1"))
+        one = f"{PATH}/{endpoint['id']}"
+        async with running(plane.webhooks.worker):
+            for _ in range(6):
+                await started(plane)
+            await until(lambda: len(there.arrivals) == 5)  # now it rests, and the sixth waits
+            there.heals = True
+            match remedy:
+                case "test":
+                    assert (await plane.ask("POST", f"{one}/test")).json["success"]
+                case "edit":
+                    assert (await plane.ask("PATCH", one, {"is_active": True})).json["failure_count"] == 0
+                case "replay":
+                    assert (await plane.ask("POST", f"{one}/replay")).status == 202
+            await until(lambda: len(there.accepted) == (2 if remedy == "test" else 1))
 
 
 async def test_what_failed_ten_times_is_told_with_what_to_do_and_replayed(

@@ -38,6 +38,7 @@ from waypost.storage.provider_callbacks import ProviderCallback, record_callback
 from waypost.storage.webhooks import Announcer
 from waypost.stores.vault import VaultUnavailable
 from waypost.telemetry.metrics import Counter, Histogram
+from waypost.webhooks.sealed import Sealed
 from waypost.wire.errand import Errand, Sent
 from waypost.worker.executions import ExecutionWork
 from waypost.worker.job_desk import JobDesk
@@ -103,7 +104,7 @@ class Schedule:
         self.vault = FaultyVault(self.faults)
         self.shelf = Shelf(dice, self.faults)
         self.provider = JobProvider(_habits(dice), dice)
-        self.executions = Executions(pool, IDS, Announcer(IDS))
+        self.executions = Executions(pool, IDS, Announcer(IDS, Sealed(b"k" * 32)))
         self._addresses = CallbackAddresses(b"s" * 32, lambda: "https://waypost.test")
         self._view = _view(self.provider.habits)
         self.model = dice.choice(("paint", "paint", "text"))

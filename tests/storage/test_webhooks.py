@@ -52,6 +52,7 @@ from waypost.storage.webhook_endpoints import (
 from waypost.storage.webhooks import Announcer, url_lane
 from waypost.webhooks.event import EventType
 from waypost.webhooks.schedule import Attempt, Dead, Delivered, Reason, Retry
+from waypost.webhooks.sealed import Sealed
 from waypost.wire.canonical import Usage
 
 URL = "https://hooks.example.com/a"
@@ -66,7 +67,7 @@ class Desk:
     def __init__(self, books: Books, settling: Pool) -> None:
         self.books = books
         self.pool = books.app
-        self.executions = Executions(settling, IDS, Announcer(IDS))
+        self.executions = Executions(settling, IDS, Announcer(IDS, Sealed(b"k" * 32)))
         self.org_id = b""
 
     async def endpoint(self, *events: str, url: str = URL, org_id: bytes | None = None, most: int = 20) -> Endpoint:

@@ -76,7 +76,7 @@ def test_the_canonical_envelope_has_details_only_where_a_field_is_at_fault() -> 
         }
     }
     assert field["error"]["retryable"] is False
-    assert field["error"]["details"] == [{"field": "input.width", "code": "INVALID", "message": "Too wide."}]
+    assert field["error"]["details"] == [{"field": "input.width", "code": "INVALID_VALUE", "message": "Too wide."}]
 
 
 def test_headers_tell_whether_and_when_to_retry() -> None:

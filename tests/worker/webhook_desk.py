@@ -42,7 +42,7 @@ class Desk:
     def __init__(self, books: Books, settling: Pool, database: str) -> None:
         self.books = books
         self.database = database
-        self.executions = Executions(settling, IDS, Announcer(IDS))
+        self.executions = Executions(settling, IDS, Announcer(IDS, Sealed(b"k" * 32)))
         self.sealed = Sealed(b"k" * 32)
         self.secrets: dict[bytes, str] = {}
         self.org_id = b""
@@ -72,7 +72,7 @@ class Desk:
         endpoint_id, secret = IDS.new(), secret_text(os.urandom(32))
         self.secrets[endpoint_id] = secret
         wanted = Change(
-            url=url,
+            url=self.sealed.seal_url(endpoint_id, url),
             events=events,
             headers=self.sealed.seal_headers(endpoint_id, headers or {}),
             header_names=list(headers or {}),
@@ -93,7 +93,8 @@ class Desk:
 
     async def started(self, webhook_url: str | None = None) -> AsynchronousExecution:
         """Announces `execution.started`."""
-        made, _ = await self.executions.create(received(self.org_id, webhook_url=webhook_url, hold_nanos=1_000))
+        sealed = None if webhook_url is None else self.sealed.seal_url(self.org_id, webhook_url)
+        made, _ = await self.executions.create(received(self.org_id, webhook_url=sealed, hold_nanos=1_000))
         after = await self.executions.step(made, run(made))
         assert after is not None
         return after

@@ -90,10 +90,10 @@ async def _report(here: Desk, there: Receivers, kills: int) -> Report:
     async with here.books.app.system() as connection:
         found = await connection.execute(
             "SELECT delivery.event_id, endpoint.url, delivery.state, delivery.reason, delivery.attempts,"
-            " extract(epoch FROM first_attempt_at - delivery.created_at)"
+            " extract(epoch FROM first_attempt_at - delivery.created_at), endpoint.id"
             "  FROM webhook_delivery AS delivery JOIN webhook_endpoint AS endpoint ON endpoint.id = endpoint_id"
         )
-        rows = await found.fetchall()
+        rows = [(row[0], here.sealed.url(row[6].bytes, row[1]), *row[2:]) for row in await found.fetchall()]
     accepted = Counter((each.path, each.event_id) for each in there.taken)
     delivered = {(_path(url), f"evt_{event_id}") for event_id, url, state, *_ in rows if state == "DELIVERED"}
     first_s = sorted(float(row[5]) for row in rows if "/flaky/" in row[1] and row[5] is not None)

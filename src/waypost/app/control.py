@@ -177,6 +177,7 @@ class ControlProcess:
         while True:
             with contextlib.suppress(LedgerUnavailable):
                 await self._following.catch_up()
+                await self._webhooks.seal_plain_urls(self._books)
                 break
             await asyncio.sleep(_RETRY_S)
         background.start(self._following.run())

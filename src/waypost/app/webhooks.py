@@ -14,6 +14,7 @@ from waypost.kit.ids import Ids
 from waypost.storage.announcements import Announcements
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
+from waypost.storage.webhook_urls import seal_plain_urls
 from waypost.storage.webhooks import CHANNEL, Announcer
 from waypost.telemetry.metrics import Page
 from waypost.transport.tls import client_context
@@ -36,9 +37,9 @@ class Webhooks:
         """Raises SettingUnusable when the authorities cannot be read."""
         self._live = live
         self._pool = Pool(conninfo, Role.APP, size=_CONNECTIONS)
-        self.announcer = Announcer(ids, expires_s=live.webhooks.expires_s)
-        self.session = make_session(live.egress)
         sealed = Sealed(secrets.envelope_key)
+        self.announcer = Announcer(ids, sealed, expires_s=live.webhooks.expires_s)
+        self.session = make_session(live.egress)
         self.worker = WebhookWorker(
             self._pool,
             Announcements(conninfo, Role.APP, CHANNEL),
@@ -64,6 +65,10 @@ class Webhooks:
         self.announcer.expires_s = live.webhooks.expires_s
         self.worker.settings = _settings(live)
         self._live = live
+
+    async def seal_plain_urls(self, books: Pool) -> None:
+        """Those of rows that were written before URLs were sealed. Raises LedgerUnavailable."""
+        await seal_plain_urls(self._pool, books, self.services.sealed.seal_url)
 
     async def close(self) -> None:
         """When the worker has ended."""

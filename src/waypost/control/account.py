@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from waypost.control.answers import answer, moment
+from waypost.control.answers import answer, check_query, moment
 from waypost.control.services import Services
 from waypost.kit import ids
 from waypost.kit.errors import invalid
@@ -78,6 +78,7 @@ class _Actions:
     async def usage(self, request: Request) -> Response:
         """By day (UTC) and model; `since` is a day or a moment, by default a month ago."""
         org_id = self._services.administrator(request).org_id
+        check_query(request, "since")
         rows = await usage_of(self._services.pool, org_id, since_ms=self._since_ms(request))
         shown = [{"day": str(row.day), "model": row.model} | _counts(row) for row in rows]
         return answer({"rows": shown, "total": _counts(total_of(rows))})
@@ -90,7 +91,8 @@ class _Actions:
             since = datetime.fromisoformat(text)
             return max(0, int((since if since.tzinfo is not None else since.replace(tzinfo=UTC)).timestamp()) * 1000)
         except (ValueError, OverflowError):
-            raise invalid("since", "'since' is a day such as 2026-11-01, or a moment in ISO 8601.") from None
+            told = "'since' is a day such as 2026-11-01, or a moment in ISO 8601."
+            raise invalid("since", told, "INVALID_FORMAT") from None
 
 
 def _counts(row: UsageRow) -> dict[str, object]:

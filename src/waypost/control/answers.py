@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -17,13 +17,14 @@ from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal, invalid
 from waypost.kit.ids import Ids
 from waypost.wire.dialects import error_headers, render_error
-from waypost.wire.request import refuse_value
+from waypost.wire.request import refusal_of_value
 
 BODY_BYTES_MAX = 1_048_576  # of JSON; files have their own bound
 PAGE_MAX = 100
 PAGE_DEFAULT = 20
 _JSON = "application/json"
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,255}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _Body = TypeVar("_Body")
 encode = msgspec.json.Encoder().encode
 
@@ -50,7 +51,7 @@ async def read_body(request: Request, decode: msgspec.json.Decoder[_Body]) -> _B
     try:
         return decode.decode(body or b"{}")
     except msgspec.ValidationError as error:
-        refuse_value(error)
+        raise refusal_of_value(error, lambda field: _values_of(decode.type, field)) from None
     except (ValueError, RecursionError):
         raise invalid(None, "The body is not valid JSON.") from None
 
@@ -75,6 +76,20 @@ def path_id(request: Request, kind: str, name: str = "id") -> bytes:
         raise Refusal(ErrorCode.NOT_FOUND) from None
 
 
+def check_query(request: Request, *names: str) -> None:
+    """What is misspelt would else choose nothing: raises Refusal, 400 naming a parameter that is not one of these, or
+    stands twice."""
+    seen = set()
+    for name, _ in request.query_params.multi_items():
+        shown = name if _NAME.fullmatch(name) else "…"
+        if name not in names:
+            known = f"Known are {', '.join(names)}." if names else "This takes none."
+            raise invalid(shown, f"There is no parameter '{shown}' here. {known}", "UNKNOWN_FIELD")
+        if name in seen:
+            raise invalid(shown, f"'{shown}' stands twice in the query.")
+        seen.add(name)
+
+
 class PageRequest(msgspec.Struct, frozen=True):
     """`?limit=…&cursor=…`: at most `limit` rows, older than the row that the cursor names."""
 
@@ -82,15 +97,16 @@ class PageRequest(msgspec.Struct, frozen=True):
     before: bytes | None
 
 
-def page_request(request: Request, kind: str) -> PageRequest:
-    """Raises Refusal: 400 naming the parameter."""
+def page_request(request: Request, kind: str, *filters: str) -> PageRequest:
+    """`filters` are the parameters that choose what is listed. Raises Refusal: 400 naming the parameter at fault."""
+    check_query(request, "limit", "cursor", *filters)
     limit_text, cursor = request.query_params.get("limit", str(PAGE_DEFAULT)), request.query_params.get("cursor")
     if not (limit_text.isascii() and limit_text.isdigit() and 1 <= int(limit_text[:6]) <= PAGE_MAX):
-        raise invalid("limit", f"'limit' is a number from 1 to {PAGE_MAX}.")
+        raise invalid("limit", f"'limit' is a number from 1 to {PAGE_MAX}.", "OUT_OF_RANGE")
     try:
         return PageRequest(int(limit_text), None if not cursor else ids.parse(kind, cursor))
     except ValueError:
-        raise invalid("cursor", "'cursor' is not one that an earlier page gave.") from None
+        raise invalid("cursor", "'cursor' is not one that an earlier page gave.", "INVALID_FORMAT") from None
 
 
 def page(rows: Sequence[object], next_cursor: str | None) -> dict[str, object]:
@@ -113,3 +129,18 @@ def origin_of(request: Request) -> str:
 def request_id_of(request: Request, source: Ids) -> str:
     """As the gateway gave it; one of our own for a request that did not come through it."""
     return request.headers.get("x-request-id") or ids.text("req", source.new())
+
+
+def _values_of(body: Any, field: str) -> tuple[str, ...]:
+    """What a field at the top of a body may be, where that is a choice of words."""
+    found = next((each for each in msgspec.structs.fields(body) if each.encode_name == field), None)
+    if found is None:
+        return ()
+    kinds = msgspec.inspect.type_info(found.type)
+    values: list[object] = []
+    for kind in kinds.types if isinstance(kinds, msgspec.inspect.UnionType) else (kinds,):
+        if isinstance(kind, msgspec.inspect.LiteralType):
+            values += kind.values
+        elif isinstance(kind, msgspec.inspect.EnumType):
+            values += [each.value for each in kind.cls]
+    return tuple(map(str, values))

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from waypost.control.answers import answer, moment, page, path_id, read_body
+from waypost.control.answers import answer, check_query, moment, page, path_id, read_body
 from waypost.control.services import Services
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal, invalid
@@ -91,6 +91,7 @@ class _Actions:
     async def show_all(self, request: Request) -> Response:
         """Those that are valid; at most as many as an organisation may have, so there is one page."""
         org_id = self._services.administrator(request).org_id
+        check_query(request)
         listed = await list_api_keys(self._services.pool, org_id)
         now = self._services.clock.unix_ns() / 1e9
         valid = [_shown(key) for key in listed if key.valid_until is None or key.valid_until.timestamp() > now]

@@ -14,11 +14,12 @@ from starlette.requests import Request
 
 from waypost.control.answers import read_bytes
 from waypost.control.estimates import estimate_of, is_for_jobs
+from waypost.control.input_files import check_files
 from waypost.control.services import Services
 from waypost.executions.estimate import hold_for
 from waypost.executions.payload_keys import GRACE_S, METADATA_BYTES_MAX, PAYLOAD_TTL_S_MAX, input_key, metadata_key
 from waypost.executions.validation import check_body
-from waypost.kit.codec import has_more_values_than, is_deeper_than
+from waypost.kit.codec import has_more_values_than, is_deeper_than, repeated_key
 from waypost.kit.crypto import HmacSha256
 from waypost.kit.errors import ErrorCode, Fault, InvalidFields, Refusal, invalid
 from waypost.ledger.record import InsufficientFunds
@@ -38,6 +39,7 @@ CALL_DEADLINE_S = 300  # of a model that answers in a call
 JOB_DEADLINE_S = 3_600  # of one whose provider works longer
 _LARGE_BYTES = 32_768  # checking more than this takes long enough to be done beside the loop
 _JSON = "application/json"
+_FIELDS = ("model", "input", "webhook_url", "metadata")
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -104,7 +106,8 @@ class Acceptance:
             raise Refusal(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
         key = request.headers.get("idempotency-key")
         if key is not None and not 1 <= len(key) <= IDEMPOTENCY_KEY_CHARS_MAX:
-            raise invalid("Idempotency-Key", f"'Idempotency-Key' has 1 to {IDEMPOTENCY_KEY_CHARS_MAX} characters.")
+            told = f"'Idempotency-Key' has 1 to {IDEMPOTENCY_KEY_CHARS_MAX} characters."
+            raise invalid("Idempotency-Key", told, "OUT_OF_RANGE")
         body = await read_bytes(request, BODY_BYTES_MAX)
         if key is None:
             return body, None
@@ -128,7 +131,11 @@ class Acceptance:
         modality, schema = ("", "") if model is None else (model.modality, model.input_schema)
 
         def check() -> tuple[bytes, ...]:
-            return check_body(fields, modality=modality, input_schema=schema)
+            found = check_body(fields, modality=modality, input_schema=schema)
+            twice = repeated_key(body, _FIELDS)
+            if twice is not None:
+                raise invalid(twice, f"'{twice}' stands twice in the body.")
+            return found
 
         if len(body) < _LARGE_BYTES:
             file_ids = check()
@@ -140,8 +147,7 @@ class Acceptance:
         if len(_encode(fields.get("metadata"))) > METADATA_BYTES_MAX:
             told = f"'metadata' is at most {METADATA_BYTES_MAX} bytes of JSON."
             raise InvalidFields([Fault("metadata", "OUT_OF_RANGE", told)])
-        if file_ids and not await self._services.files.exist(api_key.org_id, file_ids):
-            raise Refusal(ErrorCode.FILE_NOT_FOUND)
+        await check_files(self._services.files, api_key.org_id, model, fields["input"], file_ids)
         return model, fields["input"], fields
 
     def _priced(
@@ -150,6 +156,7 @@ class Acceptance:
         now_ms = self._services.clock.unix_ns() // 1_000_000
         now = datetime.fromtimestamp(now_ms // 1000, UTC) + timedelta(milliseconds=now_ms % 1000)
         estimate_nanos = estimate_of(model, body_input, at_ms=now_ms)
+        url = fields.get("webhook_url")
         deadline_s = model.deadline_s or (JOB_DEADLINE_S if is_for_jobs(model) else CALL_DEADLINE_S)
         return AsynchronousExecution(
             id=self._services.ids.new(),
@@ -162,7 +169,7 @@ class Acceptance:
             hold_nanos=hold_for(estimate_nanos),
             accepted_at=now,
             expires_at=now + timedelta(seconds=deadline_s),
-            webhook_url=fields.get("webhook_url"),
+            webhook_url=None if url is None else self._services.webhooks.sealed.seal_url(api_key.org_id, url),
         )
 
     async def _create(

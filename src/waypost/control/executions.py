@@ -77,7 +77,7 @@ class _Actions:
     async def list(self, request: Request) -> Response:
         """The newest first, in pages: `?status=…&model=…&created_after=…&created_before=…`."""
         api_key = self._services.principal(request)
-        wanted = page_request(request, "exec")
+        wanted = page_request(request, "exec", "status", "model", "created_after", "created_before")
         rows = await list_executions(
             self._services.pool,
             api_key.org_id,
@@ -138,14 +138,16 @@ class _Actions:
         return answer(None, status=204, headers=_id_header(row.id))
 
     async def cancel(self, request: Request) -> Response:
-        """200 with the cancelled execution; 202 when its provider decides; 409 when it is too late."""
+        """200 with the cancelled execution; 202 when its provider decides; 409 when it is too late: terminal states
+        never change, and what is cancelled is terminal too."""
         api_key = self._services.principal(request)
         row = await self._found(request)
         for _ in range(_TRIES_MAX):
             own = row.asynchronous
-            if own is None or (own.state is not State.CANCELED and cancelling(own.state, own.mode) is _TOO_LATE):
-                raise Refusal(ErrorCode.CONFLICT, "It is too late to cancel: the execution has ended, or is about to.")
-            if own.state is State.CANCELED or await self._cancelled(own):
+            if own is None or cancelling(own.state, own.mode) is Cancelling.TOO_LATE:
+                is_cancelled = own is not None and own.state is State.CANCELED
+                raise Refusal(ErrorCode.CONFLICT, _CANCELLED if is_cancelled else _TOO_LATE)
+            if await self._cancelled(own):
                 break
             row = await self._again(api_key, row)
         row = await self._again(api_key, row)
@@ -238,7 +240,8 @@ class _Actions:
         return datetime.fromtimestamp(self._services.clock.unix_ns() / 1e9, UTC)
 
 
-_TOO_LATE = Cancelling.TOO_LATE
+_TOO_LATE = "It is too late to cancel: the execution has ended, or is about to."
+_CANCELLED = "The execution is cancelled already."
 
 
 def _id_header(execution_id: bytes) -> dict[str, str]:
@@ -278,4 +281,5 @@ def _moment_ms(request: Request, name: str) -> int | None:
         ms = int((at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp() * 1000)
         return min(max(0, ms), (1 << 48) - 1)  # as far as ids can tell
     except (ValueError, OverflowError):
-        raise invalid(name, f"'{name}' is a day such as 2026-11-01, or a moment in ISO 8601.") from None
+        told = f"'{name}' is a day such as 2026-11-01, or a moment in ISO 8601."
+        raise invalid(name, told, "INVALID_FORMAT") from None

@@ -35,6 +35,7 @@ UPLOADS_AT_ONCE = 64  # of one process: each holds a few MiB
 UPLOADS_OF_ONE = 16  # organisation's among them, so that others get through
 UPLOAD_TOTAL_S = 1800.0  # an object is expected to be written within `storage.files.WRITING_MAX`
 INLINE_BYTES_MAX = 10 * 1024 * 1024  # of an input in a provider's request, before base64 makes it a third more
+INLINED_BYTES_MAX = 44 * 1024 * 1024  # of all of one request; what a gateway takes from the worker is 64 MiB
 
 
 class FileTooLarge(Exception):
@@ -171,10 +172,9 @@ class Files:
             raise Refusal(ErrorCode.FILE_NOT_FOUND)
         return row
 
-    async def exist(self, org_id: bytes, file_ids: Collection[bytes]) -> bool:
-        """Whether the organisation has all of these, ready to be read."""
-        wanted = set(file_ids)
-        return await files.count_ready(self.pool, org_id, wanted, self.now()) == len(wanted)
+    async def sizes(self, org_id: bytes, file_ids: Collection[bytes]) -> dict[bytes, int]:
+        """The bytes of each of these that the organisation has, ready to be read."""
+        return await files.ready_sizes(self.pool, org_id, file_ids, self.now())
 
     async def deliver(
         self,

@@ -107,7 +107,7 @@ class _Actions:
         wanted = await read_body(request, _decode_new)
         bounds = self._store.bounds
         if all(each is None for each in (wanted.purpose, wanted.filename, wanted.content_type, wanted.size_bytes)):
-            raise invalid("purpose", "'purpose' is missing: INPUT or UPLOAD.")
+            raise invalid("purpose", "'purpose' is missing: INPUT or UPLOAD.", "REQUIRED")
         if wanted.size_bytes is not None and wanted.size_bytes > bounds.bytes_max:
             raise _too_large(bounds.bytes_max)
         file_id = self._services.ids.new()
@@ -175,7 +175,7 @@ class _Actions:
     async def show_all(self, request: Request) -> Response:
         """The newest first, in pages; `?status=`, `?purpose=`, `?region=`, `?execution_id=`."""
         org_id = self._services.principal(request).org_id
-        asked = page_request(request, "file")
+        asked = page_request(request, "file", "status", "purpose", "region", "execution_id")
         wanted = Wanted(
             state=_state(request),
             purpose=_one_of(request, "purpose", ("INPUT", "UPLOAD", "OUTPUT")),
@@ -382,7 +382,8 @@ def _execution_id(request: Request) -> bytes | None:
     try:
         return None if value is None else ids.parse("exec", value)
     except ValueError:
-        raise invalid("execution_id", "'execution_id' is the id of an execution.") from None
+        told = "'execution_id' is the id of an execution: exec_<uuid>."
+        raise invalid("execution_id", told, "INVALID_FORMAT") from None
 
 
 def _too_large(bytes_max: int) -> Refusal:

@@ -105,10 +105,13 @@ class _Actions:
 
     async def download(self, request: Request) -> Response:
         """The film inside of JSON. Raises Refusal: 404, 409 while there is none, 413 for a large one."""
-        row = await self._found(request, request.query_params.get("id", ""))
+        task_name = request.query_params.get("id")
+        if task_name is None:
+            raise invalid("id", "'id' is missing: that of the task.", "REQUIRED")
+        row = await self._found(request, task_name)
         film = _film(row)
         if film is None:
-            raise Refusal(ErrorCode.CONFLICT, "The task has no film, or not yet.", retry_after_s=2)
+            raise _without_film(row)
         if film.bytes > DOWNLOAD_BYTES_MAX:
             told = f"The film is larger than {DOWNLOAD_BYTES_MAX:,} bytes: load it from its 'url'."
             raise Refusal(ErrorCode.PAYLOAD_TOO_LARGE, told)
@@ -185,6 +188,15 @@ async def _as_base64(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         left = whole[cut:]
         yield base64.b64encode(whole[:cut])
     yield base64.b64encode(left)
+
+
+def _without_film(row: ExecutionRow) -> Refusal:
+    """Waiting helps who asks too early, and nobody else."""
+    if row.ended is None:
+        return Refusal(ErrorCode.CONFLICT, "The task has no film yet.", retry_after_s=2)
+    error = error_of(row)
+    told = "it was cancelled" if error is None else f"{error['code']}: {error['message']}"
+    return Refusal(ErrorCode.CONFLICT, f"The task has ended without a film: {told}")
 
 
 def _film(row: ExecutionRow) -> OutputFile | None:

@@ -11,10 +11,11 @@ from starlette.routing import Route
 
 from waypost.control.answers import answer, moment, page, page_request, path_id
 from waypost.control.services import Services
-from waypost.control.webhooks import INACTIVE
+from waypost.control.webhooks import DELETED, INACTIVE
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal, invalid
 from waypost.storage.webhook_deliveries import (
+    Deleted,
     Delivery,
     Inactive,
     Wanted,
@@ -45,7 +46,7 @@ class _Actions:
     async def show_all(self, request: Request) -> Response:
         """The newest first, in pages: `?endpoint_id=…&execution_id=…&status=pending|delivered|dead&event=…`."""
         org_id = self._services.administrator(request).org_id
-        wanted = page_request(request, "whd")
+        wanted = page_request(request, "whd", "endpoint_id", "execution_id", "status", "event")
         rows = await list_deliveries(
             self._services.pool, org_id, _filters(request), limit=wanted.limit + 1, before=wanted.before
         )
@@ -71,6 +72,8 @@ class _Actions:
             raise Refusal(ErrorCode.NOT_FOUND) from None
         except Inactive:
             raise Refusal(ErrorCode.CONFLICT, INACTIVE) from None
+        except Deleted:
+            raise Refusal(ErrorCode.CONFLICT, DELETED) from None
 
 
 def _filters(request: Request) -> Wanted:
@@ -93,7 +96,7 @@ def _id(request: Request, name: str, kind: str) -> bytes | None:
     try:
         return None if text is None else ids.parse(kind, text)
     except ValueError:
-        raise invalid(name, f"'{name}' is an id such as {kind}_….") from None
+        raise invalid(name, f"'{name}' is an id such as {kind}_….", "INVALID_FORMAT") from None
 
 
 def _shown(delivery: Delivery) -> dict[str, object]:

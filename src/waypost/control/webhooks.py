@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from waypost.control.answers import answer, moment, path_id, read_body
+from waypost.control.answers import answer, check_query, moment, path_id, read_body
 from waypost.control.services import Services
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal, invalid
@@ -41,6 +41,7 @@ from waypost.storage.webhook_endpoints import (
 from waypost.upstream.guard import UrlForbidden, read_url
 from waypost.webhooks.event import SUBSCRIBABLE
 from waypost.webhooks.header_rules import HeaderRefused, read_headers
+from waypost.webhooks.sealed import Unreadable
 from waypost.webhooks.signature import SECRET_BYTES, secret_text
 
 _FAILING = (
@@ -50,6 +51,7 @@ _FAILING = (
 _GONE = "The receiver answered 410 Gone. Set 'is_active' to true when it is there again."
 _NOTICES = {"FAILING": ("consecutive_failures", _FAILING), "GONE": ("gone", _GONE)}
 INACTIVE = "The endpoint is not active: set 'is_active' to true first."
+DELETED = "The endpoint was deleted: nothing can be sent to it any more."
 _Description = Annotated[str, msgspec.Meta(max_length=500)]
 _Events = Annotated[list[str], msgspec.Meta(max_length=len(SUBSCRIBABLE))]
 _Headers = dict[str, str]
@@ -107,7 +109,7 @@ def check_url(services: Services, url: str, *, field: str) -> None:
     try:
         read_url(url, services.webhooks.allowed())
     except UrlForbidden as forbidden:
-        raise invalid(field, f"'{field}' cannot be called. {forbidden}") from None
+        raise invalid(field, f"'{field}' cannot be called. {forbidden}", "INVALID_FORMAT") from None
 
 
 class _Actions:
@@ -123,7 +125,7 @@ class _Actions:
         endpoint_id, secret = services.ids.new(), _new_secret()
         headers = _checked_headers(wanted.headers or {})
         change = Change(
-            url=wanted.url,
+            url=services.webhooks.sealed.seal_url(endpoint_id, wanted.url),
             description=wanted.description,
             events=_checked_events(wanted.events or ()),
             headers=services.webhooks.sealed.seal_headers(endpoint_id, headers),
@@ -137,12 +139,14 @@ class _Actions:
             raise Refusal(
                 ErrorCode.CONFLICT, f"The organisation has {most} endpoints, and may have no more. Delete one first."
             ) from None
-        return answer(_shown(made) | {"secret": secret}, status=201)
+        return answer(self._shown(made) | {"secret": secret}, status=201)
 
     async def show_all(self, request: Request) -> Response:
         """At most as many as an organisation may have, so there is one page; under ModelRoute's name and under ours."""
-        listed = await list_endpoints(self._services.pool, self._services.administrator(request).org_id)
-        rows = [_shown(each) for each in listed]
+        org_id = self._services.administrator(request).org_id
+        check_query(request)
+        listed = await list_endpoints(self._services.pool, org_id)
+        rows = [self._shown(each) for each in listed]
         return answer({"endpoints": rows, "data": rows, "next_cursor": None})
 
     async def show(self, request: Request) -> Response:
@@ -150,7 +154,7 @@ class _Actions:
         found = await find_endpoint(self._services.pool, org_id, path_id(request, "wh"))
         if found is None:
             raise Refusal(ErrorCode.NOT_FOUND)
-        return answer(_shown(found))
+        return answer(self._shown(found))
 
     async def change(self, request: Request) -> Response:
         """What is left out stays. Made inactive, what is on its way becomes dead letters."""
@@ -161,7 +165,7 @@ class _Actions:
             check_url(services, wanted.url, field="url")
         headers = None if wanted.headers is None else _checked_headers(wanted.headers)
         change = Change(
-            url=wanted.url,
+            url=None if wanted.url is None else services.webhooks.sealed.seal_url(endpoint_id, wanted.url),
             description=wanted.description,
             events=None if wanted.events is None else _checked_events(wanted.events),
             headers=None if headers is None else services.webhooks.sealed.seal_headers(endpoint_id, headers),
@@ -169,7 +173,7 @@ class _Actions:
             state=_state(wanted),
         )
         try:
-            return answer(_shown(await change_endpoint(services.pool, org_id, endpoint_id, change)))
+            return answer(self._shown(await change_endpoint(services.pool, org_id, endpoint_id, change)))
         except LookupError:
             raise Refusal(ErrorCode.NOT_FOUND) from None
 
@@ -245,6 +249,13 @@ class _Actions:
         until = await rotate_organisation_secret(services.pool, org_id, secret=sealed, overlap_s=wanted.overlap_s)
         return answer({"secret": secret, "previous_secret_valid_until": moment(until)})
 
+    def _shown(self, endpoint: Endpoint) -> dict[str, object]:
+        try:
+            url = self._services.webhooks.sealed.url(endpoint.id, endpoint.url)
+        except Unreadable:  # the secrets directory is another one: nothing is sent there either
+            url = None
+        return {"id": ids.text("wh", endpoint.id), "url": url} | _shown(endpoint)
+
 
 def _new_secret() -> str:
     return secret_text(os.urandom(SECRET_BYTES))
@@ -261,7 +272,8 @@ def _checked_headers(headers: dict[str, str]) -> dict[str, str]:
     try:
         return read_headers(headers)
     except HeaderRefused as refused:
-        raise invalid("headers", str(refused)) from None
+        at = f"headers.{refused.name}" if refused.name else "headers"
+        raise invalid(at, str(refused), refused.detail) from None
 
 
 def _state(wanted: _Changed) -> str | None:
@@ -275,8 +287,6 @@ def _state(wanted: _Changed) -> str | None:
 def _shown(endpoint: Endpoint) -> dict[str, object]:
     is_active = endpoint.state == "ACTIVE"
     return {
-        "id": ids.text("wh", endpoint.id),
-        "url": endpoint.url,
         "description": endpoint.description,
         "events": endpoint.events,
         "headers": endpoint.header_names,  # their values may be secrets

@@ -80,6 +80,12 @@ def check_body(body: object, *, modality: str, input_schema: str) -> tuple[bytes
     return tuple(files.found)
 
 
+def place_of_file(body_input: Mapping[str, Any], file_id: bytes) -> str:
+    """Where an input that was checked names a file first."""
+    name = ids.text("file", file_id)
+    return next((at for at, value in _texts(body_input, "input") if value == name), "input")
+
+
 @lru_cache(maxsize=512)  # schemas of the models of a catalogue or two
 def _validator(modality: str, input_schema: str) -> Draft202012Validator:
     return Draft202012Validator(_with_places(body_schema(schema_of(modality, input_schema))))
@@ -144,6 +150,18 @@ def _not_a_file(at: str, value: object) -> Fault:
         told = f"'{at}' is an address: upload the file and give its id, file_<uuid>."
         return Fault(at, "URL_NOT_ALLOWED", told)
     return Fault(at, "INVALID_FORMAT", f"'{at}' is the id of an uploaded file: file_<uuid>.")
+
+
+def _texts(value: object, at: str) -> Iterator[tuple[str, str]]:
+    """Every text with its place. How deep it nests was checked."""
+    if isinstance(value, str):
+        yield at, value
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from _texts(each, f"{at}[{index}]")
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _texts(each, _under(at, name if _NAME.fullmatch(name) else "…"))
 
 
 def _path(error: ValidationError) -> str:

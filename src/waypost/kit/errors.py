@@ -58,7 +58,7 @@ class ErrorCode(Enum):
 
 
 class Refusal(Exception):
-    """We said no. `param` names the request field at fault, `retry_after_s` when a retry may help.
+    """We said no. `param` names the request field at fault and `detail` how, `retry_after_s` when a retry may help.
 
     `message` is text of ours: it never quotes what the caller or a provider sent.
     """
@@ -69,12 +69,14 @@ class Refusal(Exception):
         message: str = "",
         *,
         param: str | None = None,
+        detail: str = "INVALID_VALUE",
         retry_after_s: int | None = None,
     ) -> None:
         super().__init__(code.name)
         self.code = code
         self.message = message or code.message
         self.param = param
+        self.detail = detail
         self.retry_after_s = retry_after_s
 
 
@@ -90,8 +92,15 @@ class NoEligibleRoute(Refusal):
         self.excluded_by = excluded_by
 
 
+DETAILS = (
+    *("REQUIRED", "INVALID_TYPE", "OUT_OF_RANGE", "UNKNOWN_FIELD", "INVALID_VALUE", "INVALID_FORMAT"),
+    "URL_NOT_ALLOWED",
+)
+"""What can be wrong with a field, as a word for programs. The first and the third are ModelRoute's."""
+
+
 class Fault(msgspec.Struct, frozen=True):
-    """One thing that is wrong with a request: where (`input.messages[0].role`), a word for programs, and a sentence.
+    """One thing that is wrong with a request: where (`input.messages[0].role`), one of `DETAILS`, and a sentence.
     Of what the caller sent it names fields only."""
 
     field: str
@@ -107,6 +116,7 @@ class InvalidFields(Refusal):
         self.faults = tuple(faults)
 
 
-def invalid(param: str | None, message: str) -> Refusal:
-    """400 INPUT_VALIDATION_ERROR at a named field."""
-    return Refusal(ErrorCode.INPUT_VALIDATION_ERROR, message, param=param)
+def invalid(param: str | None, message: str, detail: str = "INVALID_VALUE") -> Refusal:
+    """400 INPUT_VALIDATION_ERROR at a named field; `detail` is the word for programs: see `DETAILS`."""
+    assert detail in DETAILS, detail
+    return Refusal(ErrorCode.INPUT_VALIDATION_ERROR, message, param=param, detail=detail)

@@ -20,21 +20,22 @@ class Announcements:
         self._channel = channel
         self._listener: AsyncConnection | None = None
 
-    async def wait(self, timeout_s: float) -> None:
-        """Return when something was announced, or after the time; without a database it only waits."""
+    async def wait(self, timeout_s: float) -> list[str]:
+        """What was announced, as soon as something is; nothing after the time. Without a database it only waits."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         try:
             if self._listener is None:
                 async with asyncio.timeout_at(deadline):
                     self._listener = await self._listen()
-            async for _ in self._listener.notifies(timeout=max(0.0, deadline - loop.time()), stop_after=1):
-                pass
+            heard = self._listener.notifies(timeout=max(0.0, deadline - loop.time()), stop_after=1)
+            return [each.payload async for each in heard]
         except TimeoutError:
-            return
+            return []
         except psycopg.OperationalError:
             await self.close()
             await asyncio.sleep(deadline - loop.time())
+            return []
 
     async def close(self) -> None:
         if self._listener is not None:

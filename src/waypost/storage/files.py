@@ -102,7 +102,7 @@ DROP_OUTPUTS = "UPDATE file SET expires_at = now() WHERE execution_id = %(execut
 
 FIND = f"SELECT {_COLUMNS} FROM file WHERE id = %(id)s AND state <> 'HELD' AND expires_at > %(now)s"  # noqa: S608
 
-COUNT_READY = "SELECT count(*) FROM file WHERE id = ANY(%(ids)s) AND state = 'READY' AND expires_at > %(now)s"
+READY_SIZES = "SELECT id, size_bytes FROM file WHERE id = ANY(%(ids)s) AND state = 'READY' AND expires_at > %(now)s"
 
 LIST = f"""
 SELECT {_COLUMNS} FROM file
@@ -326,13 +326,12 @@ async def find_file(pool: Pool, org_id: bytes | None, file_id: bytes, now: datet
     return None if row is None else _row(row)
 
 
-async def count_ready(pool: Pool, org_id: bytes, file_ids: Collection[bytes], now: datetime) -> int:
-    """How many of these the organisation has, ready to be read."""
+async def ready_sizes(pool: Pool, org_id: bytes, file_ids: Collection[bytes], now: datetime) -> dict[bytes, int]:
+    """The bytes of each of these that the organisation has, ready to be read."""
     parameters = {"ids": [UUID(bytes=each) for each in file_ids], "now": now}
     async with pool.tenant(org_id) as connection:
-        row = await (await connection.execute(COUNT_READY, parameters)).fetchone()
-    assert row is not None
-    return int(row[0])
+        rows = await (await connection.execute(READY_SIZES, parameters)).fetchall()
+    return {row[0].bytes: int(row[1]) for row in rows}
 
 
 async def list_files(

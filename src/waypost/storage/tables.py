@@ -383,7 +383,7 @@ asynchronous_execution = sa.Table(
     _column("provider_job", Text, _RECIPIENT, nullable=True),  # the provider's name for its job
     _column("credential", LargeBinary, _RECIPIENT, nullable=True),  # digest of the key that submitted it
     _column("polls", Integer, _EXECUTION, server_default="0"),
-    _column("webhook_url", Text, _EXECUTION, nullable=True),
+    _column("webhook_url", Text, _EXECUTION, nullable=True),  # sealed: see webhooks.sealed
     _column("sequence", Integer, _EXECUTION, server_default="0"),  # of what was announced of it
     _column("output_files", JSONB, _EXECUTION, nullable=True),  # ids, types and measures
     _column("result_until", _TIME, _EXECUTION, nullable=True),  # while the vault keeps it
@@ -410,7 +410,7 @@ webhook_endpoint = sa.Table(
     METADATA,
     _column("id", _ID, _ENDPOINT, primary_key=True),
     _column("org_id", _ID, _ENDPOINT),
-    _column("url", Text, _ENDPOINT),
+    _column("url", Text, _ENDPOINT),  # sealed; its owner sees it
     _column("description", Text, _ENDPOINT),
     _column("events", ARRAY(Text), _ENDPOINT),  # none: all
     _column("state", Text, _ENDPOINT, server_default="ACTIVE"),
@@ -445,7 +445,7 @@ webhook_delivery = sa.Table(
     _column("id", _ID, _DELIVERY, primary_key=True),
     _column("org_id", _ID, _DELIVERY),
     _column("endpoint_id", _ID, _DELIVERY, nullable=True),
-    _column("url", Text, _DELIVERY, nullable=True),  # of the request, in place of an endpoint
+    _column("url", Text, _DELIVERY, nullable=True),  # sealed; of the request, in place of an endpoint
     _column("lane", _ID, _DELIVERY),  # the endpoint, or a digest of organisation and host
     _column("event_id", _ID, _DELIVERY),
     _column("event", Text, _DELIVERY),

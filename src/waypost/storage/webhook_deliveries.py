@@ -124,7 +124,7 @@ UPDATE webhook_endpoint AS endpoint
               %(succeeded_at)s::timestamptz[], %(failed_at)s::timestamptz[], %(error)s::text[], %(is_gone)s::boolean[])
        AS told (id, first_run, longest_run, last_run, succeeded_at, failed_at, error, is_gone)
  WHERE endpoint.id = told.id
-RETURNING endpoint.id, endpoint.state
+RETURNING endpoint.id, endpoint.state, endpoint.state_since = now()
 """  # noqa: S608
 
 BURY_OF = """
@@ -179,7 +179,7 @@ _REVIVED = """state = 'PENDING', ended_at = NULL, reason = NULL, retries = 0, du
 
 REDELIVER = f"""
 UPDATE webhook_delivery AS delivery SET {_REVIVED}
- WHERE org_id = %(org_id)s AND id = %(id)s AND delivery.state <> 'PENDING' AND event <> 'webhook.test'
+ WHERE org_id = %(org_id)s AND id = %(id)s AND delivery.state <> 'PENDING'
    AND (endpoint_id IS NULL
         OR EXISTS (SELECT FROM webhook_endpoint WHERE webhook_endpoint.id = endpoint_id AND state = 'ACTIVE'))
 RETURNING {_COLUMNS}
@@ -195,16 +195,18 @@ UPDATE webhook_delivery AS delivery SET {_REVIVED}
 
 IS_ACTIVE = "SELECT state = 'ACTIVE' FROM webhook_endpoint WHERE org_id = %(org_id)s AND id = %(endpoint_id)s"
 
-NOTIFY = f"SELECT pg_notify('{CHANNEL}', '')"
+# The lane's 32 digits: whoever makes it rest may end that.
+NOTIFY = f"SELECT pg_notify('{CHANNEL}', %(lane)s)"
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """A delivery to be tried now. `secret` and what follows are sealed; a URL's organisation may have no secret yet."""
+    """A delivery to be tried now. `secret` and what follows are sealed too; a URL's organisation may have no secret
+    yet."""
 
     id: bytes
     lane: bytes
     endpoint_id: bytes | None
-    url: str | None  # None: the endpoint is gone
+    url: str | None  # sealed; None: the endpoint is gone
     retries: int  # so far
     is_first: bool
     expires_at: datetime
@@ -267,6 +269,10 @@ class Inactive(Exception):
     """The endpoint gets nothing now."""
 
 
+class Deleted(Exception):
+    """The endpoint is no more."""
+
+
 async def take_due(
     pool: Pool,
     *,
@@ -317,7 +323,7 @@ async def renew(pool: Pool, delivery_ids: Sequence[bytes]) -> None:
 
 async def record(pool: Pool, ended: Sequence[Ended]) -> dict[bytes, str]:
     """Write down what became of attempts, in the order in which they ended. The endpoints that get no more from now
-    on, with their new state; what was on its way to them has become dead letters."""
+    on, with their new state; what was on its way to them, and to those of before, has become dead letters."""
     async with pool.system() as connection:
         await connection.execute(RECORD, _columns(ended))
         counted = _failures(ended)
@@ -328,7 +334,7 @@ async def record(pool: Pool, ended: Sequence[Ended]) -> dict[bytes, str]:
         stopped = {row[0].bytes: str(row[1]) for row in rows if row[1] != "ACTIVE" and row[0].bytes in suspects}
         if stopped:
             await _bury(connection, stopped)
-    return stopped
+    return {row[0].bytes: state for row in rows if row[2] and (state := stopped.get(row[0].bytes)) is not None}
 
 
 async def expire(pool: Pool) -> int:
@@ -375,20 +381,25 @@ async def find_delivery(pool: Pool, org_id: bytes, delivery_id: bytes) -> Delive
 
 
 async def redeliver(pool: Pool, org_id: bytes, delivery_id: bytes, *, expires_s: float) -> Delivery:
-    """Send an ended delivery again, with the same event id; one that is on its way stays as it is. Raises LookupError,
-    and Inactive when its endpoint gets nothing."""
+    """Send an ended delivery again, a test too, with the same event id; one that is on its way stays as it is. A rest
+    of its endpoint ends. Raises LookupError, and Inactive or Deleted when its endpoint gets nothing."""
     parameters = _ids(org_id, delivery_id) | {"expires_s": expires_s}
     async with pool.tenant(org_id) as connection:
         row = await (await connection.execute(REDELIVER, parameters)).fetchone()
         if row is not None:
-            await connection.execute(NOTIFY)
-            return _delivery(row)
+            delivery = _delivery(row)
+            await connection.execute(NOTIFY, {"lane": _lane_text(delivery.endpoint_id)})
+            return delivery
         found = await (await connection.execute(FIND, parameters)).fetchone()
-    if found is None:
-        raise LookupError
-    if found[6] != "PENDING":
-        raise Inactive
-    return _delivery(found)
+        if found is None:
+            raise LookupError
+        delivery = _delivery(found)
+        if delivery.state == "PENDING":
+            return delivery
+        assert delivery.endpoint_id is not None, "what goes to a URL can always be sent again"
+        named = {"org_id": UUID(bytes=org_id), "endpoint_id": UUID(bytes=delivery.endpoint_id)}
+        there = await (await connection.execute(IS_ACTIVE, named)).fetchone()
+    raise Deleted if there is None else Inactive
 
 
 async def replay(pool: Pool, org_id: bytes, endpoint_id: bytes, *, since: datetime | None, expires_s: float) -> int:
@@ -402,13 +413,23 @@ async def replay(pool: Pool, org_id: bytes, endpoint_id: bytes, *, since: dateti
         if not row[0]:
             raise Inactive
         revived = await connection.execute(REPLAY, parameters | {"since": since, "expires_s": expires_s})
-        await connection.execute(NOTIFY)
+        await connection.execute(NOTIFY, {"lane": endpoint_id.hex()})
         return revived.rowcount
+
+
+async def announce_repaired(pool: Pool, endpoint_id: bytes) -> None:
+    """Its receiver works: whoever has it rest ends that."""
+    async with pool.system() as connection:
+        await connection.execute(NOTIFY, {"lane": endpoint_id.hex()})
 
 
 async def _bury(connection: AsyncConnection, stopped: Mapping[bytes, str]) -> None:
     reasons = [(Reason.GONE if state == "GONE" else Reason.INACTIVE).value for state in stopped.values()]
     await connection.execute(BURY_OF, {"id": [UUID(bytes=each) for each in stopped], "reason": reasons})
+
+
+def _lane_text(endpoint_id: bytes | None) -> str:
+    return "" if endpoint_id is None else endpoint_id.hex()
 
 
 def _ids(org_id: bytes, delivery_id: bytes) -> dict[str, object]:

@@ -12,6 +12,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from waypost.storage.pool import Pool
+from waypost.storage.webhooks import CHANNEL
 from waypost.webhooks.schedule import Reason
 
 ROTATION_OVERLAP_S = 86_400.0  # for so long both secrets sign
@@ -19,7 +20,8 @@ ROTATION_OVERLAP_S = 86_400.0  # for so long both secrets sign
 _COLUMNS = """
 id, url, description, events, state, state_since, header_names, failures, last_success_at, last_failure_at,
 last_failure, created_at, CASE WHEN previous_until > now() THEN previous_until END,
-(SELECT count(*) FROM webhook_delivery WHERE lane = webhook_endpoint.id AND webhook_delivery.state = 'DEAD')
+(SELECT count(*) FROM webhook_delivery
+  WHERE lane = webhook_endpoint.id AND webhook_delivery.state = 'DEAD' AND event <> 'webhook.test')
 """
 
 # Endpoints of one organisation are made one after the other, so that the count holds.
@@ -36,7 +38,7 @@ LIST = f"SELECT {_COLUMNS} FROM webhook_endpoint WHERE org_id = %(org_id)s ORDER
 
 FIND = f"SELECT {_COLUMNS} FROM webhook_endpoint WHERE org_id = %(org_id)s AND id = %(id)s"  # noqa: S608
 
-# Made active again, it begins anew; a rest of what was found failing is forgotten.
+# Said to be active, or with another URL, it begins anew: its failures are forgotten.
 CHANGE = f"""
 UPDATE webhook_endpoint
    SET url = coalesce(%(url)s, url), description = coalesce(%(description)s, description),
@@ -46,7 +48,7 @@ UPDATE webhook_endpoint
        state = coalesce(%(state)s, state),
        state_since = CASE WHEN %(state)s IS DISTINCT FROM state AND %(state)s IS NOT NULL THEN now()
                           ELSE state_since END,
-       failures = CASE WHEN %(state)s = 'ACTIVE' AND state <> 'ACTIVE' THEN 0 ELSE failures END
+       failures = CASE WHEN %(state)s = 'ACTIVE' OR %(url)s::text IS NOT NULL THEN 0 ELSE failures END
  WHERE org_id = %(org_id)s AND id = %(id)s
 RETURNING {_COLUMNS}
 """  # noqa: S608
@@ -85,12 +87,16 @@ RETURNING previous_until
 """
 
 
+OPEN_LANE = f"SELECT pg_notify('{CHANNEL}', %(lane)s)"  # to who makes it rest
+
+
 class TooManyEndpoints(Exception):
     """The organisation has as many as it may have."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """An endpoint as its organisation sees it. `state`: ACTIVE, PAUSED by its owner, FAILING, GONE (it said so)."""
+    """An endpoint as its organisation sees it, but for the URL, which is sealed. `state`: ACTIVE, PAUSED by its owner,
+    FAILING, GONE (it said so)."""
 
     id: bytes
     url: str
@@ -109,7 +115,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes another; None stays. `headers` are sealed, and change when `header_names` is given."""
+    """What becomes another; None stays. `url` and `headers` are sealed; headers change when `header_names` is given."""
 
     url: str | None = None
     description: str | None = None
@@ -150,13 +156,15 @@ async def find_endpoint(pool: Pool, org_id: bytes, endpoint_id: bytes) -> Endpoi
 
 
 async def change_endpoint(pool: Pool, org_id: bytes, endpoint_id: bytes, wanted: Change) -> Endpoint:
-    """Paused, what is on its way to it becomes dead letters. Raises LookupError."""
+    """Paused, what is on its way to it becomes dead letters; else a rest ends. Raises LookupError."""
     async with pool.tenant(org_id) as connection:
         row = await (await connection.execute(CHANGE, _parameters(org_id, endpoint_id, wanted))).fetchone()
         if row is None:
             raise LookupError
         if wanted.state == "PAUSED":
             await bury(connection, endpoint_id, Reason.INACTIVE)
+        else:
+            await connection.execute(OPEN_LANE, {"lane": endpoint_id.hex()})
     return _endpoint(row)
 
 

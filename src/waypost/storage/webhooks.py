@@ -18,6 +18,7 @@ from waypost.executions.lifecycle import public_status
 from waypost.kit.ids import Ids, text
 from waypost.storage.asynchronous_executions import AsynchronousExecution, Ending, OutputFile
 from waypost.webhooks.event import FILES_MAX, EventType, ExecutionFacts, ResultFile
+from waypost.webhooks.sealed import Sealed, Unreadable
 from waypost.wire.canonical import Usage
 
 CHANNEL = "waypost_webhook"
@@ -55,9 +56,10 @@ SELECT pg_notify('{CHANNEL}', '') FROM numbered WHERE is_active LIMIT 1
 class Announcer:
     """Announces the steps of executions: `storage.asynchronous_executions.Announce`."""
 
-    def __init__(self, ids: Ids, *, expires_s: float = EXPIRES_S) -> None:
+    def __init__(self, ids: Ids, sealed: Sealed, *, expires_s: float = EXPIRES_S) -> None:
         """`expires_s`: a delivery is given up after it. It may be set anew."""
         self._ids = ids
+        self._sealed = sealed
         self.expires_s = expires_s
 
     async def __call__(
@@ -65,7 +67,7 @@ class Announcer:
     ) -> None:
         """Tell the organisation's endpoints that want to know, and the URL that came with the request, when the
         connection's transaction is committed. One statement; the connection is of who keeps the books."""
-        url = execution.webhook_url
+        url = execution.webhook_url  # sealed to the organisation, as the delivery needs it
         parameters = {
             "org_id": UUID(bytes=execution.org_id),
             "execution_id": UUID(bytes=execution.id),
@@ -74,11 +76,17 @@ class Announcer:
             "sequence": execution.sequence,
             "facts": Jsonb(msgspec.to_builtins(facts_of(execution, ending))),
             "url": url,
-            "url_lane": None if url is None else UUID(bytes=url_lane(execution.org_id, url)),
+            "url_lane": None if url is None else UUID(bytes=self._lane(execution.org_id, url)),
             "first_id": str(UUID(bytes=self._ids.new())),  # the others differ in their last two digits
             "expires_s": self.expires_s,
         }
         await connection.execute(ANNOUNCE, parameters)
+
+    def _lane(self, org_id: bytes, stored: str) -> bytes:
+        try:
+            return url_lane(org_id, self._sealed.url(org_id, stored))
+        except Unreadable:  # nobody can send there, and no execution is to fail for it
+            return url_lane(org_id, stored)
 
 
 def facts_of(execution: AsynchronousExecution, ending: Ending | None) -> ExecutionFacts:

@@ -62,6 +62,11 @@ class Lane:
         self.places = 1 if rest_s > 0 else max(1, self.places - 1)
         self.rests_until = max(self.rests_until, now + rest_s)
 
+    def open(self) -> None:
+        """Its receiver is said to be well: rests and failures are forgotten."""
+        self.failures = self._timeouts = 0
+        self.rests_until = 0.0
+
     def let_go(self, now: float) -> None:
         """There was no attempt after all."""
         assert self.in_flight > 0

@@ -1,8 +1,10 @@
-"""Secrets and headers of endpoints as they lie in the database: sealed under a key that stands outside it, each to the
-row that it belongs to."""
+"""Secrets, headers and URLs of receivers as they lie in the database: sealed under a key that stands outside it, each
+to whom it belongs to. A URL is often a secret itself: chat services make them so."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping
 
 import msgspec
@@ -11,6 +13,8 @@ from waypost.kit.crypto import Sealer
 
 _decode = msgspec.json.Decoder(dict[str, str]).decode
 _encode = msgspec.json.Encoder().encode
+SEALED_URL = "sealed:"
+"""Begins the text of a sealed URL, and never that of a plain one: those of before 0014 may still stand in a row."""
 
 
 class Unreadable(Exception):
@@ -23,6 +27,7 @@ class Sealed:
     def __init__(self, envelope_key: bytes) -> None:
         self._secrets = Sealer(envelope_key, "webhook secrets")
         self._headers = Sealer(envelope_key, "webhook headers")
+        self._urls = Sealer(envelope_key, "webhook URLs")
 
     def seal_secret(self, owner_id: bytes, text: str) -> bytes:
         return self._secrets.seal(text.encode(), bound_to=owner_id)
@@ -37,6 +42,23 @@ class Sealed:
     def headers(self, owner_id: bytes, sealed: bytes | None) -> dict[str, str]:
         """By name. Raises Unreadable."""
         return {} if sealed is None else _decode(_opened(self._headers, owner_id, sealed))
+
+    def seal_url(self, owner_id: bytes, url: str) -> str:
+        """As it is stored; one that was sealed before is as it was."""
+        if url.startswith(SEALED_URL):
+            return url
+        sealed = self._urls.seal(url.encode(), bound_to=owner_id)
+        return SEALED_URL + base64.urlsafe_b64encode(sealed).decode()
+
+    def url(self, owner_id: bytes, stored: str) -> str:
+        """The URL. Raises Unreadable."""
+        if not stored.startswith(SEALED_URL):
+            return stored
+        try:
+            sealed = base64.urlsafe_b64decode(stored.removeprefix(SEALED_URL))
+        except binascii.Error:
+            raise Unreadable from None
+        return _opened(self._urls, owner_id, sealed).decode()
 
 
 def _opened(sealer: Sealer, owner_id: bytes, sealed: bytes) -> bytes:

@@ -82,7 +82,7 @@ def render_error(dialect: str, refusal: Refusal, request_id: str) -> bytes:
     if isinstance(refusal, InvalidFields):
         details = refusal.faults
     elif code is ErrorCode.INPUT_VALIDATION_ERROR and refusal.param is not None:
-        details = [Fault(refusal.param, "INVALID", refusal.message)]
+        details = [Fault(refusal.param, refusal.detail, refusal.message)]
     canonical = _CanonicalError(code.name, refusal.message, code.is_retryable, request_id, details, excluded_by)
     return _encode({"error": canonical})
 

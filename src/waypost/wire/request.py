@@ -7,14 +7,14 @@ the same format unchanged.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NoReturn, TypeVar
 
 import msgspec
 
 from waypost.kit.codec import is_deeper_than, repeated_key
-from waypost.kit.errors import invalid
+from waypost.kit.errors import Refusal, invalid
 from waypost.wire.canonical import Signature
 from waypost.wire.conversation import Conversation
 from waypost.wire.preferences import Preferences
@@ -31,6 +31,13 @@ _PATH = re.compile(r"^(.*?)(?: - at `\$\.?(.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(\w{1,64})`", re.ASCII)
 _BYTE = re.compile(r"\(byte \d+\)")
+_ENUM = "Invalid enum value "
+# Of the decoder's texts, by the first that is found: what is wrong, as a word for programs.
+_DETAILS = (
+    (re.compile(r", got `"), "INVALID_TYPE"),
+    (re.compile(r" of length |` [<>]=? |multiple of"), "OUT_OF_RANGE"),
+    (re.compile(r"matching regex|^Invalid (?!enum)"), "INVALID_FORMAT"),
+)
 
 _Known = TypeVar("_Known")
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -124,21 +131,30 @@ def check_utf8(body: bytes) -> None:
 
 def refuse_value(error: msgspec.ValidationError) -> NoReturn:
     """400 for a value of the wrong type or out of bounds, naming its field."""
-    # The decoder's text names types and bounds only, never a value of the caller's.
+    raise refusal_of_value(error) from None
+
+
+def refusal_of_value(error: msgspec.ValidationError, allowed: Callable[[str], Sequence[str]] | None = None) -> Refusal:
+    """400 for a value of the wrong type or out of bounds, naming its field; `allowed` tells the values of a field that
+    has few, none where it does not know."""
     found = _PATH.match(str(error))
     assert found is not None
     text, param = found[1], found[2] or ""
     missing = _MISSING.fullmatch(text)
     if missing is not None:
         param = f"{param}.{missing[1]}" if param else missing[1]
-        raise invalid(param, f"'{param}' is missing.") from None
+        return invalid(param, f"'{param}' is missing.", "REQUIRED")
     unknown = _UNKNOWN.fullmatch(text)
     if unknown is not None:
         param = f"{param}.{unknown[1]}" if param else unknown[1]
-        raise invalid(param, f"'{param}' means nothing here.") from None
+        return invalid(param, f"'{param}' means nothing here.", "UNKNOWN_FIELD")
     if not param:
-        raise invalid(None, "The body must be a JSON object.") from None
-    raise invalid(param, f"'{param}' is not valid: {text[:1].lower()}{text[1:]}.") from None
+        return invalid(None, "The body must be a JSON object.")
+    if text.startswith(_ENUM):  # the one text of the decoder's that quotes the value
+        values = ", ".join(allowed(param)) if allowed is not None else ""
+        return invalid(param, f"'{param}' is one of {values}." if values else f"'{param}' has no such value.")
+    detail = next((detail for pattern, detail in _DETAILS if pattern.search(text)), "INVALID_VALUE")
+    return invalid(param, f"'{param}' is not valid: {text[:1].lower()}{text[1:]}.", detail)
 
 
 def _check_single_keys(

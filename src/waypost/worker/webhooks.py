@@ -31,6 +31,7 @@ from waypost.storage.webhook_deliveries import (
     Counts,
     Ended,
     Taken,
+    announce_repaired,
     count_deliveries,
     expire,
     forget,
@@ -156,6 +157,8 @@ class WebhookWorker:
             step = Delivered() if attempt.is_success else Dead(Reason.EXHAUSTED)
             ended = Ended(delivery=taken, attempt=attempt, step=step, began_at=began_at, ended_at=self._now())
             await record(self._pool, [ended])
+            if attempt.is_success:
+                await announce_repaired(self._pool, endpoint_id)
         finally:
             _give_back(self._tests, org_id)
         return delivery_id, attempt
@@ -285,7 +288,8 @@ class WebhookWorker:
             custom=self._sealed.headers(owner_id, taken.headers),
         )
         assert taken.url is not None
-        return await send(self._session, taken.url, headers, body, self.settings.bounds)
+        url = self._sealed.url(owner_id, taken.url)
+        return await send(self._session, url, headers, body, self.settings.bounds)
 
     async def _record(self) -> None:
         ended, self._ended = self._ended, []
@@ -301,8 +305,15 @@ class WebhookWorker:
 
     async def _listen(self) -> None:
         while True:
-            await self._announcements.wait(_SWEEP_S)
+            for lane in await self._announcements.wait(_SWEEP_S):
+                if lane:  # somebody says that its receiver is well again
+                    self._open(bytes.fromhex(lane))
             self._wake.set()
+
+    def _open(self, lane_id: bytes) -> None:
+        lane = self._lanes.get(lane_id)
+        if lane is not None:
+            lane.open()
 
     async def _keep(self) -> None:
         """Say of what is under way, or still to be recorded, that it has a taker."""
