@@ -90,6 +90,49 @@ async def test_a_full_valkey_server_refuses() -> None:
         await vault.close()
 
 
+async def test_one_owner_has_a_share_of_a_valkey_server_and_what_ends_makes_room_in_it() -> None:
+    one, other = b"1" * 16, b"2" * 16
+    async with valkey({"save": "", "appendonly": "no", "maxmemory": "64mb"}) as url:
+        vault, second = (ValkeyVault(url, share_percent=5) for _ in range(2))  # 3.2 MiB, as two processes see it
+        await vault.put("a", bytes(MIB), 60, owner=one)
+        await second.put("b", bytes(MIB), 60, owner=one)
+        await vault.put("c", bytes(MIB), 60, owner=one)
+        for mine in (vault, second):
+            with pytest.raises(VaultFull):
+                await mine.put("d", bytes(MIB), 60, owner=one)
+        await vault.put("a", bytes(MIB), 60, owner=one)  # in its own place
+        await vault.put("d", bytes(MIB), 60, owner=other)
+        await vault.put("e", bytes(4 * MIB), 60)  # nobody's
+        await second.delete("a", "e", "unknown")
+        await vault.put("f", bytes(MIB), 60, owner=one)
+        with pytest.raises(VaultFull):
+            await vault.put("g", bytes(MIB), 60, owner=one)
+        assert [len(await vault.get(key) or b"") for key in "abcfg"] == [0, MIB, MIB, MIB, 0]
+        await vault.delete(*"bcf")
+        await vault.put("h", bytes(3 * MIB), 0.05, owner=one)
+        await asyncio.sleep(0.1)
+        for number in range(20):  # the sum is that of what there is
+            await vault.put("h", bytes(3 * MIB), 60, owner=one)
+            if number % 2:
+                await vault.delete("h")
+        await vault.close()
+        await second.close()
+
+
+async def test_a_full_valkey_server_refuses_an_owner_and_lets_what_is_there_be_deleted() -> None:
+    async with valkey({"save": "", "appendonly": "no", "maxmemory": "8mb"}) as url:
+        vault = ValkeyVault(url)
+        kept = []
+        for n in range(16):
+            with contextlib.suppress(VaultFull):
+                await vault.put(f"key-{n}", bytes(MIB), 60, owner=b"1" * 16)
+                kept.append(f"key-{n}")
+        assert 0 < len(kept) < 9
+        await vault.delete(*kept)
+        await vault.put("again", bytes(MIB), 60, owner=b"1" * 16)
+        await vault.close()
+
+
 @pytest.mark.parametrize(
     ("settings", "word"),
     [

@@ -58,7 +58,7 @@ def open_vault(settings: Settings) -> Vault:
     if settings.valkey_url is not None:
         from waypost.stores.valkey_vault import ValkeyVault  # noqa: PLC0415  a large import that few need
 
-        return ValkeyVault(settings.valkey_url)
+        return ValkeyVault(settings.valkey_url, bytes_max=settings.vault_bytes, share_percent=settings.vault_share)
     return SocketVault(vault_socket(settings))
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 from redis import exceptions
 from redis.asyncio import Redis
 
+from waypost.stores.payloads import OVERHEAD_BYTES
 from waypost.stores.valkey import connect_valkey
 from waypost.stores.vault import (
+    TTL_S_MAX,
     VaultFull,
     VaultUnavailable,
     VaultUnfit,
@@ -17,24 +21,88 @@ from waypost.stores.vault import (
 ANSWER_S = 5.0  # for one ask: 32 MiB over a gigabit network take 0.3 s
 CONNECTIONS_MAX = 16
 _PREFIX = b"waypost:vault:"
+_OWNER_PREFIX = b"waypost:vault-owner:"  # whose a payload is, as long as it lives
+# Of each owner: payloads by the moment at which they end, and the bytes of each; the sum stands under an empty name.
+_ENDS_PREFIX, _BYTES_PREFIX = b"waypost:vault-ends:", b"waypost:vault-bytes:"
+_ROOM_S = 60.0  # until the server is asked anew how much it may hold
+_KEEP_MS = round(TTL_S_MAX * 1000) + 60_000
+_OUT_OF_MEMORY = "OOM"  # in the text of a script's error
+# What is over is counted off before the decision, and taken off after the value is set: a server that is full lets
+# a script go on that has written, so the value has to be the first that it writes.
+_PUT = f"""
+local value, owner, ends, bytes = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local ttl_ms, cost, most = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local over = redis.call('ZRANGEBYSCORE', ends, '-inf', now_ms, 'LIMIT', 0, 1000)
+local replaced = true
+for _, each in ipairs(over) do replaced = replaced and each ~= value end
+if replaced then over[#over + 1] = value end
+local total = tonumber(redis.call('HGET', bytes, '') or 0)
+for _, each in ipairs(over) do total = total - tonumber(redis.call('HGET', bytes, each) or 0) end
+if total + cost > most then return 0 end
+redis.call('SET', value, ARGV[1], 'PX', ttl_ms)
+redis.call('SET', owner, ARGV[5], 'PX', ttl_ms)
+for _, each in ipairs(over) do
+    redis.call('HDEL', bytes, each)
+    redis.call('ZREM', ends, each)
+end
+redis.call('HSET', bytes, value, cost, '', string.format('%.0f', total + cost))
+redis.call('ZADD', ends, string.format('%.0f', now_ms + ttl_ms), value)
+redis.call('PEXPIRE', bytes, {_KEEP_MS})
+redis.call('PEXPIRE', ends, {_KEEP_MS})
+return 1
+"""
+_DELETE = """
+for at = 1, #KEYS, 2 do
+    local value, owner = KEYS[at], redis.call('GET', KEYS[at + 1])
+    redis.call('DEL', value, KEYS[at + 1])
+    local cost = owner and redis.call('HGET', ARGV[2] .. owner, value)
+    if cost then
+        redis.call('HINCRBY', ARGV[2] .. owner, '', '-' .. cost)
+        redis.call('HDEL', ARGV[2] .. owner, value)
+        redis.call('ZREM', ARGV[1] .. owner, value)
+    end
+end
+return 0
+"""
 _HOW = "Give Waypost a server of its own, started with --save '' --appendonly no, or leave server.valkey_url out."
 
 
 class ValkeyVault:
-    """A `Vault` on a Valkey server. `check` before the first use: a server that writes to a disk is refused."""
+    """A `Vault` on a Valkey server. `check` before the first use: a server that writes to a disk is refused.
 
-    def __init__(self, url: str, *, answer_s: float = ANSWER_S) -> None:
+    An owner's payloads take at most `share_percent` of what the server may hold (`maxmemory`), or of `bytes_max` where
+    it has no bound or does not tell; each counted as the vault process counts it."""
+
+    def __init__(
+        self, url: str, *, bytes_max: int = 1 << 62, share_percent: int = 100, answer_s: float = ANSWER_S
+    ) -> None:
         self._redis: Redis = connect_valkey(url, answer_s=answer_s, connections_max=CONNECTIONS_MAX)
+        self._bytes_max = bytes_max
+        self._share_percent = share_percent
+        self._room_bytes, self._room_until_s = bytes_max, 0.0
+        self._put_owned = self._redis.register_script(_PUT)
+        self._delete = self._redis.register_script(_DELETE)
 
-    async def put(self, key: str, value: bytes, ttl_s: float, *, owner: bytes = b"") -> None:  # noqa: ARG002
-        # The server counts its memory and nobody's share of it.
-        ttl_s = check_value(value, ttl_s)
+    async def put(self, key: str, value: bytes, ttl_s: float, *, owner: bytes = b"") -> None:
+        ttl_ms = max(1, round(check_value(value, ttl_s) * 1000))
+        raw = encode_key(key)
         try:
-            await self._redis.set(_PREFIX + encode_key(key), value, px=max(1, round(ttl_s * 1000)))
+            if not owner:
+                await self._redis.set(_PREFIX + raw, value, px=ttl_ms)
+                return
+            keys = [_PREFIX + raw, _OWNER_PREFIX + raw, _ENDS_PREFIX + owner, _BYTES_PREFIX + owner]
+            cost, most = len(raw) + len(value) + OVERHEAD_BYTES, await self._share_bytes()
+            fits = await self._put_owned(keys, [value, ttl_ms, cost, most, owner])
         except exceptions.OutOfMemoryError:
             raise VaultFull from None
+        except exceptions.ResponseError as refused:
+            raise (VaultFull if _OUT_OF_MEMORY in str(refused) else VaultUnavailable) from None
         except (TimeoutError, exceptions.RedisError, OSError):
             raise VaultUnavailable from None
+        if not fits:
+            raise VaultFull
 
     async def get(self, key: str) -> bytes | None:
         try:
@@ -48,7 +116,8 @@ class ValkeyVault:
         if not keys:
             return
         try:
-            await self._redis.delete(*(_PREFIX + encode_key(key) for key in keys))
+            pairs = [prefix + encode_key(key) for key in keys for prefix in (_PREFIX, _OWNER_PREFIX)]
+            await self._delete(pairs, [_ENDS_PREFIX, _BYTES_PREFIX])
         except (TimeoutError, exceptions.RedisError, OSError):
             raise VaultUnavailable from None
 
@@ -70,6 +139,16 @@ class ValkeyVault:
 
     async def close(self) -> None:
         await self._redis.aclose()
+
+    async def _share_bytes(self) -> int:
+        if time.monotonic() >= self._room_until_s:
+            try:
+                told = int(await self._setting("maxmemory"))
+            except (exceptions.ResponseError, ValueError):  # it does not tell
+                told = 0
+            self._room_bytes = told or self._bytes_max
+            self._room_until_s = time.monotonic() + _ROOM_S
+        return self._room_bytes * self._share_percent // 100
 
     async def _setting(self, name: str) -> str:
         """As the server has it; "unknown" when it does not know the name."""
