@@ -87,6 +87,7 @@ class Shelf:
         self.fails = 0
         self.is_away: Callable[[], bool] = lambda: False
         self.tries = 0
+        self.duration_ms = 0  # that each output measures
 
     async def rehost(self, execution: AsynchronousExecution, index: int, address: str) -> OutputFile:
         self.tries += 1
@@ -98,7 +99,8 @@ class Shelf:
         heard = await asked(self._sim, "GET", address.removeprefix(self._sim.url))
         if heard.status != 200 or heard.body.startswith(b"<"):
             raise OutputNotKept
-        file = OutputFile(IDS.new(), heard.headers["content-type"], len(heard.body))
+        measured = {"duration_ms": self.duration_ms}
+        file = OutputFile(IDS.new(), heard.headers["content-type"], len(heard.body), **measured)
         return self.kept.setdefault((execution.id, index), file)
 
 

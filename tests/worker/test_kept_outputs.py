@@ -15,6 +15,7 @@ from tests.control.uploads import picture
 from tests.storage.asynchronous import ended, received
 from tests.storage.books import IDS
 from tests.upstream.test_guarded_session import served, session
+from tests.wire.test_media_duration import FILM, sound
 from waypost.control.file_fetch import Outputs
 from waypost.executions.lifecycle import State
 from waypost.kit import ids
@@ -53,6 +54,21 @@ async def test_what_is_at_an_address_and_what_came_inside_the_answer_are_shown_o
         assert (await plane.ask("GET", "/v1/files")).json["data"] == []
         shown = await settle(plane, ended(execution, State.SUCCEEDED))
         assert shown == [ids.text("file", second.id), ids.text("file", first.id)]
+
+
+async def test_how_long_a_film_or_a_sound_lasts_is_measured_and_known_again(database: str, tmp_path: Path) -> None:
+    async with served(answer(sound(2.5))) as port, keeping(database, tmp_path, f"127.0.0.1:{port}") as (plane, kept):
+        execution = received(plane.org_id)
+        heard = await kept.rehost(execution, 0, f"http://127.0.0.1:{port}/x")
+        seen = await kept.rehost(execution, 1, "data:video/mp4;base64," + base64.b64encode(FILM).decode())
+
+        assert [(each.content_type, each.duration_ms) for each in (heard, seen)] == [
+            ("audio/wav", 2_500),
+            ("video/mp4", 4_040),
+        ]
+        assert await kept.rehost(execution, 0, f"http://127.0.0.1:{port}/x") == heard
+        await settle(plane, ended(execution, State.SUCCEEDED))
+        assert [row["duration_ms"] for row in (await plane.ask("GET", "/v1/files")).json["data"]] == [4_040, 2_500]
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.CANCELED, State.EXPIRED])

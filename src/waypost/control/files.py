@@ -347,6 +347,7 @@ def _shown(row: FileRow) -> dict[str, object]:
         "sha256": None if row.sha256 is None else row.sha256.hex(),
         "width": row.width,
         "height": row.height,
+        "duration_ms": row.duration_ms,
         "execution_id": None if row.execution_id is None else ids.text("exec", row.execution_id),
         "created_at": moment(row.created_at),
         "expires_at": moment(row.expires_at),

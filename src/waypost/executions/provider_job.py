@@ -74,13 +74,18 @@ def end_of(job: Job, *, is_cancel_asked: bool) -> tuple[State, ErrorCode | None]
     return State.FAILED, job.failure.code if job.failure is not None else ErrorCode.GENERATION_FAILED
 
 
-def made_by(job: Job, *, images: int, asked_ms: int) -> Usage:
-    """What came out, as its customer pays for it. `images` are the image files that were kept; `asked_ms` is how much
-    video or sound was asked for, which counts where nobody tells how much it became."""
+def made_by(job: Job, *, images: int, asked_ms: int, measured_ms: int = 0) -> Usage:
+    """What came out, as its customer pays for it. `images` are the image files that were kept, and `measured_ms` how
+    much video or sound their containers say; `asked_ms` was asked for, which counts where nobody tells how much it
+    became, and is the most that a container is believed."""
     made = job.made
     if not made.images and images:
         made = msgspec.structs.replace(made, images=images)
-    if not made.duration_ms and asked_ms and not images:
+    if made.duration_ms or images:
+        return made
+    if measured_ms:
+        return msgspec.structs.replace(made, duration_ms=min(measured_ms, asked_ms or measured_ms))
+    if asked_ms:
         made = msgspec.structs.replace(made, duration_ms=asked_ms, is_estimated=True)
     return made
 

@@ -36,6 +36,7 @@ file = sa.Table(
     column("sha256", LargeBinary, _FILE, nullable=True),
     column("width", Integer, _FILE, nullable=True),
     column("height", Integer, _FILE, nullable=True),
+    column("duration_ms", Integer, _FILE, nullable=True),
 )
 
 file_storage = sa.Table(

@@ -32,7 +32,7 @@ PENDING_MAX = 1000  # uploads that an organisation may have us await: each is a 
 
 _COLUMNS = """
 file.id, file.org_id, state, purpose, region, file.ttl_days, created_at, expires_at, api_key_id, execution_id,
-output_index, object_id, data_key, key_version, content_type, size_bytes, sha256, width, height
+output_index, object_id, data_key, key_version, content_type, size_bytes, sha256, width, height, duration_ms
 """
 
 BEGIN = """
@@ -58,7 +58,8 @@ FILL = f"""
 UPDATE file
    SET state = 'READY', expires_at = %(now)s + make_interval(days => ttl_days), object_id = %(object_id)s,
        data_key = %(data_key)s, key_version = %(key_version)s, content_type = %(content_type)s,
-       size_bytes = %(size_bytes)s, sha256 = %(sha256)s, width = %(width)s, height = %(height)s
+       size_bytes = %(size_bytes)s, sha256 = %(sha256)s, width = %(width)s, height = %(height)s,
+       duration_ms = %(duration_ms)s
  WHERE id = %(id)s AND state = 'PENDING' AND expires_at > %(now)s
 RETURNING {_COLUMNS}
 """  # noqa: S608 - put together from the names above
@@ -81,11 +82,12 @@ VALUES (%(org_id)s, %(file_id)s, %(action)s, %(api_key_id)s, %(source_ip)s, %(no
 
 HOLD = f"""
 INSERT INTO file (id, org_id, state, purpose, region, ttl_days, created_at, expires_at, execution_id, output_index,
-                  object_id, data_key, key_version, content_type, size_bytes, sha256, width, height)
+                  object_id, data_key, key_version, content_type, size_bytes, sha256, width, height,
+                  duration_ms)
 SELECT %(id)s, %(org_id)s, 'HELD', 'OUTPUT', %(region)s,
        coalesce((SELECT ttl_days FROM file_storage WHERE org_id = %(org_id)s), %(ttl_days_default)s), %(now)s,
        %(expires_at)s, %(execution_id)s, %(output_index)s, %(object_id)s, %(data_key)s, %(key_version)s,
-       %(content_type)s, %(size_bytes)s, %(sha256)s, %(width)s, %(height)s
+       %(content_type)s, %(size_bytes)s, %(sha256)s, %(width)s, %(height)s, %(duration_ms)s
 ON CONFLICT (execution_id, output_index) DO NOTHING
 RETURNING {_COLUMNS}
 """  # noqa: S608
@@ -158,6 +160,7 @@ class FileRow(msgspec.Struct, frozen=True):
     sha256: bytes | None
     width: int | None
     height: int | None
+    duration_ms: int | None
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -171,6 +174,7 @@ class Content(msgspec.Struct, frozen=True):
     sha256: bytes
     width: int | None = None
     height: int | None = None
+    duration_ms: int | None = None
 
 
 class Actor(msgspec.Struct, frozen=True):

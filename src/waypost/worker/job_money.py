@@ -40,7 +40,8 @@ class JobMoney:
         """Its customer pays for what came out, at most what was held."""
         model = await self._model(row)
         images = sum(each.content_type.startswith(_IMAGE) for each in files)
-        made = made_by(job, images=images, asked_ms=await self._asked_ms(row, model, files))
+        measured_ms = sum(each.duration_ms for each in files)
+        made = made_by(job, images=images, asked_ms=await self._asked_ms(row, model), measured_ms=measured_ms)
         charge_nanos = 0 if model is None else charge_of(made, model.price.in_force(_at_ms(row)), row.hold_nanos)
         return Ending(charge_nanos, made, await self._bills(row, job, made))
 
@@ -64,11 +65,10 @@ class JobMoney:
         cogs_nanos = cost_of(job, made, costs, by_meter=deployment.cost_by == "metered")
         return (JobBill(sibling(row.id, row.attempt), cogs_nanos),)
 
-    async def _asked_ms(self, row: AsynchronousExecution, model: Model | None, files: Sequence[OutputFile]) -> int:
-        """Of video or sound: as measured, else as was asked for, which the estimate tells when the input is gone."""
-        measured_ms = sum(each.duration_ms for each in files)
-        if measured_ms or model is None:
-            return measured_ms
+    async def _asked_ms(self, row: AsynchronousExecution, model: Model | None) -> int:
+        """Of video or sound, which the estimate tells when the input is gone."""
+        if model is None:
+            return 0
         try:
             asked = await self._inputs.asked_for(row)
         except VaultError:

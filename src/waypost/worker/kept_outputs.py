@@ -36,7 +36,8 @@ class KeptOutputs:
             raise OutputNotKept from None
         assert row.content_type is not None
         assert row.size_bytes is not None
-        return OutputFile(row.id, row.content_type, row.size_bytes, row.width or 0, row.height or 0)
+        measures = row.width or 0, row.height or 0, row.duration_ms or 0
+        return OutputFile(row.id, row.content_type, row.size_bytes, *measures)
 
 
 def _inline(address: str) -> bytes:
