@@ -254,3 +254,13 @@ def test_wrong_usage_is_told_before_anything_is_started(
     assert (done.code, done.out) == (2, "")
     assert sentence in " ".join(done.err.split())
     assert not (nowhere.parent / "xdg").exists()
+
+
+def test_all_organisations_are_listed_the_oldest_first(waypost: Waypost) -> None:
+    made = [waypost("org", "create", name).line for name in ("first", "second")]
+    listed = [each for each in waypost("org", "list", "--json").json["orgs"] if each["id"] in made]
+    assert [(each["id"], each["name"], each["unlimited"]) for each in listed] == [
+        (made[0], "first", False),
+        (made[1], "second", False),
+    ]
+    assert "second" in waypost("org", "list").out

@@ -45,3 +45,11 @@ def test_a_new_file_key_stands_beside_the_old_one(waypost: Waypost, tmp_path: Pa
     (secrets_dir,) = tmp_path.rglob("secrets")
     assert sorted(open_file_keys(secrets_dir)) == [1, 2]
     assert "file_key.2" in done.out
+
+
+def test_all_files_of_an_organisation_are_erased_by_who_means_it(waypost: Waypost) -> None:
+    org = waypost("org", "create", "acme").line
+    unsure = waypost("file", "erase", "--org", org)
+    assert (unsure.code, "--yes" in unsure.err) == (2, True)
+    assert waypost("file", "erase", "--org", org, "--yes").out == f"0 files of {org} are erased\n"
+    assert waypost("file", "erase", "--org", NOBODY, "--yes").code == 1

@@ -44,7 +44,7 @@ class Both:
 
     async def __aexit__(self, *_: object) -> None:
         await self._front.__aexit__(None, None, None)
-        assert (self.handoff.in_flight, self.handoff.uploads) == (0, 0)
+        assert (self.handoff.in_flight, self.handoff.places.taken_by(Kind.UPLOAD)) == (0, 0)
         await self.handoff.close()
         await self._control.__aexit__(None, None, None)
         assert self.bugs == []
@@ -190,9 +190,9 @@ def test_a_caller_who_hangs_up_ends_the_upload(tmp_path: Path) -> None:
             async with connected(both.front.port) as (_, writer):
                 writer.write(PUT + b"Content-Length: 5000\r\n\r\nabc")
                 await until(lambda: bool(both.control.seen) and both.control.seen[0].arrived == 3)
-                assert both.handoff.uploads == 1
+                assert both.handoff.places.taken_by(Kind.UPLOAD) == 1
             await until(lambda: both.control.seen[0].has_left)
-            assert both.handoff.uploads == 0
+            assert both.handoff.places.taken_by(Kind.UPLOAD) == 0
 
     run(main())
 

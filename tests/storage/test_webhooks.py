@@ -22,18 +22,12 @@ from waypost.storage.roles import Role
 from waypost.storage.webhook_deliveries import (
     FAILURES_MAX,
     Ended,
-    Inactive,
     Taken,
-    Wanted,
     count_deliveries,
     expire,
-    find_delivery,
     forget,
-    list_deliveries,
     record,
-    redeliver,
     renew,
-    replay,
     take_due,
     take_test,
 )
@@ -49,6 +43,7 @@ from waypost.storage.webhook_endpoints import (
     rotate_organisation_secret,
     rotate_secret,
 )
+from waypost.storage.webhook_history import Inactive, Wanted, find_delivery, list_deliveries, redeliver, replay
 from waypost.storage.webhooks import Announcer, url_lane
 from waypost.webhooks.event import EventType
 from waypost.webhooks.schedule import Attempt, Dead, Delivered, Reason, Retry

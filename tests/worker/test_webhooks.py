@@ -18,8 +18,9 @@ from tests.worker import webhook_storm
 from tests.worker.receivers import receivers, running, until
 from tests.worker.webhook_desk import QUICK, desk
 from waypost.kit.ids import text
-from waypost.storage.webhook_deliveries import record, replay
+from waypost.storage.webhook_deliveries import record
 from waypost.storage.webhook_endpoints import Change, change_endpoint, organisation_secret, rotate_secret
+from waypost.storage.webhook_history import replay
 from waypost.webhooks.schedule import Schedule
 from waypost.webhooks.signature import secret_text
 from waypost.worker import webhooks as worker_module

@@ -19,8 +19,8 @@ from waypost.storage.announcements import Announcements
 from waypost.storage.asynchronous_executions import AsynchronousExecution, Ending, Executions
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
-from waypost.storage.webhook_deliveries import Delivery, Wanted, list_deliveries
 from waypost.storage.webhook_endpoints import Change, Endpoint, create_endpoint, find_endpoint
+from waypost.storage.webhook_history import Delivery, Wanted, list_deliveries
 from waypost.storage.webhooks import CHANNEL, Announcer
 from waypost.telemetry.metrics import Page
 from waypost.transport.tls import client_context

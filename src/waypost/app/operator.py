@@ -87,6 +87,9 @@ class Operator:
         )
         return org_id
 
+    async def list_orgs(self) -> list[orgs.Org]:
+        return await orgs.list_orgs(self._pool)
+
     async def create_project(self, org_id: bytes, *, name: str, budget: Budget | None) -> bytes:
         project_id = self._ids.new()
         _check_name(name)
@@ -299,6 +302,11 @@ class Operator:
         """Change what is not None; what holds then."""
         await self._check_org(org_id)
         return await file_sweep.set_limits(self._pool, org_id, ttl_days=ttl_days, bytes_max=bytes_max)
+
+    async def erase_files(self, org_id: bytes) -> int:
+        """How many there were."""
+        await self._check_org(org_id)
+        return await file_sweep.erase_files_of(self._pool, org_id, datetime.fromtimestamp(self._now_s(), UTC))
 
     async def file_audit(self, org_id: bytes, *, limit: int) -> list[file_sweep.AuditEntry]:
         await self._check_org(org_id)

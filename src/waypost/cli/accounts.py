@@ -58,6 +58,23 @@ def org_create(
     print_json({"id": org_id, "name": name, "unlimited": unlimited}) if as_json else typer.echo(org_id)
 
 
+def org_list(
+    as_json: AsJson = False, config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None
+) -> None:
+    """Show all organisations, the oldest first."""
+    settings = settings_of(data_dir, database_url, config)
+    rows: list[dict[str, object]] = [
+        {
+            "id": show_id("org", each.id),
+            "name": each.name,
+            "unlimited": each.is_unlimited,
+            "created_at": show_time(each.created_at),
+        }
+        for each in operate(settings, lambda operator: operator.list_orgs())
+    ]
+    print_json({"orgs": rows}) if as_json else print_table(rows)
+
+
 def project_create(
     name: Annotated[str, typer.Argument(help="For people to recognise it by; need not be unique.")],
     org_id: OrgId,

@@ -38,7 +38,10 @@ _ALONE: tuple[Callable[..., None], ...] = (
     operation.restore,
 )
 _GROUPS: dict[tuple[str, str], dict[str, Callable[..., None]]] = {
-    ("org", "Organisations: each has one balance and any number of keys."): {"create": accounts.org_create},
+    ("org", "Organisations: each has one balance and any number of keys."): {
+        "create": accounts.org_create,
+        "list": accounts.org_list,
+    },
     ("project", "Projects: their keys share a budget."): {
         "create": accounts.project_create,
         "list": accounts.project_list,
@@ -67,6 +70,7 @@ _GROUPS: dict[tuple[str, str], dict[str, Callable[..., None]]] = {
     ("file", "Files of organisations."): {
         "limits": files.file_limits,
         "audit": files.file_audit,
+        "erase": files.file_erase,
         "rotate-key": files.file_rotate_key,
     },
     ("ledger", "The books."): {"check": operation.ledger_check, "reconcile": reconciliation.ledger_reconcile},

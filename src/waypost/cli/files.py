@@ -73,6 +73,21 @@ def file_audit(
     print_json({"entries": rows}) if as_json else print_table(rows)
 
 
+def file_erase(
+    org_id: OrgId,
+    yes: Annotated[bool, typer.Option("--yes", help="Really: nobody can bring them back.")] = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Erase all files of an organisation and the trail of them. Their bytes go within an hour, while `up` runs."""
+    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    if not yes:
+        raise typer.BadParameter(f"this erases every file of {org_id}: say --yes", param_hint="--yes")
+    count = operate(settings, lambda operator: operator.erase_files(owner))
+    typer.echo(f"{count} files of {org_id} are erased")
+
+
 def file_rotate_key(config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     """Make a new file key. Within an hour, while `up` runs, the keys of all files are wrapped with it."""
     from waypost.app.secrets import add_file_key

@@ -71,10 +71,6 @@ class KeySets:
         if self._due_s.get(url, 0.0) > self._clock.monotonic_s() + KEYS_AGAIN_S:
             self._due_s[url] = self._clock.monotonic_s()
 
-    async def loaded(self) -> None:
-        """Until none is being loaded."""
-        await asyncio.gather(*self._loading)
-
     async def _load(self, url: str) -> None:
         try:
             keys = read_key_set(await self._fetch(url))

@@ -14,7 +14,7 @@ from waypost.control.services import Services
 from waypost.control.webhooks import DELETED, INACTIVE
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal, invalid
-from waypost.storage.webhook_deliveries import (
+from waypost.storage.webhook_history import (
     Deleted,
     Delivery,
     Inactive,

@@ -23,7 +23,7 @@ from waypost.control.answers import answer, check_query, moment, path_id, read_b
 from waypost.control.services import Services
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal, invalid
-from waypost.storage.webhook_deliveries import FAILURES_MAX, Inactive, replay
+from waypost.storage.webhook_deliveries import FAILURES_MAX
 from waypost.storage.webhook_endpoints import (
     ROTATION_OVERLAP_S,
     Change,
@@ -38,6 +38,7 @@ from waypost.storage.webhook_endpoints import (
     rotate_organisation_secret,
     rotate_secret,
 )
+from waypost.storage.webhook_history import Inactive, replay
 from waypost.upstream.guard import UrlForbidden, read_url
 from waypost.webhooks.event import SUBSCRIBABLE
 from waypost.webhooks.header_rules import HeaderRefused, read_headers

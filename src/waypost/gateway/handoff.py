@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import unquote
 
-from waypost.gateway.handoff_places import Kind, Place, Places, kind_of
+from waypost.gateway.handoff_places import Place, Places, kind_of
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.transport.exchange import Exchange
@@ -85,10 +85,6 @@ class HandOff:
     @property
     def in_flight(self) -> int:
         return self.places.taken
-
-    @property
-    def uploads(self) -> int:
-        return self.places.taken_by(Kind.UPLOAD)
 
     async def close(self) -> None:
         await self._pool.close()
