@@ -4,6 +4,7 @@ keys that they know serve on."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -33,8 +34,9 @@ async def test_both_gateways_refuse_it_with_announcements_cut_and_serve_on_with_
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="wp") as short:
         relay = Relay(database, Path(short), loses_announcements=True)
-        async with relay.serving(), Pair(relay.conninfo, tmp_path) as stack:
+        async with relay.serving(), Pair(relay.conninfo, tmp_path) as stack, contextlib.AsyncExitStack() as opened:
             operator = Operator(stack.settings, database, SystemClock())  # past the relay
+            opened.push_async_callback(operator.close)
             kept, gone = [
                 await operator.create_key(stack.org_id, name=name, scope=Scope.FULL, limits=Limits())
                 for name in ("kept", "gone")
@@ -56,8 +58,7 @@ async def test_both_gateways_refuse_it_with_announcements_cut_and_serve_on_with_
             relay.withhold()
             await operator.revoke_key(kept.id)
             answers = await asyncio.gather(*(stack.chat(ask(max_tokens=16)) for _ in range(_ENOUGH)))
-            assert {answer.status for answer in answers} == {200}
+            assert [answer.body for answer in answers if answer.status != 200] == []
             assert await statuses(stack, kept.text) == {200}  # nobody can know
             await relay.cut()
             await say(kept.text, REFUSED)
-            await operator.close()
