@@ -33,11 +33,11 @@ from bench.product import REQUESTS_PER_MINUTE, TOKENS_PER_MINUTE, configuration
 from bench.scenario import PLAIN_MODEL, Shape
 from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
+from waypost.gateway.allowance import Allowances
 from waypost.gateway.books import GatewayBooks
-from waypost.gateway.callers import FailedKeys, InFlight
+from waypost.gateway.callers import FailedKeys
 from waypost.gateway.idempotency import Idempotency
 from waypost.gateway.journal import Journal
-from waypost.gateway.limits import KeyLimits
 from waypost.gateway.pipeline import Gateway, State
 from waypost.gateway.pressure import Pressure
 from waypost.gateway.relay import OpenStreams
@@ -160,8 +160,7 @@ class Place:
             keyring=keyring,
             view=lambda: view,
             fleet=self.fleet,
-            limits=KeyLimits(),
-            in_flight=InFlight(),
+            allowances=Allowances(),
             failed_keys=FailedKeys(),
             pressure=Pressure(_no_dice, Counter("shed", "")),
             wallet=self.wallet,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.e2e.inside import InsideStack
 from tests.e2e.stack import COUNTS, ask, document, eventually
-from waypost.gateway.callers import InFlight
+from waypost.gateway.allowance import Allowances
 from waypost.policy.address import TrustedProxies
 from waypost.storage.api_keys import Limits
 from waypost.tenancy.api_key import Scope
@@ -23,7 +23,7 @@ async def test_callers_are_bounded_and_the_process_sheds(database: str, tmp_path
         await check_all_are_refused_while_memory_is_short(stack)
         await check_the_request_of_a_caller_who_left_counts_as_long_as_it_is_kept(stack)
         await stack.at_rest()
-        assert len(stack.gateway.gateway.in_flight) == 0
+        assert stack.gateway.gateway.allowances.under_way == 0
 
 
 async def check_requests_under_way_are_bounded_by_key(stack: InsideStack) -> None:
@@ -34,8 +34,8 @@ async def check_requests_under_way_are_bounded_by_key(stack: InsideStack) -> Non
         return (await stack.request("GET", "/v1/models", key=other.text)).status == 200
 
     await eventually(is_known)
-    in_flight = stack.gateway.gateway.in_flight
-    in_flight.per_key = 3
+    allowances = stack.gateway.gateway.allowances
+    allowances.bound(per_key=3)
     waiting = ask("Wait\nsim: first_ms=500")
     answers = await asyncio.gather(*(stack.chat(waiting) for _ in range(5)), stack.chat(waiting, key=other.text))
     assert sorted(answer.status for answer in answers) == [200, 200, 200, 200, 429, 429]
@@ -44,19 +44,19 @@ async def check_requests_under_way_are_bounded_by_key(stack: InsideStack) -> Non
             assert (answer.json["error"]["code"], answer.headers["retry-after"]) == ("RATE_LIMITED", "1")
     answers = await asyncio.gather(*(stack.chat(waiting, key=other.text) for _ in range(6)))
     assert sorted(answer.status for answer in answers) == [200, 200, 200, 200, 429, 429], "it has a bound of its own"
-    in_flight.per_key, in_flight.per_org = 1000, 2
+    allowances.bound(per_key=1000, per_organisation=2)
     answers = await asyncio.gather(stack.chat(waiting), *(stack.chat(waiting, key=other.text) for _ in range(2)))
     assert sorted(answer.status for answer in answers) == [200, 200, 429]
-    in_flight.per_org = 1000
+    allowances.bound(per_organisation=1000)
     # A count of tokens is over at once, and not made for those whose places are taken.
-    in_flight.per_key = 1
+    allowances.bound(per_key=1)
     running = asyncio.ensure_future(stack.chat(waiting))
-    await eventually(lambda: _are(in_flight, 1))
+    await eventually(lambda: _are(allowances, 1))
     assert [(await stack.request("POST", path, body)).status for path, body in COUNTS] == [429, 429]
     assert (await running).status == 200
-    await eventually(lambda: _are(in_flight, 0))
+    await eventually(lambda: _are(allowances, 0))
     assert [(await stack.request("POST", path, body)).status for path, body in COUNTS] == [200, 200]
-    in_flight.per_key = 1000
+    allowances.bound(per_key=1000)
     # Those that were refused later on, or whose caller left, count no more.
     for _ in range(3):
         _, writer = await stack.connect("POST", "/v1/chat/completions", waiting)
@@ -64,11 +64,11 @@ async def check_requests_under_way_are_bounded_by_key(stack: InsideStack) -> Non
         writer.transport.abort()
     assert (await stack.chat({**ask(), "model": "unknown"})).status == 404
     await stack.at_rest()
-    assert len(in_flight) == 0
+    assert allowances.under_way == 0
 
 
-async def _are(in_flight: InFlight, count: int) -> bool:
-    return len(in_flight) == count
+async def _are(allowances: Allowances, count: int) -> bool:
+    return allowances.under_way == count
 
 
 async def check_failed_keys_are_bounded_by_address(stack: InsideStack) -> None:

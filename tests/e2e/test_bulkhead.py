@@ -93,7 +93,7 @@ async def check_what_the_others_get(stack: InsideStack) -> None:
     assert {(answer.status, answer.json["error"]["code"]) for answer in refused} == {(503, "MODEL_OVERLOADED")}
     assert {answer.headers["retry-after"] for answer in refused} == {"1"}
     assert {answer.status for answer in answered} == {200}
-    assert len(stack.gateway.gateway.in_flight) == PLACES, "who was refused counts no more"
+    assert stack.gateway.gateway.allowances.under_way == PLACES, "who was refused counts no more"
     metrics = await stack.metrics()
     assert metrics['waypost_bulkhead_refused_total{provider="hole"}'] >= QUEUE + 10 + 10
     assert metrics["waypost_holds_open"] == PLACES

@@ -139,7 +139,7 @@ async def counts(stack: InsideStack) -> dict[str, float]:
         "calls": metrics["waypost_upstream_open"] - kept,
         "executions": metrics["waypost_executions_running"],
         "holds": metrics["waypost_holds_open"],
-        "requests": len(gateway.gateway.in_flight),
+        "requests": gateway.gateway.allowances.under_way,
         "places": sum(gate.places.in_flight + gate.places.waiting for gate in gateway.fleet.gates().values()),
     }
 

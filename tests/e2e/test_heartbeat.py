@@ -16,6 +16,7 @@ from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.ports import Hold, Plan
 from waypost.gateway.admission import admit
+from waypost.gateway.offering import Offerings
 from waypost.gateway.relay import OpenStreams, StreamRelay
 from waypost.kit.clock import SystemClock
 from waypost.kit.ids import Ids
@@ -24,7 +25,6 @@ from waypost.policy.document import read_catalogue
 from waypost.policy.snapshot import build_view
 from waypost.simulator import Simulator
 from waypost.telemetry.metrics import Counter
-from waypost.tenancy.api_key import ApiKey, Scope
 from waypost.transport.exchange import Exchange
 from waypost.transport.http1_server import Http1Server
 from waypost.wire.formats import FORMATS
@@ -103,13 +103,14 @@ class Relaying:
 
     def plan(self, body: bytes, **changes: Any) -> Plan:
         """`changes` name fields of the plan."""
-        key = ApiKey(id=bytes(16), org_id=bytes(16), digest=b"", scope=Scope.FULL)
         request = FORMATS["openai_chat"].read(body, AROUND)
-        admission = admit(request, key, self.view, self.fleet, self.dispatcher.dice, 0.0, 0)
+        offering = Offerings(lambda: self.view, self.fleet, self.dispatcher.dice).find(request.model)
+        assert offering is not None
+        admission = admit(request, offering, 0.0, 0)
         plan = Plan(
             execution_id=self.ids.new(),
-            org_id=key.org_id,
-            api_key_id=key.id,
+            org_id=bytes(16),
+            api_key_id=bytes(16),
             accepted_at_ms=1,
             admission=admission,
             hold=PaidHold(),

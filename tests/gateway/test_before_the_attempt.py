@@ -23,4 +23,4 @@ async def test_a_defect_before_the_attempt_frees_hold_and_place(
         monkeypatch.setattr("waypost.gateway.pipeline.PlainRelay", _fail)
         assert (await stack.chat(ask(), headers=headers)).status == 500
         await stack.at_rest()
-        assert len(stack.gateway.gateway.in_flight) == 0
+        assert stack.gateway.gateway.allowances.under_way == 0

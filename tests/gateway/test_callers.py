@@ -6,48 +6,71 @@ from typing import Any
 
 import pytest
 
-from waypost.gateway.callers import ADDRESSES_MAX, FAILED_KEYS_PER_MINUTE, FailedKeys, InFlight
+from waypost.gateway import allowance as gateway_allowance
+from waypost.gateway.allowance import Allowance, Allowances
+from waypost.gateway.callers import ADDRESSES_MAX, FAILED_KEYS_PER_MINUTE, FailedKeys
+from waypost.gateway.limits import LimitExceeded
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.tenancy.api_key import ApiKey, Scope
 
 ORG, OTHER = b"o" * 16, b"p" * 16
 
 
-def is_full(in_flight: InFlight, org_id: bytes, api_key_id: bytes, **own: Any) -> bool:
+def allowance(allowances: Allowances, org_id: bytes, key_id: bytes, **own: Any) -> Allowance:
+    return allowances.of(ApiKey(id=key_id, org_id=org_id, digest=b"", scope=Scope.FULL, **own), 0.0)
+
+
+def is_full(allowances: Allowances, org_id: bytes, key_id: bytes, **own: Any) -> bool:
     try:
-        in_flight.check(ApiKey(id=api_key_id, org_id=org_id, digest=b"", scope=Scope.FULL, **own))
+        allowance(allowances, org_id, key_id, **own).check_place()
     except Refusal:
         return True
     return False
 
 
 def test_an_organisation_and_a_key_are_bounded_apart_and_others_do_not_feel_it() -> None:
-    in_flight = InFlight(per_org=3, per_key=2)
-    for api_key_id in (b"1", b"1", b"2"):
-        assert not is_full(in_flight, ORG, api_key_id)
-        in_flight.begin(ORG, api_key_id)
-    assert is_full(in_flight, ORG, b"2"), "the organisation has its three"
-    assert not is_full(in_flight, OTHER, b"3")
-    in_flight.end(ORG, b"2")
-    assert is_full(in_flight, ORG, b"1"), "the key has its two"
-    assert not is_full(in_flight, ORG, b"2")
-    in_flight.per_key = 5
-    assert not is_full(in_flight, ORG, b"1"), "a changed limit is in force at once"
+    allowances = Allowances(per_organisation=3, per_key=2)
+    for key_id in (b"1", b"1", b"2"):
+        allowance(allowances, ORG, key_id).take_place()
+    assert is_full(allowances, ORG, b"2"), "the organisation has its three"
+    assert not is_full(allowances, OTHER, b"3")
+    allowance(allowances, ORG, b"2").leave_place()
+    assert is_full(allowances, ORG, b"1"), "the key has its two"
+    assert not is_full(allowances, ORG, b"2")
+    kept = allowance(allowances, ORG, b"1")
+    allowances.bound(per_key=5)
+    kept.check_place()  # a changed limit is in force at once
     for _ in range(2):
-        in_flight.end(ORG, b"1")
-    assert len(in_flight) == 0
-    assert in_flight._of_key == {}, "nothing is kept of whom has nothing under way"
+        kept.leave_place()
+    assert allowances.under_way == 0
 
 
 def test_a_key_and_an_organisation_may_have_bounds_of_their_own_shared_by_the_workers() -> None:
-    in_flight = InFlight(per_org=100, per_key=100, workers=2)
+    allowances = Allowances(per_organisation=100, per_key=100, workers=2)
     for _ in range(4):
-        in_flight.begin(ORG, b"1")
-    assert not is_full(in_flight, ORG, b"1")
-    assert is_full(in_flight, ORG, b"1", in_flight_max=8)
-    assert not is_full(in_flight, ORG, b"1", in_flight_max=10)
-    assert is_full(in_flight, ORG, b"2", org_in_flight_max=8)
-    assert not is_full(in_flight, OTHER, b"3", in_flight_max=1, org_in_flight_max=1), "one is always possible"
+        allowance(allowances, ORG, b"1").take_place()
+    assert not is_full(allowances, ORG, b"1")
+    assert is_full(allowances, ORG, b"1", in_flight_max=8)
+    assert not is_full(allowances, ORG, b"1", in_flight_max=10)
+    assert is_full(allowances, ORG, b"2", org_in_flight_max=8)
+    assert not is_full(allowances, OTHER, b"3", in_flight_max=1, org_in_flight_max=1), "one is always possible"
+
+
+def test_what_a_key_has_counted_is_kept_while_it_counts_and_quiet_keys_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gateway_allowance, "_KEPT", 8)
+    allowances = Allowances()
+    limit = {"tokens_per_minute": 10}
+    running = allowance(allowances, ORG, b"running")
+    running.take_place()
+    allowance(allowances, ORG, b"counting", **limit).take(now_s=0.0, now_unix_s=0.0, tokens=10)
+    for number in range(100):
+        allowance(allowances, OTHER, b"%d" % number)
+    assert len(allowances) <= 20
+    assert allowance(allowances, ORG, b"running").under_way == 1
+    with pytest.raises(LimitExceeded):
+        allowance(allowances, ORG, b"counting", **limit).take(now_s=59.0, now_unix_s=0.0, tokens=1)
 
 
 def test_guesses_are_slowed_down_by_address() -> None:

@@ -33,7 +33,7 @@ def admission_of(text: Any) -> Admission:
         price_version=1,
         first=Candidate(nothing, offer),
         offers=(offer,),
-        ranked=lambda _: [],
+        ranked=lambda _, __: [],
         hold_nanos=upper_bound(ceiling, PRICES),
     )
 

@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection
 import pytest
 
 from tests.policy.limiter_model import Model
-from waypost.gateway.limits import KeyLimits, LimitExceeded, Windows
+from waypost.gateway.allowance import Allowances
+from waypost.gateway.limits import LimitExceeded, Windows
 from waypost.gateway.shared_rings import SLOTS, SharedRings, SharedWindow, rings_bytes
 from waypost.policy.rate_limit import BUCKET_S
 from waypost.tenancy.api_key import ApiKey, Scope
@@ -158,11 +159,11 @@ def key(**limits: int) -> ApiKey:
 @pytest.mark.parametrize(("limit", "processes"), [(10, 1), (10, 4), (4, 4), (1, 4), (3, 8)])
 def test_workers_together_allow_the_limit_and_any_of_them_alone_all_of_it(limit: int, processes: int) -> None:
     for order in (range(processes), [0] * processes):
-        limits = [KeyLimits(Windows(rings)) for rings in workers(processes)]
+        limits = [Allowances(Windows(rings)) for rings in workers(processes)]
         allowed = 0
         for number in itertools.chain.from_iterable(itertools.repeat(tuple(order), limit + 2)):
             try:
-                limits[number].take(key(requests_per_minute=limit), now_s=1.0, now_unix_s=0.0, tokens=0)
+                limits[number].of(key(requests_per_minute=limit), 1.0).take(now_s=1.0, now_unix_s=0.0, tokens=0)
                 allowed += 1
             except LimitExceeded:
                 pass
@@ -170,13 +171,13 @@ def test_workers_together_allow_the_limit_and_any_of_them_alone_all_of_it(limit:
 
 
 def test_a_changed_limit_holds_at_once_and_keeps_what_was_counted() -> None:
-    limits = KeyLimits(Windows(workers(2)[0]))
+    limits = Allowances(Windows(workers(2)[0]))
     for _ in range(3):
-        limits.take(key(requests_per_minute=3), now_s=0.0, now_unix_s=0.0, tokens=0)
-    told = limits.take(key(requests_per_minute=5), now_s=0.0, now_unix_s=0.0, tokens=0)
+        limits.of(key(requests_per_minute=3), 0.0).take(now_s=0.0, now_unix_s=0.0, tokens=0)
+    told = limits.of(key(requests_per_minute=5), 0.0).take(now_s=0.0, now_unix_s=0.0, tokens=0)
     assert b"x-ratelimit-limit: 5\r\nx-ratelimit-remaining: 1\r\n" in told
     with pytest.raises(LimitExceeded):
-        limits.take(key(requests_per_minute=2), now_s=0.0, now_unix_s=0.0, tokens=0)
+        limits.of(key(requests_per_minute=2), 0.0).take(now_s=0.0, now_unix_s=0.0, tokens=0)
 
 
 def test_a_worker_that_starts_again_finds_what_it_had_counted() -> None:

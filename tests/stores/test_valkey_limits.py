@@ -15,8 +15,9 @@ import pytest
 
 from tests.policy.limiter_model import Model
 from tests.stores.vaults import valkey
+from waypost.gateway.allowance import Allowances
 from waypost.gateway.callers import FAILED_KEYS_PER_MINUTE, FailedKeys
-from waypost.gateway.limits import KeyLimits, LimitExceeded, Reservation, Windows
+from waypost.gateway.limits import LimitExceeded, Windows
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.policy.rate_limit import Asked, LimitsUnavailable
 from waypost.stores.valkey_limits import _CORRECT, _TAKE, ValkeyLimits
@@ -98,31 +99,33 @@ async def test_all_windows_are_taken_or_none() -> None:
 async def test_machines_share_a_keys_limits_and_what_was_reserved_comes_back_to_all() -> None:
     limited = api_key(requests_per_minute=10, tokens_per_minute=1000)
     async with valkey() as url, counting(url) as one, counting(url) as other:
-        machines = [KeyLimits(Windows(server=server, machines=lambda: 2)) for server in (one, other)]
-        told, bucket = await machines[0].take_together(limited, now_s=0.0, now_unix_s=0.0, tokens=900)
+        machines = [Allowances(Windows(server=server, machines=lambda: 2)) for server in (one, other)]
+        told, bucket = await machines[0].take_together(
+            machines[0].of(limited, 0.0), now_s=0.0, now_unix_s=0.0, tokens=900
+        )
         assert b"x-ratelimit-limit: 10\r\nx-ratelimit-remaining: 9\r\n" in told
         with pytest.raises(LimitExceeded):
-            await machines[1].take_together(limited, now_s=0.0, now_unix_s=0.0, tokens=200)
-        machines[0].correct(Reservation(limited.id, 900, 0.0, bucket), 100, 1.0)
+            await machines[1].take_together(machines[1].of(limited, 0.0), now_s=0.0, now_unix_s=0.0, tokens=200)
+        machines[0].correct_together(machines[0].of(limited, 1.0), 100 - 900, bucket)
         await asyncio.sleep(0.2)
-        told, _ = await machines[1].take_together(limited, now_s=0.0, now_unix_s=0.0, tokens=200)
+        told, _ = await machines[1].take_together(machines[1].of(limited, 0.0), now_s=0.0, now_unix_s=0.0, tokens=200)
         assert b"x-ratelimit-remaining: 8\r\n" in told
         with pytest.raises(Refusal) as too_much:
-            await machines[1].take_together(limited, now_s=0.0, now_unix_s=0.0, tokens=1001)
+            await machines[1].take_together(machines[1].of(limited, 0.0), now_s=0.0, now_unix_s=0.0, tokens=1001)
         assert too_much.value.code is ErrorCode.INPUT_VALIDATION_ERROR
 
 
 async def test_without_the_server_each_machine_allows_its_part_less_what_it_had_let_through() -> None:
     limited = api_key(requests_per_minute=10)
     async with valkey() as url, counting(url) as server:
-        limits = KeyLimits(Windows(server=server, machines=lambda: 2))
+        limits = Allowances(Windows(server=server, machines=lambda: 2))
         for _ in range(3):
-            await limits.take_together(limited, now_s=0.0, now_unix_s=0.0, tokens=0)
+            await limits.take_together(limits.of(limited, 0.0), now_s=0.0, now_unix_s=0.0, tokens=0)
         server._leave()
         allowed = 0
         for _ in range(10):
             with contextlib.suppress(LimitExceeded):
-                await limits.take_together(limited, now_s=1.0, now_unix_s=0.0, tokens=0)
+                await limits.take_together(limits.of(limited, 0.0), now_s=1.0, now_unix_s=0.0, tokens=0)
                 allowed += 1
         assert allowed == 10 // 2 - 3
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from waypost.gateway.callers import IN_FLIGHT
+from waypost.gateway.allowance import IN_FLIGHT
 from waypost.policy.table import Table
 from waypost.storage.webhooks import ENDPOINTS_CEILING
 from waypost.transport.limits import ServerLimits

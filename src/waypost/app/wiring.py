@@ -32,13 +32,13 @@ from waypost.app.secrets import CredentialReader, open_node_id, open_secrets
 from waypost.app.settings import Settings
 from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
+from waypost.gateway.allowance import Allowances
 from waypost.gateway.bookkeeping import Bookkeeper
 from waypost.gateway.books import GatewayBooks
-from waypost.gateway.callers import FailedKeys, InFlight
+from waypost.gateway.callers import FailedKeys
 from waypost.gateway.following import Following
 from waypost.gateway.idempotency import Idempotency
 from waypost.gateway.journal import Journal
-from waypost.gateway.limits import KeyLimits
 from waypost.gateway.pipeline import Gateway, State
 from waypost.gateway.ports import LedgerUnavailable
 from waypost.gateway.recovery import recover
@@ -278,8 +278,7 @@ class GatewayProcess:
 
     def _bound(self, gateway: Gateway, live: LiveSettings) -> None:
         """What one caller may take of this process."""
-        gateway.in_flight.per_org = live.organisation_in_flight
-        gateway.in_flight.per_key = live.key_in_flight
+        gateway.allowances.bound(per_organisation=live.organisation_in_flight, per_key=live.key_in_flight)
 
     async def _listen(self, front: Front) -> None:
         options = self._options
@@ -350,9 +349,8 @@ class GatewayProcess:
             keyring=keyring,
             view=lambda: following.view,
             fleet=fleet,
-            limits=KeyLimits(limits.of_keys),
+            allowances=Allowances(limits.of_keys, workers=self._options.workers),
             failed_keys=FailedKeys(limits.of_addresses, self._secrets.ids_key),
-            in_flight=InFlight(workers=self._options.workers),
             pressure=pressure,
             wallet=wallet,
             idempotency=idempotency,

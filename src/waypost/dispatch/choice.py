@@ -17,7 +17,7 @@ class Choice:
 
     def __init__(self, admission: Admission) -> None:
         first = admission.first
-        others = (each for each in admission.ranked(admission.offers) if each.live is not first.live)
+        others = (each for each in admission.ranked(admission.request, admission.offers) if each.live is not first.live)
         self._candidates = (first, *others)
         self._full: list[LiveRoute] = []
 

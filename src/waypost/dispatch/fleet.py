@@ -149,6 +149,8 @@ class Fleet:
         self._healths: dict[tuple[str, str, str, str], Health] = {}
         self._routes: dict[tuple[str, str], LiveRoute] = {}
         self._deployments: dict[str, LiveDeployment] = {}
+        self.generation = 0
+        """Another number whenever live routes have been made anew."""
 
     def use(self, egress: Egress) -> None:
         """Calls from now on go this way; those under way go on."""
@@ -171,6 +173,7 @@ class Fleet:
                 if isinstance(live, LiveRoute):
                     routes[model_view.model.slug, route.deployment.id] = live
         self._routes = routes
+        self.generation += 1
         self._deployments = deployments
         self._healths = healths
         self._view = view

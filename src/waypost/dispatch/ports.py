@@ -52,7 +52,8 @@ class Admission(msgspec.Struct, frozen=True, gc=False):
     price_version: int  # catalogue version whose prices count
     first: Candidate  # to try first
     offers: tuple[Offer, ...]  # of every model that may answer, the one asked for first
-    ranked: Callable[[tuple[Offer, ...]], Sequence[Candidate]]  # every candidate of these, in the order of preference
+    ranked: Callable[[ChatRequest, tuple[Offer, ...]], Sequence[Candidate]]
+    """Every candidate for this request of these offers, in the order of preference."""
     hold_nanos: Nanos  # covers the ceiling of every offer
     dropped: tuple[str, ...] = ()  # of the request, by leave of the caller, whoever answers
 

@@ -3,68 +3,46 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 import msgspec
 
-from waypost.dispatch.fleet import Fleet, LiveRoute
+from waypost.dispatch.fleet import LiveRoute
 from waypost.dispatch.ports import Admission, Candidate, Offer
 from waypost.gateway.models import may_call, unknown_model
-from waypost.kit.errors import ErrorCode, Refusal, invalid
+from waypost.gateway.offering import Offering
+from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.money import Nanos
 from waypost.ledger.record import InsufficientFunds
 from waypost.ledger.shortfall import used_up
 from waypost.metering.estimate import affordable_output_tokens, likely_tokens, upper_bound
 from waypost.policy.catalogue import Model
 from waypost.policy.ceiling import ceiling_of_request, output_tokens_max_of
-from waypost.policy.routing import draw, order
-from waypost.policy.snapshot import ModelView, View
+from waypost.policy.snapshot import ModelView
 from waypost.providers import JOB_KINDS
 from waypost.tenancy.api_key import ApiKey
-from waypost.wire.formats import conversation_of
 from waypost.wire.request import ChatRequest, contexts
 
-NAMES_MAX = 16  # told of the fields that could not be carried
-_FIELD_NAME = re.compile(r"[A-Za-z0-9_.\[\] '-]{1,64}")
 _ASKED = {"chat": "chat completions", "image": "image generations", "embedding": "embeddings"}
 SHRUNK_TOKENS_MIN = 16  # a shorter answer than this is of no use to anybody
 
 
-def admit(
-    request: ChatRequest,
-    api_key: ApiKey,
-    view: View,
-    fleet: Fleet,
-    dice: Callable[[], float],
-    now_s: float,
-    at_ms: int,
-) -> Admission:
-    """Find the model, its routes in order, and the dearest that the request can come to. Raises Refusal."""
-    found = model_for(request.model, request.modality, api_key, view)
-    offer = make_offer(request, found.model, at_ms)
-    first = fleet.live(found.model.slug, draw(found, dice))
+def admit(request: ChatRequest, offering: Offering, now_s: float, at_ms: int) -> Admission:
+    """A route to try first, and the dearest that the request can come to. Raises Refusal."""
+    offer = make_offer(request, offering.model, at_ms)
+    first = offering.first()
     if first is None or not first.is_ready(now_s) or first.kind.format != request.format:
-        _refuse_if_asynchronous(found)
-        first = first_of(_able(request, in_order(found, fleet, dice)), now_s)
-
-    def ranked(offers: tuple[Offer, ...]) -> list[Candidate]:
-        return [Candidate(live, offers[0]) for live in in_order(found, fleet, dice) if _carries(request, live)]
-
+        _refuse_if_asynchronous(offering.found)
+        first = first_of(offering.able(request), now_s)
     return Admission(
-        request=request,
-        price_version=view.version,
-        first=Candidate(first, offer),
-        offers=(offer,),
-        ranked=ranked,
-        hold_nanos=upper_bound(offer.ceiling, offer.prices),
+        request,
+        offering.version,
+        Candidate(first, offer),
+        (offer,),
+        offering.ranked,
+        upper_bound(offer.ceiling, offer.prices),
     )
-
-
-def in_order(found: ModelView, fleet: Fleet, dice: Callable[[], float]) -> list[LiveRoute]:
-    """Every route that can be called, by priority and weight."""
-    ordered = (fleet.live(found.model.slug, route) for route in order(found.routes, dice))
-    return [live for live in ordered if live is not None]
 
 
 def _refuse_if_asynchronous(found: ModelView) -> None:
@@ -86,38 +64,6 @@ def first_of(routes: Sequence[LiveRoute], now_s: float) -> LiveRoute:
         raise Refusal(ErrorCode.MODEL_UNAVAILABLE)
     wait_s = min(live.wait_s(now_s) for live in routes)
     raise Refusal(ErrorCode.MODEL_OVERLOADED, retry_after_s=max(1, math.ceil(wait_s)))
-
-
-def losses(request: ChatRequest, live: LiveRoute) -> tuple[str, ...]:
-    """What of the request this route cannot carry; nothing where the provider speaks the caller's format. Raises
-    Refusal 400 when it can be said in no other format at all."""
-    return () if live.kind.format == request.format else live.kind.losses(conversation_of(request))
-
-
-def _able(request: ChatRequest, routes: list[LiveRoute]) -> list[LiveRoute]:
-    """The routes that carry all of the request. Raises Refusal 400 when none does, naming what the last would lose."""
-    able = [live for live in routes if _carries(request, live)]
-    if routes and not able:
-        raise cannot_carry(losses(request, routes[-1]))
-    return able
-
-
-def _carries(request: ChatRequest, live: LiveRoute) -> bool:
-    try:
-        return not losses(request, live)
-    except Refusal:
-        return False
-
-
-def cannot_carry(lost: Sequence[str]) -> Refusal:
-    """400 naming what no route of the model can be given."""
-    names = shown_names(lost)
-    return invalid(names[0], f"This model cannot be given: {', '.join(names)}. Leave it out, or let it be dropped.")
-
-
-def shown_names(names: Sequence[str]) -> list[str]:
-    """Names of fields as they may stand in an answer or a header: callers invent them."""
-    return [name if _FIELD_NAME.fullmatch(name) else "a field" for name in names[:NAMES_MAX]]
 
 
 def shrink(admission: Admission, short: InsufficientFunds) -> Admission:
@@ -150,7 +96,10 @@ def _with_shorter_answer(admission: Admission, available_nanos: Nanos) -> Admiss
     if not left:
         return None
     first = shrunk[[offer is admission.first.offer for offer in admission.offers].index(True)]
-    first_candidate = admission.ranked(left)[0] if first is None else Candidate(admission.first.live, first)
+    if first is None:
+        first_candidate = admission.ranked(admission.request, left)[0]
+    else:
+        first_candidate = Candidate(admission.first.live, first)
     return msgspec.structs.replace(
         admission,
         offers=left,
@@ -170,9 +119,19 @@ def too_dear(admission: Admission, short: InsufficientFunds) -> Refusal:
     return Refusal(ErrorCode.INSUFFICIENT_BALANCE, f"{used_up(short.budget)} {fits}")
 
 
-def model_for(name: str, modality: str, api_key: ApiKey, view: View) -> ModelView:
-    """The model of that name. Raises Refusal when there is none, or it is not for this key, or of another modality."""
-    found = view.find(name)
+class _Named(Protocol):
+    """A `ModelView`, or an `Offering`."""
+
+    @property
+    def model(self) -> Model: ...
+
+
+_Found = TypeVar("_Found", bound=_Named)
+
+
+def permitted(found: _Found | None, modality: str, api_key: ApiKey) -> _Found:
+    """What was found under the name that a caller gave. Raises Refusal when that is nothing, or a model that is not for
+    this key, or of another modality."""
     if found is None or not may_call(api_key, found.model):
         raise unknown_model()
     if found.model.modality != modality:
@@ -185,11 +144,11 @@ def make_offer(request: ChatRequest, model: Model, at_ms: int) -> Offer:
     """What the answer of this model can come to, at the prices of that moment."""
     prices = model.price.in_force(at_ms) if model.price.changes else model.price
     return Offer(
-        model=model,
-        prices=prices,
-        ceiling=ceiling_of_request(request, model, prices),
-        output_tokens_max=output_tokens_max_of(request, model),
-        input_estimate=min(likely_tokens(request.text_bytes), contexts(request) * model.context_window),
+        model,
+        prices,
+        ceiling_of_request(request, model, prices),
+        output_tokens_max_of(request, model),
+        min(likely_tokens(request.text_bytes), contexts(request) * model.context_window),
     )
 
 

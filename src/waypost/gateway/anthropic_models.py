@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from waypost.gateway.admission import model_for
+from waypost.gateway.admission import permitted
 from waypost.gateway.likely_input import likely_input_tokens
 from waypost.gateway.models import may_call, unknown_model
 from waypost.kit.errors import invalid
@@ -70,7 +70,7 @@ def show_anthropic_model(view: View, api_key: ApiKey, name: str) -> bytes:
 def count_message_tokens(body: bytes, around: Around, view: View, api_key: ApiKey) -> bytes:
     """An estimate of the input's tokens, made here: no provider is asked, nothing is charged. Raises Refusal."""
     request = read_counted(body, around)
-    model_for(request.model, "chat", api_key, view)
+    permitted(view.find(request.model), "chat", api_key)
     tokens = likely_input_tokens(conversation_of(request), medium_tokens=IMAGE_TOKENS)
     return _encode({"input_tokens": tokens})
 

@@ -1,4 +1,4 @@
-"""What one caller may take of this process at a time: requests under way, and failed keys."""
+"""How many failed keys one address may try."""
 
 from __future__ import annotations
 
@@ -9,52 +9,9 @@ from waypost.kit.crypto import hmac_sha256
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.policy.address import site_of
 from waypost.policy.rate_limit import Asked, Decision, LimitsUnavailable
-from waypost.tenancy.api_key import ApiKey
 
-IN_FLIGHT = 1000  # of an organisation, and of a key
 FAILED_KEYS_PER_MINUTE = 30  # from one address
 ADDRESSES_MAX = 4096  # that are remembered; the one that has been quiet longest is forgotten
-
-
-class InFlight:
-    """Requests under way by organisation and by key. The limits may be changed at any time."""
-
-    __slots__ = ("_of_key", "_of_org", "per_key", "per_org", "workers")
-
-    def __init__(self, *, per_org: int = IN_FLIGHT, per_key: int = IN_FLIGHT, workers: int = 1) -> None:
-        """For all `workers` together; this process has an even share of it."""
-        self.per_org = per_org
-        self.per_key = per_key
-        self.workers = workers
-        self._of_org: dict[bytes, int] = {}
-        self._of_key: dict[bytes, int] = {}
-
-    def __len__(self) -> int:
-        return sum(self._of_org.values())
-
-    def check(self, api_key: ApiKey) -> None:
-        """Raises Refusal (429) when one more would be too many: by the key's and its organisation's own bounds, else
-        by those of all."""
-        of_key, of_org = self._of_key.get(api_key.id, 0), self._of_org.get(api_key.org_id, 0)
-        if of_key and of_key >= self._share(api_key.in_flight_max or self.per_key):
-            raise Refusal(ErrorCode.RATE_LIMITED, "Too many requests at the same time. Wait for one.", retry_after_s=1)
-        if of_org and of_org >= self._share(api_key.org_in_flight_max or self.per_org):
-            raise Refusal(ErrorCode.RATE_LIMITED, "Too many requests at the same time. Wait for one.", retry_after_s=1)
-
-    def _share(self, limit: int) -> int:
-        return max(1, limit // self.workers)
-
-    def begin(self, org_id: bytes, api_key_id: bytes) -> None:
-        self._of_org[org_id] = self._of_org.get(org_id, 0) + 1
-        self._of_key[api_key_id] = self._of_key.get(api_key_id, 0) + 1
-
-    def end(self, org_id: bytes, api_key_id: bytes) -> None:
-        for counts, each in ((self._of_org, org_id), (self._of_key, api_key_id)):
-            left = counts.get(each, 0) - 1
-            if left > 0:
-                counts[each] = left
-            else:
-                counts.pop(each, None)
 
 
 class FailedKeys:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 
-from waypost.gateway.limits import KeyLimits, LimitExceeded
+from waypost.gateway.allowance import Allowances
+from waypost.gateway.limits import LimitExceeded
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.telemetry.events import report_bug
@@ -19,9 +20,13 @@ class Counted:
     """Of one gateway. `refuse` answers an exchange that is not let through, `later` runs what has to wait."""
 
     def __init__(
-        self, limits: KeyLimits, clock: Clock, refuse: Refuse, later: Callable[[Coroutine[None, None, None]], None]
+        self,
+        allowances: Allowances,
+        clock: Clock,
+        refuse: Refuse,
+        later: Callable[[Coroutine[None, None, None]], None],
     ) -> None:
-        self._limits = limits
+        self._allowances = allowances
         self._clock = clock
         self._refuse = refuse
         self._later = later
@@ -39,10 +44,12 @@ class Counted:
         """Count it and so many tokens, and `answer` with the header lines that tell of the limits. Raises Refusal, or
         refuses later."""
         now_s, at_s = self._loop.time(), self._clock.unix_ns() / 1e9
+        allowance = self._allowances.of(api_key, now_s)
 
         async def answer_later() -> None:
             try:
-                answer((await self._limits.take_together(api_key, now_s=now_s, now_unix_s=at_s, tokens=tokens))[0])
+                taking = self._allowances.take_together(allowance, now_s=now_s, now_unix_s=at_s, tokens=tokens)
+                answer((await taking)[0])
             except LimitExceeded as refusal:
                 self._refuse(exchange, refusal, request_id, refusal.headers)
             except Refusal as refusal:
@@ -51,12 +58,12 @@ class Counted:
                 report_bug(bug)
                 self._refuse(exchange, Refusal(ErrorCode.INTERNAL_ERROR), request_id, b"")
 
-        if self._limits.is_asked_of_server(api_key):
+        if allowance.is_asked_of_server:
             self._later(answer_later())
         else:
-            answer(self._limits.take(api_key, now_s=now_s, now_unix_s=at_s, tokens=tokens))
+            answer(allowance.take(now_s=now_s, now_unix_s=at_s, tokens=tokens))
 
     def look(self, api_key: ApiKey) -> bytes:
         """The header lines for a request that counts as nothing, as far as this process knows."""
         now_s, at_s = self._loop.time(), self._clock.unix_ns() / 1e9
-        return self._limits.take(api_key, now_s=now_s, now_unix_s=at_s, tokens=0, requests=0)
+        return self._allowances.of(api_key, now_s).take(now_s=now_s, now_unix_s=at_s, tokens=0, requests=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from waypost.gateway.admission import model_for
+from waypost.gateway.admission import permitted
 from waypost.gateway.likely_input import likely_input_tokens
 from waypost.gateway.models import may_call, unknown_model
 from waypost.kit.errors import invalid
@@ -62,7 +62,7 @@ def count_tokens(body: bytes, around: Around, view: View, api_key: ApiKey) -> by
     """An estimate of the input's tokens, made here: no provider is asked, nothing is charged. `contents`, or a whole
     `generateContentRequest`. Raises Refusal."""
     check_model_name(around.path_model)
-    model_for(around.path_model, "chat", api_key, view)
+    permitted(view.find(around.path_model), "chat", api_key)
     try:
         wrapped = bytes(_decode_wrapped(body).generate_content_request)
     except msgspec.DecodeError:

@@ -79,7 +79,7 @@ class ModelCalls:
         gateway.pressure.admit()
         expect_json(exchange)
         body = exchange.body.unwrap()
-        request = endpoint.format.read(body, gateway.around(exchange, endpoint, call.org_id))
+        request = endpoint.format.read(body, gateway.edge.around(exchange, endpoint, call.org_id))
         request.preferences = take_preferences(request)
         # Any model: which ones the key may call was looked at when the execution was accepted.
         api_key = ApiKey(id=call.api_key_id, org_id=call.org_id, digest=b"", scope=Scope.FULL)
@@ -122,7 +122,7 @@ class ModelCalls:
             has_long_hold=True,
             attempts_before=call.attempts_before,
         )
-        identity = self._gateway.identity(
+        identity = self._gateway.edge.identity(
             admission,
             chat_format,
             execution_id=call.execution_id,

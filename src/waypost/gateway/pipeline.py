@@ -18,11 +18,13 @@ import msgspec
 from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.ports import Admission, Plan
-from waypost.gateway.admission import admit, model_for, shown_names, shrink, too_dear
+from waypost.gateway.admission import admit, permitted, shrink, too_dear
+from waypost.gateway.allowance import Allowances
 from waypost.gateway.anthropic_models import count_message_tokens
 from waypost.gateway.arrival import Arrival
-from waypost.gateway.callers import FailedKeys, InFlight
+from waypost.gateway.callers import FailedKeys
 from waypost.gateway.counted import Counted
+from waypost.gateway.edge import Edge
 from waypost.gateway.endpoints import (
     COUNT_MESSAGE_TOKENS,
     EXECUTED,
@@ -45,20 +47,20 @@ from waypost.gateway.heads import (
     outlives_caller,
     request_header,
 )
+from waypost.gateway.idempotency import HEADER as IDEMPOTENCY_KEY
 from waypost.gateway.idempotency import AlreadyDone, Idempotency
 from waypost.gateway.journal import JournalFailed, JournalFull
-from waypost.gateway.limits import KeyLimits, LimitExceeded
+from waypost.gateway.limits import LimitExceeded
 from waypost.gateway.model_pages import model_page
+from waypost.gateway.offering import Offerings, shown_names
 from waypost.gateway.ports import LedgerUnavailable
 from waypost.gateway.preferred import admit_preferred
 from waypost.gateway.pressure import Pressure
 from waypost.gateway.recount import recounted
 from waypost.gateway.relay import JSON_TYPE, OpenStreams, PlainRelay, StreamRelay
-from waypost.gateway.reservations import Reservations
 from waypost.gateway.wallet import Hold, Wallet
 from waypost.kit import ids
 from waypost.kit.clock import Clock
-from waypost.kit.crypto import hmac_sha256
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.ids import Ids
 from waypost.ledger.claim import Claim
@@ -71,13 +73,10 @@ from waypost.telemetry.metrics import Counter, Histogram
 from waypost.tenancy.api_key import ApiKey
 from waypost.tenancy.keyring import Keyring
 from waypost.transport.exchange import Exchange
-from waypost.wire.canonical import Signature
 from waypost.wire.dialects import error_headers, render_error
-from waypost.wire.envelope import Envelope
-from waypost.wire.formats import ChatFormat
-from waypost.wire.identity import AnswerIdentity
+from waypost.wire.formats import FORMATS
 from waypost.wire.preference_fields import take_preferences
-from waypost.wire.request import Around, ChatRequest
+from waypost.wire.request import ChatRequest
 
 _OUTCOME_LABELS = {outcome: outcome.name.lower() for outcome in Outcome}
 
@@ -100,9 +99,8 @@ class Gateway:
         keyring: Keyring,
         view: Callable[[], View],
         fleet: Fleet,
-        limits: KeyLimits,
+        allowances: Allowances,
         failed_keys: FailedKeys,
-        in_flight: InFlight,
         pressure: Pressure,
         wallet: Wallet,
         idempotency: Idempotency,
@@ -117,9 +115,8 @@ class Gateway:
     ) -> None:
         self._keyring = keyring
         self._view = view
-        self._fleet = fleet
-        self._limits = limits
-        self.in_flight = in_flight
+        self._offerings = Offerings(view, fleet, dispatcher.dice)
+        self.allowances = allowances
         self.pressure = pressure
         self._failed_keys = failed_keys
         self.trusted_proxies = TrustedProxies()
@@ -130,15 +127,14 @@ class Gateway:
         self._open_streams = open_streams
         self._ids = ids_source
         self._clock = clock
-        self._ids_key = ids_key
-        self._envelope = Envelope(ids_key)
+        self.edge = Edge(ids_key)
         self.state = state
         self._answers_counted = answers_counted
         self._answers_timed = answers_timed
         self._loop = asyncio.get_running_loop()
         self._waiting: set[asyncio.Task[None]] = set()
-        self._reservations = Reservations(limits, in_flight, self._loop)
-        self._counted = Counted(limits, clock, self.refuse, self._later)
+        self._arrivals: dict[bytes, Arrival] = {}  # by execution, until it ends
+        self._counted = Counted(allowances, clock, self.refuse, self._later)
 
     def handle(self, exchange: Exchange) -> None:
         """The transport's handler."""
@@ -148,7 +144,7 @@ class Gateway:
         except LimitExceeded as exceeded:
             self.refuse(exchange, exceeded, request_id, exceeded.headers)
         except Refusal as refusal:
-            if refusal.code is ErrorCode.UNAUTHENTICATED and self._limits.is_counted_together:
+            if refusal.code is ErrorCode.UNAUTHENTICATED and self.allowances.is_counted_together:
                 self._later(self._refuse_stranger(exchange, refusal, request_id))
             else:
                 self.refuse(exchange, refusal, request_id)
@@ -196,32 +192,37 @@ class Gateway:
         if not self.state.is_ready:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2)
         self.pressure.admit()
-        now_ms = self._now_ms()
+        now_ms, now_s = self._now_ms(), self._loop.time()
         # authenticate
         api_key = self._authenticate(exchange, now_ms)
-        arrival = Arrival(exchange, endpoint.format, execution_id, now_ms, api_key)
+        allowance = self.allowances.of(api_key, now_s)
         # parse
         expect_json(exchange)
         body = exchange.body.unwrap()
-        request = endpoint.format.read(body, self.around(exchange, endpoint, api_key.org_id))
-        claim = self._idempotency.claim_of(
-            exchange.headers, org_id=api_key.org_id, endpoint=exchange.path, body=body, execution_id=execution_id
-        )
-        # admit
-        now_s = self._loop.time()
+        request = endpoint.format.read(body, self.edge.around(exchange, endpoint, api_key.org_id))
         request.preferences = take_preferences(request)
+        claim = None
+        if IDEMPOTENCY_KEY in exchange.headers:
+            claim = self._idempotency.claim_of(
+                exchange.headers, org_id=api_key.org_id, endpoint=exchange.path, body=body, execution_id=execution_id
+            )
+        # admit
         admission = self.admit(request, api_key, now_s, now_ms)
-        tokens, at_s = admission.tokens_max, now_ms / 1000
-        arrival.limit_headers = self._reservations.begin(api_key, execution_id, tokens=tokens, now_unix_s=at_s)
+        arrival = Arrival(exchange, endpoint.format, execution_id, now_ms, allowance)
+        if allowance.is_asked_of_server:
+            allowance.take_place()
+        else:
+            arrival.begin(admission.tokens_max, now_s)
+        self._arrivals[execution_id] = arrival
         # hold
         try:
-            waits = claim is not None or self._limits.is_asked_of_server(api_key)
-            hold = None if waits else self._wallet.hold(api_key.org_id, admission.hold_nanos, api_key.chain)
-            if hold is not None:
-                self._attempt(arrival, admission, hold)
-                return
+            if claim is None and not allowance.is_asked_of_server:
+                hold = self._wallet.hold(api_key.org_id, admission.hold_nanos, api_key.chain)
+                if hold is not None:
+                    self._attempt(arrival, admission, hold)
+                    return
         except BaseException:
-            self._reservations.end(arrival.id, api_key.org_id, api_key.id, 0)
+            self._forget(execution_id, 0)
             raise
         self._later(self._attempt_after_grant(arrival, admission, claim))
 
@@ -230,39 +231,23 @@ class Gateway:
         self._waiting.add(waiting)
         waiting.add_done_callback(self._waiting.discard)
 
-    def around(self, exchange: Exchange, endpoint: ChatEndpoint, org_id: bytes) -> Around:
-        """What stands around the body of a request of that organisation."""
-        return Around(
-            self._opener(org_id),
-            endpoint.path_model,
-            endpoint.is_stream,
-            exchange.headers,
-            exchange.query,
-            self._pseudonyms(org_id),
-        )
-
     def admit(self, request: ChatRequest, api_key: ApiKey, now_s: float, at_ms: int) -> Admission:
         """Raises Refusal."""
-        view, fleet, dice = self._view(), self._fleet, self._dispatcher.dice
+        found = permitted(self._offerings.find(request.model), request.modality, api_key)
         if request.preferences is None:
-            return admit(request, api_key, view, fleet, dice, now_s, at_ms)
-        names = (request.model, *request.preferences.models)
-        models = {
-            found.model.slug: found for found in (model_for(name, request.modality, api_key, view) for name in names)
-        }
-        return admit_preferred(
-            request, list(models.values()), version=view.version, fleet=fleet, dice=dice, now_s=now_s, at_ms=at_ms
-        )
+            return admit(request, found, now_s, at_ms)
+        models = {found.model.slug: found}
+        for name in request.preferences.models:
+            other = permitted(self._offerings.find(name), request.modality, api_key)
+            models.setdefault(other.model.slug, other)
+        return admit_preferred(request, list(models.values()), now_s=now_s, at_ms=at_ms)
 
     async def _attempt_after_grant(self, arrival: Arrival, admission: Admission, claim: Claim | None) -> None:
         refusal: Refusal | None = None
-        api_key = arrival.api_key
+        api_key = arrival.allowance.api_key
         try:
-            if self._limits.is_asked_of_server(api_key):
-                tokens, at_s = admission.tokens_max, arrival.at_ms / 1000
-                arrival.limit_headers = await self._reservations.begin_together(
-                    api_key, arrival.id, tokens=tokens, now_unix_s=at_s
-                )
+            if arrival.allowance.is_asked_of_server:
+                await self._take_together(arrival, admission.tokens_max)
             if claim is not None:
                 await self._idempotency.take(claim)
             hold, admission = await self._hold_with_grant(api_key, admission)
@@ -270,8 +255,7 @@ class Gateway:
                 self._attempt(arrival, admission, hold)
             else:
                 self._wallet.release(hold)
-                self._idempotency.ended(arrival.id, 0)
-                self._reservations.end(arrival.id, api_key.org_id, api_key.id, 0)
+                self._forget(arrival.id, 0)
         except (AlreadyDone, LimitExceeded) as refused:
             arrival.limit_headers += refused.headers
             refusal = refused
@@ -283,9 +267,16 @@ class Gateway:
             report_bug(bug)
             refusal = Refusal(ErrorCode.INTERNAL_ERROR)
         if refusal is not None:
-            self._idempotency.ended(arrival.id, 0)
-            self._reservations.end(arrival.id, api_key.org_id, api_key.id, 0)
+            self._forget(arrival.id, 0)
             self.refuse(arrival.exchange, refusal, arrival.id, arrival.limit_headers)
+
+    async def _take_together(self, arrival: Arrival, tokens: int) -> None:
+        """Count it with those of all machines, which takes 20 ms at most. Raises Refusal."""
+        now_s = self._loop.time()
+        arrival.limit_headers, arrival.server_bucket = await self.allowances.take_together(
+            arrival.allowance, now_s=now_s, now_unix_s=arrival.at_ms / 1000, tokens=tokens
+        )
+        arrival.reserved(tokens, now_s)
 
     async def _hold_with_grant(self, api_key: ApiKey, admission: Admission) -> tuple[Hold, Admission]:
         """The hold, after a grant. When the balance does not cover it, the input is counted, which makes it tighter;
@@ -312,58 +303,36 @@ class Gateway:
     def _attempt(self, arrival: Arrival, admission: Admission, hold: Hold) -> None:
         """Begin its execution, which owns the hold from then on. Whatever is raised, the hold is released."""
         try:
-            self._begin(arrival, admission, hold)
+            api_key, exchange = arrival.allowance.api_key, arrival.exchange
+            plan = Plan(
+                arrival.id,
+                api_key.org_id,
+                api_key.id,
+                arrival.at_ms,
+                admission,
+                hold,
+                len(exchange.body),
+                outlives_caller(exchange),
+            )
+            self._dispatcher.begin(plan, self._relay(arrival, admission))
         except BaseException:
             self._wallet.release(hold)
             raise
-
-    def _begin(self, arrival: Arrival, admission: Admission, hold: Hold) -> None:
-        plan = Plan(
-            execution_id=arrival.id,
-            org_id=arrival.api_key.org_id,
-            api_key_id=arrival.api_key.id,
-            accepted_at_ms=arrival.at_ms,
-            admission=admission,
-            hold=hold,
-            body_bytes=len(arrival.exchange.body),
-            outlives_caller=outlives_caller(arrival.exchange),
-        )
-        self._dispatcher.begin(plan, self._relay(arrival, admission))
 
     def _relay(self, arrival: Arrival, admission: Admission) -> PlainRelay | StreamRelay:
         headers = id_headers(arrival.id, arrival.format.dialect) + arrival.limit_headers
         if admission.dropped:
             headers += b"x-dropped-parameters: %b\r\n" % ", ".join(shown_names(admission.dropped)).encode()
         request, chat_format = admission.request, arrival.format
-        identity = self.identity(
-            admission, chat_format, execution_id=arrival.id, org_id=arrival.api_key.org_id, at_ms=arrival.at_ms
+        org_id = arrival.allowance.api_key.org_id
+        identity = self.edge.identity(
+            admission, chat_format, execution_id=arrival.id, org_id=org_id, at_ms=arrival.at_ms
         )
         if not request.is_stream:
             return PlainRelay(arrival.exchange, headers, chat_format, request, identity, arrival.id)
         return StreamRelay(
             arrival.exchange, headers, chat_format, request, identity, arrival.id, open_streams=self._open_streams
         )
-
-    def identity(
-        self, admission: Admission, chat_format: ChatFormat, *, execution_id: bytes, org_id: bytes, at_ms: int
-    ) -> AnswerIdentity:
-        """Of the answer to a request accepted at that moment."""
-        return AnswerIdentity(
-            completion_id=chat_format.answer_prefix + execution_id.hex(),
-            created_s=at_ms // 1000,
-            model=admission.first.offer.model.slug,
-            org_id=org_id,
-            tool_id_secret=self._ids_key,
-            envelope=self._envelope,
-            wants_logprobs=admission.request.wants_logprobs,
-            uses_functions=admission.request.uses_functions,
-        )
-
-    def _pseudonyms(self, org_id: bytes) -> Callable[[str], str]:
-        return lambda user: hmac_sha256(self._ids_key, org_id + b"|user|" + user.encode()).hex()[:32]
-
-    def _opener(self, org_id: bytes) -> Callable[[str], Signature | None]:
-        return lambda sealed: self._envelope.open(sealed, org_id)
 
     def _models(self, exchange: Exchange, request_id: bytes) -> None:
         """What can be called, and how many tokens an input has: nothing of it is an execution."""
@@ -376,10 +345,10 @@ class Gateway:
             raise Refusal(ErrorCode.NOT_FOUND)
         view = self._view()
         if called is not None:
+            named = ChatEndpoint(FORMATS["gemini_generate"], called[0])
 
             def count(api_key: ApiKey, body: bytes) -> bytes:
-                around = Around(self._opener(api_key.org_id), called[0], query=exchange.query)
-                return count_tokens(body, around, view, api_key)
+                return count_tokens(body, self.edge.around(exchange, named, api_key.org_id), view, api_key)
 
             self._count(exchange, request_id, count)
             return
@@ -389,10 +358,12 @@ class Gateway:
 
     def _count_message_tokens(self, exchange: Exchange, request_id: bytes) -> None:
         expect_method(exchange, "POST")
+        messages = ChatEndpoint(FORMATS["anthropic_messages"])
 
         def count(api_key: ApiKey, body: bytes) -> bytes:
-            around = Around(self._opener(api_key.org_id), headers=exchange.headers)
-            return count_message_tokens(body, around, self._view(), api_key)
+            return count_message_tokens(
+                body, self.edge.around(exchange, messages, api_key.org_id), self._view(), api_key
+            )
 
         self._count(exchange, request_id, count, "anthropic")
 
@@ -405,7 +376,7 @@ class Gateway:
         now_ms = self._now_ms()
         api_key = self._authenticate(exchange, now_ms)
         expect_json(exchange)
-        self.in_flight.check(api_key)
+        self.allowances.of(api_key, self._loop.time()).check_place()
 
         def answer(limit_headers: bytes) -> None:
             body = count(api_key, exchange.body.unwrap())
@@ -418,7 +389,7 @@ class Gateway:
         try:
             return self._keyring.authenticate(exchange.headers, now_ms)
         except Refusal as refusal:
-            if refusal.code is ErrorCode.UNAUTHENTICATED and not self._limits.is_counted_together:
+            if refusal.code is ErrorCode.UNAUTHENTICATED and not self.allowances.is_counted_together:
                 self._failed_keys.count(self.client_of(exchange), self._loop.time())
             raise
 
@@ -453,16 +424,23 @@ class Gateway:
     def ended(self, attempt: ClosedAttempt) -> None:
         """An execution is in the books: count it, and correct what its key's limit had reserved."""
         close, opened = attempt.close, attempt.open
-        self._idempotency.ended(opened.execution_id, close.charge_nanos)
         self._answers_counted.add(opened.model, _OUTCOME_LABELS[close.outcome], close.error_code)
         self._answers_timed.observe((close.closed_at_ms - opened.accepted_at_ms) / 1000, opened.model)
         used = close.all_input_tokens + close.output_tokens + close.audio_output_tokens
-        self._reservations.end(opened.execution_id, opened.org_id, opened.api_key_id, used)
+        self._forget(opened.execution_id, used, close.charge_nanos)
 
     def unused(self, plan: Plan) -> None:
         """An execution ended before anything was sent."""
-        self._idempotency.ended(plan.execution_id, 0)
-        self._reservations.end(plan.execution_id, plan.org_id, plan.api_key_id, 0)
+        self._forget(plan.execution_id, 0)
+
+    def _forget(self, execution_id: bytes, used_tokens: int, charge_nanos: int = 0) -> None:
+        """It is over: what it had reserved of its key's limits, and without a charge its idempotency key, are free."""
+        self._idempotency.ended(execution_id, charge_nanos)
+        arrival = self._arrivals.pop(execution_id, None)
+        if arrival is not None:
+            arrival.end(used_tokens, self._loop.time())
+            if arrival.window is not None and arrival.server_bucket >= 0:
+                self.allowances.correct_together(arrival.allowance, used_tokens - arrival.tokens, arrival.server_bucket)
 
     async def _refuse_stranger(self, exchange: Exchange, refusal: Refusal, request_id: bytes) -> None:
         """Who keeps trying keys is known by the count of all machines."""

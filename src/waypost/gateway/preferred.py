@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from waypost.dispatch.fleet import Fleet, LiveRoute
+from waypost.dispatch.fleet import LiveRoute
 from waypost.dispatch.ports import Admission, Candidate, Offer
-from waypost.gateway.admission import cannot_carry, first_of, in_order, losses, make_offer
+from waypost.gateway.admission import first_of, make_offer
+from waypost.gateway.offering import Offering, cannot_carry, losses
 from waypost.kit.errors import ErrorCode, NoEligibleRoute, Refusal
 from waypost.metering.estimate import upper_bound
 from waypost.policy.eligibility import excluded_by, place_in_order
-from waypost.policy.snapshot import ModelView
 from waypost.wire.preferences import Preferences
 from waypost.wire.request import ChatRequest
 
@@ -19,28 +19,20 @@ _NEVER_MEASURED = -1.0  # tried before the others: how else would it ever be
 
 
 class _Preferred:
-    """One request's way of choosing; it has the dice that it was admitted with."""
+    """One request's way of choosing."""
 
-    def __init__(
-        self,
-        request: ChatRequest,
-        preferences: Preferences,
-        fleet: Fleet,
-        dice: Callable[[], float],
-    ) -> None:
+    def __init__(self, request: ChatRequest, preferences: Preferences) -> None:
         self._request = request
         self._preferences = preferences
-        self._fleet = fleet
-        self._dice = dice
         self.excluded: Counter[str] = Counter()
         self.refusal: Refusal | None = None  # of a request that only providers of the caller's own format can be given
         self.lost: dict[str, None] = {}  # of the request, by any of the eligible routes
 
-    def eligible(self, found: ModelView) -> list[LiveRoute]:
+    def eligible(self, offering: Offering) -> list[LiveRoute]:
         """The routes of a model that satisfy every constraint, in our order of preference."""
         eligible = []
-        for live in in_order(found, self._fleet, self._dice):
-            constraint = excluded_by(self._preferences, found.model, live.provider)
+        for live in offering.in_order():
+            constraint = excluded_by(self._preferences, offering.model, live.provider)
             if constraint is None and not self._carries(live):
                 constraint = "require_parameters"
             if constraint is None:
@@ -86,42 +78,30 @@ class _Preferred:
                 return price.input + price.output
 
 
-def admit_preferred(
-    request: ChatRequest,
-    models: Sequence[ModelView],
-    *,
-    version: int,
-    fleet: Fleet,
-    dice: Callable[[], float],
-    now_s: float,
-    at_ms: int,
-) -> Admission:
+def admit_preferred(request: ChatRequest, models: Sequence[Offering], *, now_s: float, at_ms: int) -> Admission:
     """`models` is the one asked for, and those to fall back to. Raises Refusal: 503 when no route works at all, 400
     when every route would lose something of the request, 409 when other constraints leave none."""
     preferences = request.preferences
     assert preferences is not None
-    choice = _Preferred(request, preferences, fleet, dice)
-    offers = tuple(make_offer(request, found.model, at_ms) for found in models)
-    routes = [choice.eligible(found) for found in models]
+    choice = _Preferred(request, preferences)
+    offers = tuple(make_offer(request, each.model, at_ms) for each in models)
+    routes = [(each.model.slug, choice.eligible(each)) for each in models]
 
-    def ranked(offered: tuple[Offer, ...]) -> list[Candidate]:
+    def ranked(_: ChatRequest, offered: tuple[Offer, ...]) -> list[Candidate]:
         by_slug = {offer.model.slug: offer for offer in offered}
         candidates = [
-            Candidate(live, by_slug[found.model.slug])
-            for found, eligible in zip(models, routes, strict=True)
-            if found.model.slug in by_slug
-            for live in eligible
+            Candidate(live, by_slug[slug]) for slug, eligible in routes if slug in by_slug for live in eligible
         ]
         return choice.ordered(candidates)
 
-    candidates = ranked(offers)
+    candidates = ranked(request, offers)
     if not candidates:
         raise _refusal(choice)
     first = first_of([each.live for each in candidates], now_s)
     able = tuple(offer for offer in offers if any(each.offer is offer for each in candidates))
     return Admission(
         request=request,
-        price_version=version,
+        price_version=models[0].version,
         first=next(each for each in candidates if each.live is first),
         offers=able,
         ranked=ranked,

@@ -29,8 +29,10 @@ def ceiling(
 def upper_bound(c: Ceiling, prices: PriceRow) -> Nanos:
     """At least `price.amount` of every usage within the ceiling, however its input splits into classes and whichever
     price tier it reaches."""
-    if not prices.tiers:  # as most are: the general way takes three times as long
-        return -(-(_fixed(c, prices) + c.output_tokens_max * _output(c, prices)) // DIVISOR)
+    if not (prices.tiers or c.has_audio or c.has_images or c.images_max or c.duration_ms_max or c.characters_max):
+        # Words alone, as most are: the general way takes three times as long.
+        by_unit = c.input_tokens_max * prices.dearest_text_input + c.output_tokens_max * prices.output + prices.request
+        return -(-by_unit * _MS_PER_S // DIVISOR)
     return -(-max(_fixed(c, row) + c.output_tokens_max * _output(c, row) for row in _reachable(c, prices)) // DIVISOR)
 
 
@@ -61,7 +63,7 @@ def _reachable(c: Ceiling, prices: PriceRow) -> tuple[PriceRow, ...]:
 
 def _fixed(c: Ceiling, row: PriceRow) -> int:
     """Everything but the output, in nano-USD times DIVISOR."""
-    dearest = max(row.input, row.cache_read, row.cache_write_5m, row.cache_write_1h)
+    dearest = row.dearest_text_input
     if c.has_audio:
         dearest = max(dearest, row.audio_input)
     if c.has_images:

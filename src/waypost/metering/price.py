@@ -7,6 +7,7 @@ The products are summed first and divided once, rounded up.
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from waypost.kit.money import Nanos
 from waypost.wire.canonical import Usage
@@ -21,7 +22,8 @@ class PriceRow(msgspec.Struct, frozen=True, gc=False):
     default is filled in when the catalogue is read, so every number here counts.
 
     `tiers` are the rows of long contexts, ascending: the last whose `above` the request's input exceeds prices all of
-    its units. `changes` are the lists that replace this one, ascending in time."""
+    its units. `changes` are the lists that replace this one, ascending in time. The last two follow from the others;
+    every bound of a call asks for them."""
 
     input: int
     output: int
@@ -37,6 +39,14 @@ class PriceRow(msgspec.Struct, frozen=True, gc=False):
     character: int = 0  # per million characters
     tiers: tuple[Tier, ...] = ()
     changes: tuple[PriceChange, ...] = ()
+    dearest_text_input: int = 0  # whichever class of input tokens it is counted in
+    is_dearer_by_kind: bool = False  # whether what is no short text of words may cost more: sound, or a long context
+
+    def __post_init__(self) -> None:
+        dearest = max(self.input, self.cache_read, self.cache_write_5m, self.cache_write_1h)
+        is_sound_dear = self.audio_input > self.input or self.audio_output > self.output
+        force_setattr(self, "dearest_text_input", dearest)
+        force_setattr(self, "is_dearer_by_kind", is_sound_dear or bool(self.tiers))
 
     def in_force(self, now_ms: int) -> PriceRow:
         """The list that counts at this moment."""
@@ -90,7 +100,7 @@ def price_row(prices: dict[str, int], tiers: tuple[Tier, ...] = (), changes: tup
     filled: dict[str, int] = {}
     for name, parent in PARENTS.items():
         filled[name] = prices[name] if name in prices else filled.get(parent, 0)
-    return PriceRow(**filled, tiers=tiers, changes=changes)
+    return PriceRow(**filled, tiers=tiers, changes=changes)  # type: ignore[arg-type]  # PARENTS are numbers
 
 
 def amount(usage: Usage, prices: PriceRow) -> Nanos:

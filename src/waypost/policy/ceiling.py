@@ -14,6 +14,8 @@ from waypost.wire.request import MORE_THAN_A_CONTEXT, ChatRequest, contexts
 
 OUTPUT_TOKENS_DEFAULT = 8_192  # held, and asked of the provider, for a caller who sets no maximum
 TOOLS_TOKENS = 2_048  # that some providers add to a prompt with tools, at most, in words of their own
+# Fields that add to what the words of a request may cost; each is looked at below.
+_TELLING = frozenset(("tools", "functions", "audio", "modalities", "generationConfig"))
 # The word, or ASCII that stands escaped.
 _SOUND = re.compile(rb"audio|\\u00[4-7]", re.IGNORECASE)
 
@@ -25,8 +27,12 @@ def output_tokens_max_of(request: ChatRequest, model: Model) -> int:
 
 def ceiling_of_request(request: ChatRequest, model: Model, prices: PriceRow) -> Ceiling:
     """At these prices, which tell whether sound is dearer than words."""
+    is_of_words = request.modality == "chat" and not request.image_count and _TELLING.isdisjoint(request.fields)
+    if is_of_words and not prices.is_dearer_by_kind:
+        # As most requests, which need none of the looks below: a quarter of the time.
+        input_tokens_max = min(request.text_bytes, model.context_window)
+        return Ceiling(input_tokens_max, request.n * output_tokens_max_of(request, model))
     may_speak = _asks_for_sound(request)
-    is_audio_dear = prices.audio_input > prices.input or prices.audio_output > prices.output
     ceiling = ceiling_of(
         text_bytes=request.text_bytes + tools_tokens(request),
         image_count=request.image_count,
@@ -34,7 +40,7 @@ def ceiling_of_request(request: ChatRequest, model: Model, prices: PriceRow) -> 
         n=request.n,
         output_tokens_max=output_tokens_max_of(request, model),
         context_window=model.context_window,
-        has_audio=(is_audio_dear or bool(prices.tiers)) and (may_speak or _may_hold_sound(request)),
+        has_audio=prices.is_dearer_by_kind and (may_speak or _may_hold_sound(request)),
     )
     if may_speak:
         ceiling = msgspec.structs.replace(ceiling, may_speak=True)

@@ -77,6 +77,10 @@ class Window:
             self._counts[taken_in % BUCKETS] -= given_back
             self._total -= given_back
 
+    def is_quiet(self, now_s: float) -> bool:
+        """Whether nothing is counted any more."""
+        return not self._total or int(now_s / BUCKET_S) - self._bucket >= BUCKETS
+
     def _advance(self, bucket: int) -> None:
         """Forget the buckets that the clock has passed: each is emptied once, so this is O(1) per take over time."""
         counts = self._counts

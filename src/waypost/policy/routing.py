@@ -6,15 +6,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from waypost.policy.snapshot import ModelView, Route
+from waypost.policy.snapshot import Route
 
 
-def draw(model: ModelView, dice: Callable[[], float]) -> Route:
-    """The route to try first: one of the best priority, by weight. `dice` rolls in [0, 1)."""
-    weights = model.weights
-    if len(weights) == 1:
-        return model.routes[0]
-    return model.routes[bisect_right(weights, int(dice() * weights[-1]))]
+def draw(weights: Sequence[int], dice: Callable[[], float]) -> int:
+    """Which route to try first, of those of the best priority: `weights` are a ModelView's. `dice` rolls in [0, 1)."""
+    return bisect_right(weights, int(dice() * weights[-1])) if len(weights) > 1 else 0
 
 
 def order(routes: Sequence[Route], dice: Callable[[], float]) -> tuple[Route, ...]:
