@@ -13,7 +13,7 @@ from waypost.kit.errors import ErrorCode, Fault, InvalidFields, Refusal
 from waypost.kit.money import Nanos
 from waypost.metering.estimate import upper_bound
 from waypost.policy.catalogue import Model
-from waypost.policy.ceiling import ceiling_of_request
+from waypost.policy.ceiling import ceiling_of_request, output_tokens_max_of
 
 
 def estimate_of(model: Model, body_input: Mapping[str, Any], *, at_ms: int) -> Nanos:
@@ -29,7 +29,8 @@ def estimate_of(model: Model, body_input: Mapping[str, Any], *, at_ms: int) -> N
             request = request_of(model.modality, model.slug, body_input)
         except Refusal as refusal:
             raise _of_the_input(refusal) from None
-        estimates.append(upper_bound(ceiling_of_request(request, model, prices), prices))
+        ceiling = ceiling_of_request(request, model, prices, output_tokens_max_of(request, model))
+        estimates.append(upper_bound(ceiling, prices))
     return max(estimates)
 
 

@@ -22,7 +22,7 @@ from waypost.policy.ceiling import ceiling_of_request, output_tokens_max_of
 from waypost.policy.snapshot import ModelView
 from waypost.providers import JOB_KINDS
 from waypost.tenancy.api_key import ApiKey
-from waypost.wire.request import ChatRequest, contexts
+from waypost.wire.request import ChatRequest
 
 _ASKED = {"chat": "chat completions", "image": "image generations", "embedding": "embeddings"}
 SHRUNK_TOKENS_MIN = 16  # a shorter answer than this is of no use to anybody
@@ -143,13 +143,10 @@ def permitted(found: _Found | None, modality: str, api_key: ApiKey) -> _Found:
 def make_offer(request: ChatRequest, model: Model, at_ms: int) -> Offer:
     """What the answer of this model can come to, at the prices of that moment."""
     prices = model.price.in_force(at_ms) if model.price.changes else model.price
-    return Offer(
-        model,
-        prices,
-        ceiling_of_request(request, model, prices),
-        output_tokens_max_of(request, model),
-        min(likely_tokens(request.text_bytes), contexts(request) * model.context_window),
-    )
+    output_tokens_max = output_tokens_max_of(request, model)
+    ceiling = ceiling_of_request(request, model, prices, output_tokens_max)
+    input_estimate = min(likely_tokens(request.text_bytes), ceiling.input_tokens_max)
+    return Offer(model, prices, ceiling, output_tokens_max, input_estimate)
 
 
 def _shrunk(offer: Offer, request: ChatRequest, available_nanos: Nanos) -> Offer | None:

@@ -140,7 +140,13 @@ class Gateway:
         """The transport's handler."""
         request_id = self._ids.new()
         try:
-            self._route(exchange, request_id)
+            if exchange.query:
+                check_query(exchange.query)
+            endpoint = chat_endpoint(exchange.path)
+            if endpoint is not None:
+                self._chat(exchange, endpoint, request_id)
+            else:
+                self._route(exchange, request_id)
         except LimitExceeded as exceeded:
             self.refuse(exchange, exceeded, request_id, exceeded.headers)
         except Refusal as refusal:
@@ -151,13 +157,7 @@ class Gateway:
 
     def _route(self, exchange: Exchange, request_id: bytes) -> None:
         path = exchange.path
-        if exchange.query:
-            check_query(exchange.query)
-        endpoint = chat_endpoint(path)
-        if endpoint is not None:
-            expect_method(exchange, "POST")
-            self._chat(exchange, endpoint, request_id)
-        elif path == COUNT_MESSAGE_TOKENS:
+        if path == COUNT_MESSAGE_TOKENS:
             self._count_message_tokens(exchange, request_id)
         elif path.startswith((MODELS, GEMINI_MODELS)):
             self._models(exchange, request_id)
@@ -189,9 +189,12 @@ class Gateway:
             relay()
 
     def _chat(self, exchange: Exchange, endpoint: ChatEndpoint, execution_id: bytes) -> None:
+        if exchange.method != "POST":
+            expect_method(exchange, "POST")
         if not self.state.is_ready:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2)
-        self.pressure.admit()
+        if self.pressure.shedding.share:
+            self.pressure.admit()
         now_ms, now_s = self._now_ms(), self._loop.time()
         # authenticate
         api_key = self._authenticate(exchange, now_ms)

@@ -25,20 +25,20 @@ def output_tokens_max_of(request: ChatRequest, model: Model) -> int:
     return min(request.output_tokens_max or OUTPUT_TOKENS_DEFAULT, model.max_output)
 
 
-def ceiling_of_request(request: ChatRequest, model: Model, prices: PriceRow) -> Ceiling:
-    """At these prices, which tell whether sound is dearer than words."""
+def ceiling_of_request(request: ChatRequest, model: Model, prices: PriceRow, output_tokens_max: int) -> Ceiling:
+    """At these prices, which tell whether sound is dearer than words; for so many tokens of each choice."""
     is_of_words = request.modality == "chat" and not request.image_count and _TELLING.isdisjoint(request.fields)
     if is_of_words and not prices.is_dearer_by_kind:
         # As most requests, which need none of the looks below: a quarter of the time.
         input_tokens_max = min(request.text_bytes, model.context_window)
-        return Ceiling(input_tokens_max, request.n * output_tokens_max_of(request, model))
+        return Ceiling(input_tokens_max, request.n * output_tokens_max)
     may_speak = _asks_for_sound(request)
     ceiling = ceiling_of(
         text_bytes=request.text_bytes + tools_tokens(request),
         image_count=request.image_count,
         image_tokens_max=model.image_tokens_max,
         n=request.n,
-        output_tokens_max=output_tokens_max_of(request, model),
+        output_tokens_max=output_tokens_max,
         context_window=model.context_window,
         has_audio=prices.is_dearer_by_kind and (may_speak or _may_hold_sound(request)),
     )

@@ -9,6 +9,7 @@ from waypost.kit.errors import ErrorCode, Refusal, invalid
 from waypost.tenancy.api_key import ApiKey, is_well_formed
 
 _BEARER = b"bearer "
+_USUAL = b"Bearer sk_"  # how nearly every request begins, and then nothing is left to be looked for
 
 
 class Keyring:
@@ -33,7 +34,11 @@ class Keyring:
 
     def authenticate(self, headers: Mapping[bytes, bytes], now_ms: int) -> ApiKey:
         """The key that a request carries, in whichever of the three ways. Raises Refusal: 401, or 400 for two keys."""
-        presented = _presented(headers)
+        presented = headers.get(b"authorization", b"")
+        if presented.startswith(_USUAL) and b"x-api-key" not in headers and b"x-goog-api-key" not in headers:
+            presented = presented[len(_BEARER) :]
+        else:
+            presented = _presented(headers)
         if not is_well_formed(presented):
             raise Refusal(ErrorCode.UNAUTHENTICATED)
         api_key = self._by_digest.get(self._peppered.digest(presented))

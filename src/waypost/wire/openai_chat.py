@@ -21,7 +21,9 @@ NAME = "openai_chat"
 # Two readers may disagree about which of two equal keys counts; these decide what is billed and how.
 _SINGLE_KEYS = ("model", "stream", "max_tokens", "max_completion_tokens", "n", "tools")
 # What a provider searches or runs itself, under its relatives' names: it bills that beside the tokens.
-_RUN_AT_THE_PROVIDER = ("web_search_options", "search_parameters", "search_settings", "plugins", "enable_search")
+_RUN_AT_THE_PROVIDER = frozenset(
+    ("web_search_options", "search_parameters", "search_settings", "plugins", "enable_search")
+)
 _NOT_ASKED = (b"null", b"false")
 
 _decode_known = msgspec.json.Decoder(Known).decode
@@ -44,7 +46,8 @@ def read_request(body: bytes, around: Around) -> ChatRequest:
     check_model_name(model)
     if options is not None and not is_stream:
         raise invalid("stream_options", "'stream_options' is only allowed when 'stream' is true.")
-    _refuse_what_a_provider_runs(fields, known)
+    if known.tools or not _RUN_AT_THE_PROVIDER.isdisjoint(fields):
+        _refuse_what_a_provider_runs(fields, known)
     image_count = image_bytes = 0
     # Parts stand in an array of their own, the second at least.
     if has_escapes or (has_more_arrays and any(body.find(word) >= 0 for word in _MEDIA)):
@@ -67,8 +70,8 @@ def read_request(body: bytes, around: Around) -> ChatRequest:
 
 def _refuse_what_a_provider_runs(fields: Mapping[str, msgspec.Raw], known: Known) -> None:
     """No price and no hold here covers it."""
-    for name in _RUN_AT_THE_PROVIDER:
-        if name in fields and bytes(fields[name]) not in _NOT_ASKED:
+    for name in fields:
+        if name in _RUN_AT_THE_PROVIDER and bytes(fields[name]) not in _NOT_ASKED:
             raise invalid(name, f"'{name}' runs at the provider, which is not available. Declare functions.")
     for at, tool in enumerate(known.tools or ()):
         if tool.type not in ("function", "custom") and (tool.type or tool.function is None):

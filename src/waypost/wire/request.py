@@ -40,6 +40,7 @@ _DETAILS = (
 )
 
 _Known = TypeVar("_Known")
+_NOTHING = msgspec.Raw(b"")
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -94,14 +95,15 @@ def read_fields(
     """Every field raw, the known ones decoded, whether there are arrays beside that of the turns, and whether ASCII
     stands escaped somewhere. `turns` names the field that holds the conversation; of the `single` fields none may
     stand twice. Raises Refusal: 400 naming the field at fault."""
+    # Two decoders and some scans: `find` skips through a kilobyte in 40 ns, where `count` takes 400.
+    find, count = body.find, body.count
     if not body.isascii():
         check_utf8(body)
     try:
         fields = _decode_fields(body)
-        # One array is the messages. `find` stops where `count` goes on, and a byte costs a nanosecond.
-        has_more_arrays = body.find(b"[", body.find(b"[") + 1) >= 0
-        arrays = body.count(b"[") if has_more_arrays else 1
-        if arrays + body.count(b"{") > DEPTH_MAX and is_deeper_than(body, DEPTH_MAX):
+        array = find(b"[")  # of the turns, in most bodies the only one
+        has_more_arrays = find(b"[", array + 1) >= 0
+        if count(b"{") + (count(b"[") if has_more_arrays else 1) > DEPTH_MAX and is_deeper_than(body, DEPTH_MAX):
             raise invalid(None, f"The body nests more than {DEPTH_MAX} levels.")
         known = decode_known(body)
     except msgspec.ValidationError as error:
@@ -111,9 +113,14 @@ def read_fields(
         raise invalid(None, f"The body is not valid JSON{' ' + where[0] if where else ''}.") from None
     except RecursionError:
         raise invalid(None, f"The body nests more than {DEPTH_MAX} levels.") from None
-    # `find`, since `in` takes twice as long on bytes.
-    has_escapes = body.find(b"\\") >= 0 and _ESCAPED_ASCII.search(body) is not None
-    _check_single_keys(body, fields, has_escapes, turns, single)
+    has_escapes = find(b"\\") >= 0 and _ESCAPED_ASCII.search(body) is not None
+    # The turns are most of the body and none of its keys: what stands around them has a colon for each field, unless a
+    # key stands twice, or a value is more than a word.
+    value = fields.get(turns, _NOTHING)
+    begin = find(b"[", find(f'"{turns}"'.encode())) if has_more_arrays else array
+    end = begin + len(value)
+    if has_escapes or not body.startswith(value, begin) or count(b":", 0, begin) + count(b":", end) != len(fields):
+        _check_single_keys(body, value, begin, single)
     return fields, known, has_more_arrays, has_escapes
 
 
@@ -157,19 +164,12 @@ def refusal_of_value(error: msgspec.ValidationError, allowed: Callable[[str], Se
     return invalid(param, f"'{param}' is not valid: {text[:1].lower()}{text[1:]}.", detail)
 
 
-def _check_single_keys(
-    body: bytes, fields: dict[str, msgspec.Raw], has_escapes: bool, turns: str, single: tuple[str, ...]
-) -> None:
-    # The turns are most of the body and none of its keys: look at what stands around them.
-    value = fields.get(turns, msgspec.Raw(b""))
-    begin = body.find(b"[", body.find(f'"{turns}"'.encode()))
-    end = begin + len(value)
-    if not len(value) or not body.startswith(value, begin):  # the word stands somewhere else first
-        begin = end = 0
-    count = body.count
-    if not has_escapes and count(b":", 0, begin) + count(b":", end) == len(fields):
-        return  # as many colons as fields: no key stands twice
-    name = repeated_key(b"%b0%b" % (body[:begin], body[end:]) if end else body, single)
+def _check_single_keys(body: bytes, turns: msgspec.Raw, begin: int, single: tuple[str, ...]) -> None:
+    """`turns` stand at `begin`, or elsewhere where their name stands first in another place."""
+    rest = body
+    if len(turns) and begin >= 0 and body.startswith(turns, begin):
+        rest = b"%b0%b" % (body[:begin], body[begin + len(turns) :])
+    name = repeated_key(rest, single)
     if name is not None:
         raise invalid(name, f"'{name}' stands twice in the body.")
 
