@@ -31,7 +31,7 @@ def is_full(allowances: Allowances, org_id: bytes, key_id: bytes, **own: Any) ->
 def test_an_organisation_and_a_key_are_bounded_apart_and_others_do_not_feel_it() -> None:
     allowances = Allowances(per_organisation=3, per_key=2)
     for key_id in (b"1", b"1", b"2"):
-        allowance(allowances, ORG, key_id).take_place()
+        allowance(allowances, ORG, key_id).begin(0, now_s=0.0, now_unix_s=0.0)
     assert is_full(allowances, ORG, b"2"), "the organisation has its three"
     assert not is_full(allowances, OTHER, b"3")
     allowance(allowances, ORG, b"2").leave_place()
@@ -48,7 +48,7 @@ def test_an_organisation_and_a_key_are_bounded_apart_and_others_do_not_feel_it()
 def test_a_key_and_an_organisation_may_have_bounds_of_their_own_shared_by_the_workers() -> None:
     allowances = Allowances(per_organisation=100, per_key=100, workers=2)
     for _ in range(4):
-        allowance(allowances, ORG, b"1").take_place()
+        allowance(allowances, ORG, b"1").begin(0, now_s=0.0, now_unix_s=0.0)
     assert not is_full(allowances, ORG, b"1")
     assert is_full(allowances, ORG, b"1", in_flight_max=8)
     assert not is_full(allowances, ORG, b"1", in_flight_max=10)
@@ -63,7 +63,7 @@ def test_what_a_key_has_counted_is_kept_while_it_counts_and_quiet_keys_are_forgo
     allowances = Allowances()
     limit = {"tokens_per_minute": 10}
     running = allowance(allowances, ORG, b"running")
-    running.take_place()
+    running.begin(0, now_s=0.0, now_unix_s=0.0)
     allowance(allowances, ORG, b"counting", **limit).take(now_s=0.0, now_unix_s=0.0, tokens=10)
     for number in range(100):
         allowance(allowances, OTHER, b"%d" % number)

@@ -45,11 +45,14 @@ class Allowance:
         if self.under_way >= self.most or self.organisation.under_way >= self.organisation_most:
             raise Refusal(ErrorCode.RATE_LIMITED, "Too many requests at the same time. Wait for one.", retry_after_s=1)
 
-    def take_place(self) -> None:
-        """Raises as `check_place`."""
+    def begin(self, tokens: int, *, now_s: float, now_unix_s: float) -> bytes:
+        """Take a place, and where no server counts do as `take`. Raises as it does, and as `check_place`: then nothing
+        is taken."""
         self.check_place()
+        headers = b"" if self.is_asked_of_server else self.take(now_s=now_s, now_unix_s=now_unix_s, tokens=tokens)
         self.under_way += 1
         self.organisation.under_way += 1
+        return headers
 
     def leave_place(self) -> None:
         self.under_way -= 1

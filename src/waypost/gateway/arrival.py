@@ -24,17 +24,7 @@ class Arrival(msgspec.Struct, gc=False):
     taken_at_s: float = 0.0  # by the loop's clock
     server_bucket: int = -1  # in which a server counted them; -1: none did
 
-    def begin(self, tokens: int, now_s: float) -> None:
-        """Take a place of its key's, one of its requests of a minute, and so many tokens. Raises Refusal, and then
-        nothing is taken."""
-        allowance = self.allowance
-        allowance.check_place()
-        self.limit_headers = allowance.take(now_s=now_s, now_unix_s=self.at_ms / 1000, tokens=tokens)
-        allowance.under_way += 1
-        allowance.organisation.under_way += 1
-        self.reserved(tokens, now_s)
-
-    def reserved(self, tokens: int, now_s: float) -> None:
+    def reserve(self, tokens: int, now_s: float) -> None:
         """So many tokens have been counted for it."""
         self.window, self.tokens, self.taken_at_s = self.allowance.tokens, tokens, now_s
 

@@ -19,10 +19,11 @@ def request_header(request_id: bytes, dialect: str = "") -> bytes:
 
 
 def id_headers(execution_id: bytes, dialect: str) -> bytes:
-    uuid = ids.text("", execution_id).encode()
+    h = execution_id.hex()
+    uuid = f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"  # as `ids.text`, once for both
     if dialect == "anthropic":
-        return b"x-request-id: req%b\r\nrequest-id: req%b\r\nx-execution-id: exec%b\r\n" % (uuid, uuid, uuid)
-    return b"x-request-id: req%b\r\nx-execution-id: exec%b\r\n" % (uuid, uuid)
+        return f"x-request-id: req_{uuid}\r\nrequest-id: req_{uuid}\r\nx-execution-id: exec_{uuid}\r\n".encode()
+    return f"x-request-id: req_{uuid}\r\nx-execution-id: exec_{uuid}\r\n".encode()
 
 
 def outlives_caller(exchange: Exchange) -> bool:

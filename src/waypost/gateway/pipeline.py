@@ -75,7 +75,7 @@ from waypost.tenancy.keyring import Keyring
 from waypost.transport.exchange import Exchange
 from waypost.wire.dialects import error_headers, render_error
 from waypost.wire.formats import FORMATS
-from waypost.wire.preference_fields import take_preferences
+from waypost.wire.preference_fields import PREFERENCE_FIELDS, take_preferences
 from waypost.wire.request import ChatRequest
 
 _OUTCOME_LABELS = {outcome: outcome.name.lower() for outcome in Outcome}
@@ -150,8 +150,8 @@ class Gateway:
         except LimitExceeded as exceeded:
             self.refuse(exchange, exceeded, request_id, exceeded.headers)
         except Refusal as refusal:
-            if refusal.code is ErrorCode.UNAUTHENTICATED and self.allowances.is_counted_together:
-                self._later(self._refuse_stranger(exchange, refusal, request_id))
+            if refusal.code is ErrorCode.UNAUTHENTICATED:
+                self._refuse_stranger(exchange, refusal, request_id)
             else:
                 self.refuse(exchange, refusal, request_id)
 
@@ -195,27 +195,30 @@ class Gateway:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2)
         if self.pressure.shedding.share:
             self.pressure.admit()
-        now_ms, now_s = self._now_ms(), self._loop.time()
+        now_ms, now_s = self._clock.unix_ns() // 1_000_000, self._loop.time()
+        headers = exchange.headers
         # authenticate
-        api_key = self._authenticate(exchange, now_ms)
+        api_key = self._keyring.authenticate(headers, now_ms)
         allowance = self.allowances.of(api_key, now_s)
         # parse
-        expect_json(exchange)
+        if headers.get(b"content-type") != b"application/json" or b"content-encoding" in headers:
+            expect_json(exchange)
         body = exchange.body.unwrap()
         request = endpoint.format.read(body, self.edge.around(exchange, endpoint, api_key.org_id))
-        request.preferences = take_preferences(request)
+        if not PREFERENCE_FIELDS.isdisjoint(request.fields):
+            request.preferences = take_preferences(request)
         claim = None
-        if IDEMPOTENCY_KEY in exchange.headers:
+        if IDEMPOTENCY_KEY in headers:
             claim = self._idempotency.claim_of(
-                exchange.headers, org_id=api_key.org_id, endpoint=exchange.path, body=body, execution_id=execution_id
+                headers, org_id=api_key.org_id, endpoint=exchange.path, body=body, execution_id=execution_id
             )
         # admit
         admission = self.admit(request, api_key, now_s, now_ms)
         arrival = Arrival(exchange, endpoint.format, execution_id, now_ms, allowance)
-        if allowance.is_asked_of_server:
-            allowance.take_place()
-        else:
-            arrival.begin(admission.tokens_max, now_s)
+        tokens = admission.tokens_max
+        arrival.limit_headers = allowance.begin(tokens, now_s=now_s, now_unix_s=now_ms / 1000)
+        if not allowance.is_asked_of_server:
+            arrival.reserve(tokens, now_s)
         self._arrivals[execution_id] = arrival
         # hold
         try:
@@ -279,7 +282,7 @@ class Gateway:
         arrival.limit_headers, arrival.server_bucket = await self.allowances.take_together(
             arrival.allowance, now_s=now_s, now_unix_s=arrival.at_ms / 1000, tokens=tokens
         )
-        arrival.reserved(tokens, now_s)
+        arrival.reserve(tokens, now_s)
 
     async def _hold_with_grant(self, api_key: ApiKey, admission: Admission) -> tuple[Hold, Admission]:
         """The hold, after a grant. When the balance does not cover it, the input is counted, which makes it tighter;
@@ -317,24 +320,23 @@ class Gateway:
                 len(exchange.body),
                 outlives_caller(exchange),
             )
-            self._dispatcher.begin(plan, self._relay(arrival, admission))
+            self._dispatcher.begin(plan, self._relay(arrival, admission, api_key.org_id))
         except BaseException:
             self._wallet.release(hold)
             raise
 
-    def _relay(self, arrival: Arrival, admission: Admission) -> PlainRelay | StreamRelay:
-        headers = id_headers(arrival.id, arrival.format.dialect) + arrival.limit_headers
+    def _relay(self, arrival: Arrival, admission: Admission, org_id: bytes) -> PlainRelay | StreamRelay:
+        request, chat_format, execution_id = admission.request, arrival.format, arrival.id
+        headers = id_headers(execution_id, chat_format.dialect) + arrival.limit_headers
         if admission.dropped:
             headers += b"x-dropped-parameters: %b\r\n" % ", ".join(shown_names(admission.dropped)).encode()
-        request, chat_format = admission.request, arrival.format
-        org_id = arrival.allowance.api_key.org_id
         identity = self.edge.identity(
-            admission, chat_format, execution_id=arrival.id, org_id=org_id, at_ms=arrival.at_ms
+            admission, chat_format, execution_id=execution_id, org_id=org_id, at_ms=arrival.at_ms
         )
         if not request.is_stream:
-            return PlainRelay(arrival.exchange, headers, chat_format, request, identity, arrival.id)
+            return PlainRelay(arrival.exchange, headers, chat_format, request, identity, execution_id)
         return StreamRelay(
-            arrival.exchange, headers, chat_format, request, identity, arrival.id, open_streams=self._open_streams
+            arrival.exchange, headers, chat_format, request, identity, execution_id, open_streams=self._open_streams
         )
 
     def _models(self, exchange: Exchange, request_id: bytes) -> None:
@@ -355,7 +357,7 @@ class Gateway:
 
             self._count(exchange, request_id, count)
             return
-        api_key = self._authenticate(exchange, self._now_ms())
+        api_key = self._keyring.authenticate(exchange.headers, self._now_ms())
         body = model_page(view, api_key, root=root, name=name, headers=exchange.headers, query=exchange.query)
         exchange.respond(200, JSON_TYPE + request_header(request_id), body)
 
@@ -377,7 +379,7 @@ class Gateway:
         before the next one begins, so it never is under way."""
         self.pressure.admit()
         now_ms = self._now_ms()
-        api_key = self._authenticate(exchange, now_ms)
+        api_key = self._keyring.authenticate(exchange.headers, now_ms)
         expect_json(exchange)
         self.allowances.of(api_key, self._loop.time()).check_place()
 
@@ -386,15 +388,6 @@ class Gateway:
             exchange.respond(200, JSON_TYPE + request_header(request_id, dialect) + limit_headers, body)
 
         self._counted.answer(exchange, request_id, api_key, answer)
-
-    def _authenticate(self, exchange: Exchange, now_ms: int) -> ApiKey:
-        """Raises Refusal: 401, or 429 for an address that keeps trying keys."""
-        try:
-            return self._keyring.authenticate(exchange.headers, now_ms)
-        except Refusal as refusal:
-            if refusal.code is ErrorCode.UNAUTHENTICATED and not self.allowances.is_counted_together:
-                self._failed_keys.count(self.client_of(exchange), self._loop.time())
-            raise
 
     def client_of(self, exchange: Exchange) -> str:
         """The caller's address."""
@@ -445,8 +438,18 @@ class Gateway:
             if arrival.window is not None and arrival.server_bucket >= 0:
                 self.allowances.correct_together(arrival.allowance, used_tokens - arrival.tokens, arrival.server_bucket)
 
-    async def _refuse_stranger(self, exchange: Exchange, refusal: Refusal, request_id: bytes) -> None:
-        """Who keeps trying keys is known by the count of all machines."""
+    def _refuse_stranger(self, exchange: Exchange, refusal: Refusal, request_id: bytes) -> None:
+        """401, or 429 for an address that keeps trying keys; by the count of all machines, where one counts for all."""
+        if self.allowances.is_counted_together:
+            self._later(self._refuse_stranger_together(exchange, refusal, request_id))
+            return
+        try:
+            self._failed_keys.count(self.client_of(exchange), self._loop.time())
+        except Refusal as too_many:
+            refusal = too_many
+        self.refuse(exchange, refusal, request_id)
+
+    async def _refuse_stranger_together(self, exchange: Exchange, refusal: Refusal, request_id: bytes) -> None:
         try:
             await self._failed_keys.count_together(self.client_of(exchange), self._loop.time())
         except Refusal as too_many:

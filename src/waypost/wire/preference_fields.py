@@ -21,6 +21,7 @@ MODELS_MAX = 8
 CLASSES_MAX = 16
 PRICE_CLASSES = {"prompt": "input", "completion": "output", "request": "request", "image": "image"}
 _FIELDS = ("provider", "models", "route")
+PREFERENCE_FIELDS = frozenset(_FIELDS)
 _CLASS = re.compile(r"region:[A-Za-z0-9-]{1,32}|zdr|no_training")
 _SORTS = ("price", "latency", "throughput")
 
@@ -53,7 +54,7 @@ def take_preferences(request: ChatRequest) -> Preferences | None:
     """The preferences of a request, taken out of its fields: they are for us and not for a provider. None when it has
     none. Raises Refusal: 400 naming the field at fault."""
     fields = request.fields
-    if not ("provider" in fields or "models" in fields or "route" in fields):
+    if PREFERENCE_FIELDS.isdisjoint(fields):
         return None
     provider, models, _ = (fields.pop(name, msgspec.Raw(b"null")) for name in _FIELDS)
     names = _models(models)
