@@ -21,7 +21,8 @@ MODULES = tuple(
     for name in (
         *(f"dispatch/{each}" for each in ("attempt", "choice", "counting", "dispatcher", "execution", "gate")),
         *(f"dispatch/{each}" for each in ("health", "meter", "pace", "streams", "tally")),
-        *(f"gateway/{each}" for each in ("admission", "books", "journal", "pipeline", "relay", "settler", "wallet")),
+        *(f"gateway/{each}" for each in ("admission", "allowance", "books", "edge", "journal", "offering", "pipeline")),
+        *(f"gateway/{each}" for each in ("relay", "settler", "wallet")),
         *(f"kit/{each}" for each in ("codec", "crypto", "ids", "money")),
         *(f"ledger/{each}" for each in ("journal_format", "lease")),
         *(f"metering/{each}" for each in ("charge", "estimate")),

@@ -68,6 +68,10 @@ class Offerings:
         self._view: View | None = None
         self._generation = 0  # of the fleet
 
+    def __len__(self) -> int:
+        """Names at hand."""
+        return len(self._by_name)
+
     def find(self, name: str) -> Offering | None:
         """The model of that slug or alias."""
         view, fleet = self._current_view(), self._fleet

@@ -14,6 +14,7 @@ from collections.abc import Callable
 _BLOCK = struct.Struct(">512Q")  # one getrandom(2) serves 512 ids
 _HALVES = struct.Struct(">QQ")  # packed as two words: an int of 128 bits takes twice as long
 _pack = _HALVES.pack
+_BYTES = tuple(bytes((each,)) for each in range(256))
 _UUID7_VERSION = 0x7000
 _UUID_VARIANT = 0x2 << 62
 
@@ -46,7 +47,8 @@ class Ids:
 
 def sibling(raw: bytes, number: int) -> bytes:
     """The ids of what belongs to another id: the attempts (`number` 1 … 255) of an execution."""
-    return raw[:14] + bytes((raw[14] ^ number >> 2, raw[15] & 0xFC | number & 3))
+    last = raw[15] & 0xFC | number & 3
+    return raw[:15] + _BYTES[last] if number < 4 else raw[:14] + bytes((raw[14] ^ number >> 2, last))
 
 
 def text(kind: str, raw: bytes) -> str:
