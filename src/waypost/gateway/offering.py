@@ -36,7 +36,8 @@ class Offering:
 
     def first(self) -> LiveRoute | None:
         """One of the best priority, drawn by weight; None when that one cannot be called."""
-        return self._best[draw(self.found.weights, self._dice)]
+        best = self._best
+        return best[draw(self.found.weights, self._dice)] if len(best) > 1 else best[0]
 
     def in_order(self) -> list[LiveRoute]:
         """Every route that can be called now, by priority and weight."""

@@ -53,8 +53,8 @@ def assemble(random_bytes: bytes) -> str:
 def is_well_formed(candidate: bytes) -> bool:
     """Whether it has a key's form and its checksum is right."""
     body = candidate[3:67]
-    is_hex = len(body) == 64 and not body.translate(None, _HEX_DIGITS)
-    return is_hex and candidate == b"sk_%b_%08x" % (body, zlib.crc32(body))
+    is_right = candidate[67:] == b"_%08x" % zlib.crc32(body) and candidate.startswith(b"sk_")
+    return is_right and not body.translate(None, _HEX_DIGITS)
 
 
 def digest(pepper: bytes, key: bytes) -> bytes:
