@@ -11,6 +11,7 @@ import msgspec
 
 BUCKET_S = 6.0
 BUCKETS = 11
+_LATER_S = (BUCKETS - 1) * BUCKET_S  # after its end a bucket counts so long
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -37,26 +38,27 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 class Window:
     """One limit of one key: requests, or tokens, per minute. Times are seconds of one monotonic clock."""
 
-    __slots__ = ("_bucket", "_counts", "_total", "per_minute")
+    __slots__ = ("_at", "_bucket", "_counts", "_ends_s", "_total", "per_minute")
 
     def __init__(self, per_minute: int) -> None:
         self.per_minute = per_minute
         self._counts = [0] * BUCKETS
         self._bucket = 0  # number of the current bucket since the clock's zero
+        self._at = 0  # where it is counted
+        self._ends_s = BUCKET_S  # when it ends: a comparison, where its number would be a division each time
         self._total = 0
 
     def take(self, now_s: float, amount: int = 1) -> Decision:
         """Count `amount` if it fits, else nothing. An amount above the limit never fits."""
-        bucket = int(now_s / BUCKET_S)
-        if bucket > self._bucket:
-            self._advance(bucket)
+        if now_s >= self._ends_s:
+            self._advance(int(now_s / BUCKET_S))
         limit = self.per_minute
         total = self._total + amount
         if total > limit:
             return Decision(False, limit, max(0, limit - self._total), self._wait_s(now_s, amount))
         self._total = total
-        self._counts[self._bucket % BUCKETS] += amount
-        return Decision(True, limit, limit - total, (self._bucket + BUCKETS) * BUCKET_S - now_s)
+        self._counts[self._at] += amount
+        return Decision(True, limit, limit - total, self._ends_s + _LATER_S - now_s)
 
     def correct(self, now_s: float, delta: int, *, taken_at_s: float) -> None:
         """Adjust what was taken at `taken_at_s` once the true amount is known; `delta` = true − taken.
@@ -64,11 +66,10 @@ class Window:
         Less is given back to the bucket it came from: given back to a later one it would still count after the
         original is forgotten, and a minute could see more than the limit. More counts from now on.
         """
-        bucket = int(now_s / BUCKET_S)
-        if bucket > self._bucket:
-            self._advance(bucket)
+        if now_s >= self._ends_s:
+            self._advance(int(now_s / BUCKET_S))
         if delta >= 0:
-            self._counts[self._bucket % BUCKETS] += delta
+            self._counts[self._at] += delta
             self._total += delta
             return
         taken_in = int(taken_at_s / BUCKET_S)
@@ -88,6 +89,8 @@ class Window:
             self._total -= counts[passed % BUCKETS]
             counts[passed % BUCKETS] = 0
         self._bucket = bucket
+        self._at = bucket % BUCKETS
+        self._ends_s = (bucket + 1) * BUCKET_S
 
     def _wait_s(self, now_s: float, amount: int) -> float:
         """Until enough of the oldest buckets have been forgotten for `amount` to fit."""
