@@ -326,7 +326,7 @@ class Schedule:
         desk = JobDesk(view=lambda: self._view, send=self.send, addresses=self._addresses, dice=self.dice.random)
         inputs = JobInputs(self.vault, _deliver_nothing, desk.upload)
         money = JobMoney(
-            view=lambda: self._view, catalogue_of=_no_other_version, inputs=inputs, executions=self.executions
+            view=lambda: self._view, earlier_view=_no_other_version, inputs=inputs, executions=self.executions
         )
         steps = JobSteps(
             executions=self.executions,
@@ -398,5 +398,5 @@ async def _deliver_nothing(org_id: bytes, file_id: bytes, how: str, until_s: int
     raise Refusal(ErrorCode.FILE_NOT_FOUND)
 
 
-async def _no_other_version(version: int) -> Any:
-    raise LookupError(version)
+async def _no_other_version(version: int) -> View | None:
+    return None

@@ -155,7 +155,7 @@ class Stage:
         """Another one knows nothing that this one knew."""
         desk = JobDesk(view=self._view, send=self.carrier.send, addresses=self.addresses, dice=lambda: 0.5)
         inputs = JobInputs(self.vault, self._deliver, desk.upload)
-        money = JobMoney(view=self._view, catalogue_of=self._catalogue_of, inputs=inputs, executions=self.executions)
+        money = JobMoney(view=self._view, earlier_view=self._earlier_view, inputs=inputs, executions=self.executions)
         steps = JobSteps(
             executions=self.executions,
             money=money,
@@ -270,8 +270,9 @@ class Stage:
     def _view(self) -> View:
         return self.view
 
-    async def _catalogue_of(self, version: int) -> Catalogue:
-        return self.versions[version]
+    async def _earlier_view(self, version: int) -> View | None:
+        catalogue = self.versions.get(version)
+        return None if catalogue is None else build_view(catalogue, version)
 
 
 def _uuid(raw: bytes) -> str:

@@ -10,17 +10,20 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from tests.e2e.inside import InsideStack
 from tests.e2e.stack import Stack, ask, deployment, document, eventually, model, parse, provider
 from waypost.app.settings import Settings
 from waypost.kit import ids
 from waypost.kit.ids import Ids
-from waypost.ledger.record import Outcome
+from waypost.ledger.record import LedgerUnavailable, Outcome
+from waypost.policy.snapshot import View
 from waypost.storage.ledger import PostgresLedger
 from waypost.wire.errand import Ambiguous, Answered, Errand, NotSent
 from waypost.wire.model_call import ModelCall
@@ -49,7 +52,7 @@ class Worker:
         self.gateways = Gateways(stack.data_dir / "run")
 
     async def held(self, amount_nanos: int = HOLD_NANOS) -> ModelCall:
-        """An execution that was accepted: its hold is in the books."""
+        """An execution that was accepted now: its hold is in the books."""
         execution_id = _ids.new()
         await self.ledger.create_hold(hold_id=execution_id, org_id=self.stack.org_id, amount_nanos=amount_nanos)
         return ModelCall(
@@ -58,6 +61,7 @@ class Worker:
             api_key_id=self.stack.key.id,
             hold_nanos=amount_nanos,
             accepted_at_ms=time.time_ns() // 1_000_000,
+            price_version=(await self.stack.operator.newest_catalogue())[1],
         )
 
     async def call(self, call: ModelCall, body: dict[str, Any], path: str = CHAT) -> InferenceAnswer:
@@ -152,6 +156,91 @@ async def test_an_answer_stays_within_its_hold(database: str, tmp_path: Path) ->
         assert (nothing.status, nothing.code, nothing.is_sent) == (402, "INSUFFICIENT_BALANCE", False)
 
 
+def dearer(stack: Stack) -> dict[str, Any]:
+    """The same models for ten times the price, at twice the cost."""
+    changed = document(stack.sim)
+    for each in changed["models"]:
+        each["price"] = {name: str(Decimal(price) * 10) for name, price in each["price"].items()}
+        for route in each["deployments"]:
+            route["cost"] = {name: str(Decimal(cost) * 2) for name, cost in route["cost"].items()}
+    return changed
+
+
+async def test_the_prices_of_the_acceptance_count_and_the_costs_of_the_call(database: str, tmp_path: Path) -> None:
+    async with InsideStack(database, tmp_path) as stack, working(stack) as worker:
+        before = await worker.held()
+        await stack.adopt(dearer(stack))
+        after = await worker.held()
+        answers = [await worker.call(call, ask("sim: words=20")) for call in (before, after)]
+        assert [answer.status for answer in answers] == [200, 200]
+        first, second = (answer.charge_nanos for answer in answers)
+        assert answers[0].usage is not None
+        assert first == 2_500 * answers[0].usage.input_tokens + 10_000 * answers[0].usage.output_tokens
+        assert second == 10 * first
+        await worker.settlements(2)
+        booked = await stack.rows("SELECT price_version, cogs FROM settlement ORDER BY price_version")
+        cost = 4_000 * answers[0].usage.input_tokens + 16_000 * answers[0].usage.output_tokens
+        assert booked == [(before.price_version, cost), (after.price_version, cost)]
+
+
+async def test_a_gateway_that_is_behind_uses_the_prices_of_the_newer_version_too(database: str, tmp_path: Path) -> None:
+    async with InsideStack(database, tmp_path) as stack, working(stack) as worker:
+        old = stack.gateway.gateway.view()
+        await stack.adopt(dearer(stack))
+        call = await worker.held()
+        stack.gateway.gateway.view = lambda: old
+        answer = await worker.call(call, ask("sim: words=20"))
+        assert answer.usage is not None
+        assert answer.charge_nanos == 25_000 * answer.usage.input_tokens + 100_000 * answer.usage.output_tokens
+
+
+async def test_dated_changes_of_prices_and_costs_take_effect_each_in_its_time(database: str, tmp_path: Path) -> None:
+    async with InsideStack(database, tmp_path) as stack, working(stack) as worker:
+        changed = document(stack.sim)
+        (only,) = changed["models"]
+        only["price"] = only["price"] | {"changes": [{"effective_from": "2020-01-01", "input": "9", "output": "9"}]}
+        for route in only["deployments"]:
+            change = {"effective_from": "2020-01-01", "input": "3", "output": "3"}
+            route["cost"] = route["cost"] | {"changes": [change]}
+        await stack.adopt(changed)
+        long_ago = msgspec.structs.replace(await worker.held(), accepted_at_ms=1_500_000_000_000)
+        answer = await worker.call(long_ago, ask("sim: words=20"))
+        assert answer.usage is not None
+        assert answer.charge_nanos == 2_500 * answer.usage.input_tokens + 10_000 * answer.usage.output_tokens
+        (row,) = await worker.settlements(1)
+        assert row["cogs"] == 3_000 * (answer.usage.input_tokens + answer.usage.output_tokens)
+
+
+async def test_a_model_to_fall_back_to_has_no_price_when_it_was_not_there_at_the_acceptance(
+    database: str, tmp_path: Path
+) -> None:
+    async with InsideStack(database, tmp_path) as stack, working(stack) as worker:
+        call = await worker.held()
+        changed = document(stack.sim)
+        changed["models"].append(model("swift-2", deployment("alpha-provider")))
+        await stack.adopt(changed)
+        refused = await worker.call(call, ask("sim: words=20", models=["swift-2"]))
+        assert (refused.code, refused.is_sent) == ("NOT_FOUND", False)
+        now = await worker.call(await worker.held(), ask("sim: words=20", models=["swift-2"]))
+        assert now.status == 200
+
+
+async def test_without_the_database_a_call_at_earlier_prices_waits(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(version: int) -> View | None:
+        raise LedgerUnavailable
+
+    async with InsideStack(database, tmp_path) as stack, working(stack) as worker:
+        call = await worker.held()
+        await stack.adopt(dearer(stack))
+        monkeypatch.setattr(stack.gateway._directory, "view_at", away)
+        refused = await worker.call(call, ask("sim: words=20"))
+        assert (refused.code, refused.is_sent) == ("SERVICE_UNAVAILABLE", False)
+        monkeypatch.undo()
+        assert (await worker.call(call, ask("sim: words=20"))).status == 200
+
+
 async def test_whoever_cancels_ends_the_call_at_the_provider(database: str, tmp_path: Path) -> None:
     async with InsideStack(database, tmp_path) as stack, working(stack) as worker:
         stack.sim.arm("silence", count=0)
@@ -229,7 +318,7 @@ async def test_a_gateway_that_dies_with_a_call_leaves_it_open_what_came_of_it(tm
         asked.append(await reader.read(100))
         writer.transport.abort()
 
-    call = ModelCall(bytes(16), bytes(16), bytes(16), hold_nanos=5, accepted_at_ms=1, attempts_before=2)
+    call = ModelCall(bytes(16), bytes(16), bytes(16), 5, accepted_at_ms=1, price_version=1, attempts_before=2)
     errand = Errand(provider="a", deployment="x", method="GET", url="/", timeout_s=1.0)
     async with contextlib.AsyncExitStack() as stack:  # what stays open keeps the loop from ending
         for at in range(2):
@@ -245,7 +334,7 @@ async def test_a_gateway_that_dies_with_a_call_leaves_it_open_what_came_of_it(tm
 
 async def test_without_a_gateway_nothing_is_sent(tmp_path: Path) -> None:
     gateways = Gateways(tmp_path)
-    call = ModelCall(bytes(16), bytes(16), bytes(16), hold_nanos=5, accepted_at_ms=1)
+    call = ModelCall(bytes(16), bytes(16), bytes(16), hold_nanos=5, accepted_at_ms=1, price_version=1)
     answer = await gateways.call(call, CHAT, b"{}", timeout_s=5.0)
     assert (answer.status, answer.is_sent, answer.attempts) == (503, False, 0)
     errand = Errand(provider="a", deployment="x", method="GET", url="/", timeout_s=1.0)

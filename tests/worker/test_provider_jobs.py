@@ -372,6 +372,8 @@ async def test_prices_are_those_of_the_moment_it_was_accepted(database: str) -> 
         stage.view = build_view(msgspec.structs.replace(dearer, models=models), 2)
         await stage.ended(execution_id)
         assert await stage.charge(execution_id) == TWO_IMAGES
+        booked = await stage.books.one("SELECT cogs, price_version FROM settlement")
+        assert booked == (2_000, 1)  # two images at the cost of now, and the version of the prices
 
 
 @STYLES

@@ -16,6 +16,7 @@ from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.status import status_of
 from waypost.gateway.model_calls import ModelCalls
 from waypost.gateway.pipeline import Gateway, State
+from waypost.gateway.ports import EarlierViews
 from waypost.gateway.relay import JSON_TYPE
 from waypost.gateway.worker_port import WorkerPort
 from waypost.kit.crypto import hmac_sha256
@@ -28,7 +29,13 @@ _LIMITS = ServerLimits(body_bytes=64 << 20)  # what the worker sends may have fi
 
 
 def make_internal_port(
-    gateway: Gateway, dispatcher: Dispatcher, fleet: Fleet, page: Page, ids_key: bytes, refuse: Refuse
+    gateway: Gateway,
+    dispatcher: Dispatcher,
+    fleet: Fleet,
+    page: Page,
+    ids_key: bytes,
+    refuse: Refuse,
+    earlier_views: EarlierViews,
 ) -> InternalPort:
     """Credentials are named by a digest that every gateway of the deployment makes the same."""
     errands = Errands(
@@ -38,7 +45,7 @@ def make_internal_port(
             "waypost_errands", "Errands of the worker at providers.", ("provider", "deployment", "outcome")
         ),
     )
-    worker_port = WorkerPort(ModelCalls(gateway, dispatcher), errands, gateway.state)
+    worker_port = WorkerPort(ModelCalls(gateway, dispatcher, earlier_views), errands, gateway.state)
     return InternalPort(page, gateway.state, fleet, worker_port, refuse)
 
 

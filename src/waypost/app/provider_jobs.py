@@ -8,8 +8,7 @@ from waypost.control.file_store import Files
 from waypost.control.services import Services
 from waypost.executions.callback_address import CallbackAddresses
 from waypost.kit.errors import ErrorCode, Refusal
-from waypost.policy.catalogue import Catalogue
-from waypost.storage.catalogues import catalogue_of
+from waypost.storage.catalogues import EarlierViews
 from waypost.stores.objects import StoreUnavailable
 from waypost.telemetry.metrics import Counter
 from waypost.worker.job_desk import JobDesk, Send
@@ -29,13 +28,14 @@ def make_provider_jobs(
     ended: Counter,
 ) -> ProviderJobs:
     """`ended` counts by model, outcome and code."""
-
-    async def earlier_catalogue(version: int) -> Catalogue:
-        return await catalogue_of(services.pool, version)
-
     desk = JobDesk(view=services.view, send=send, addresses=addresses, dice=dice)
     inputs = JobInputs(services.vault, _deliver(services.files), desk.upload)
-    money = JobMoney(view=services.view, catalogue_of=earlier_catalogue, inputs=inputs, executions=services.executions)
+    money = JobMoney(
+        view=services.view,
+        earlier_view=EarlierViews(services.pool).at,
+        inputs=inputs,
+        executions=services.executions,
+    )
     steps = JobSteps(
         executions=services.executions,
         money=money,

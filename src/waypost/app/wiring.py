@@ -368,9 +368,8 @@ class GatewayProcess:
         return gateway, dispatcher
 
     def _internal_port(self, gateway: Gateway, dispatcher: Dispatcher) -> InternalPort:
-        return make_internal_port(
-            gateway, dispatcher, self.fleet, self._page, self._secrets.ids_key, self._refuse_framing
-        )
+        ids_key, views = self._secrets.ids_key, self._directory
+        return make_internal_port(gateway, dispatcher, self.fleet, self._page, ids_key, self._refuse_framing, views)
 
     def _make_limits(self, wallet: Wallet) -> Limits:
         return make_limits(

@@ -129,7 +129,9 @@ class Attempt:
         self._is_ended = False
         self._is_paused = False  # by the caller
         self._is_held_back = False  # by the extension
-        self.meter = AttemptMeter(plan, candidate, owner.counting, owner)
+        # What a provider bills is what holds when it is asked; a customer's prices are those of the acceptance.
+        costs = live.costs.in_force(opened_at_ms) if live.costs.changes else live.costs
+        self.meter = AttemptMeter(plan, candidate, costs, owner.counting, owner)
         self._extension: Extension | None = None
         output_tokens_max = offer.ceiling.output_tokens_max
         if plan.admission.request.output_tokens_max is None and plan.admission.request.is_stream:
@@ -139,7 +141,6 @@ class Attempt:
                 output_tokens_max = most_tokens
                 self._extension = Extension(self, offer.ceiling, offer.prices, most_tokens=most_tokens)
         self._output_bytes_max = OUTPUT_BYTES_MIN + OUTPUT_BYTES_PER_TOKEN * output_tokens_max
-        costs = live.costs.in_force(plan.accepted_at_ms) if live.costs.changes else live.costs
         bound = offer.ceiling
         if self._extension is not None:
             bound = msgspec.structs.replace(bound, output_tokens_max=output_tokens_max)

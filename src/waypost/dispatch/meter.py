@@ -36,12 +36,13 @@ class Alarms(Protocol):
 class AttemptMeter:
     """Of one attempt. Its bills are made once; counts that take long are waited for."""
 
-    __slots__ = ("_alarms", "_counting", "_live", "_offer", "_plan", "_progress", "tally")
+    __slots__ = ("_alarms", "_costs", "_counting", "_live", "_offer", "_plan", "_progress", "tally")
 
-    def __init__(self, plan: Plan, candidate: Candidate, counting: Counting, alarms: Alarms) -> None:
+    def __init__(self, plan: Plan, candidate: Candidate, costs: PriceRow, counting: Counting, alarms: Alarms) -> None:
         self._plan = plan
         self._live = candidate.live
         self._offer = candidate.offer
+        self._costs = costs
         self._counting = counting
         self._alarms = alarms
         self._progress: Progress | None = None
@@ -168,11 +169,6 @@ class AttemptMeter:
             self._counting.run(read, partial(have_both, output_tokens), text_bytes=request.text_bytes)
 
         self._counting.run(spoken, have_output, text_bytes=output_bytes)
-
-    @property
-    def _costs(self) -> PriceRow:
-        costs = self._live.costs
-        return costs.in_force(self._plan.accepted_at_ms) if costs.changes else costs
 
     def _guess(self, output_bytes: int) -> Usage:
         return Usage(

@@ -78,9 +78,9 @@ def shrink(admission: Admission, short: InsufficientFunds) -> Admission:
 
 
 def fit_long_hold(admission: Admission, hold_nanos: Nanos) -> Admission:
-    """The same request within what was held for it when it was accepted: since then prices, or the routes, may have
-    become dearer. Its answer may then be shorter than asked for; what has no length costs the customer no more than
-    the hold. Raises Refusal 402 when there is no room for an answer."""
+    """The same request within what was held for it when it was accepted: since then the model may have grown. Its
+    answer may then be shorter than asked for; what has no length costs the customer no more than the hold. Raises
+    Refusal 402 when there is no room for an answer."""
     if admission.hold_nanos <= hold_nanos or admission.request.modality != "chat":
         return admission
     shorter = _with_shorter_answer(admission, hold_nanos)

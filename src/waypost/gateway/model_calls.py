@@ -3,9 +3,9 @@ was done when the execution was accepted.
 
     read → parse → admit → fit its long hold → attempt (failover) → answer, whole
 
-Its key, limits and permissions were looked at then, and the money was set aside. The answer always comes in one piece;
-where the worker wants it streamed from the provider, so that silence ends it and not its length, it is put together
-here.
+Its key, limits and permissions were looked at then, and the money was set aside; the prices of then count. The answer
+always comes in one piece; where the worker wants it streamed from the provider, so that silence ends it and not its
+length, it is put together here.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from waypost.gateway.admission import fit_long_hold
 from waypost.gateway.endpoints import ChatEndpoint
 from waypost.gateway.heads import expect_json, expect_method, request_header
 from waypost.gateway.pipeline import Gateway
+from waypost.gateway.ports import EarlierViews, LedgerUnavailable
 from waypost.gateway.recount import recounted
 from waypost.gateway.relay import JSON_TYPE
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal, invalid
 from waypost.kit.money import Nanos, format_usd
+from waypost.policy.snapshot import View
 from waypost.telemetry.events import report_bug
 from waypost.tenancy.api_key import ApiKey, Scope
 from waypost.transport.exchange import Exchange
@@ -49,11 +51,12 @@ class LongHold(msgspec.Struct, frozen=True):
 class ModelCalls:
     """Answers exchanges of the worker port at callers' paths."""
 
-    def __init__(self, gateway: Gateway, dispatcher: Dispatcher) -> None:
+    def __init__(self, gateway: Gateway, dispatcher: Dispatcher, earlier_views: EarlierViews) -> None:
         self._gateway = gateway
         self._dispatcher = dispatcher
+        self._earlier_views = earlier_views
         self._loop = asyncio.get_running_loop()
-        self._fitting: set[asyncio.Task[None]] = set()
+        self._preparing: set[asyncio.Task[None]] = set()
 
     def handle(self, exchange: Exchange, endpoint: ChatEndpoint) -> None:
         """Answer, now or later. Raises nothing."""
@@ -67,10 +70,10 @@ class ModelCalls:
 
     async def drain(self) -> None:
         """Begin nothing more; what has begun is the dispatcher's."""
-        for fitting in self._fitting:
-            fitting.cancel()
-        if self._fitting:
-            await asyncio.wait(self._fitting)
+        for preparing in self._preparing:
+            preparing.cancel()
+        if self._preparing:
+            await asyncio.wait(self._preparing)
 
     def _begin(self, exchange: Exchange, endpoint: ChatEndpoint, call: ModelCall) -> None:
         gateway = self._gateway
@@ -81,27 +84,28 @@ class ModelCalls:
         body = exchange.body.unwrap()
         request = endpoint.format.read(body, gateway.edge.around(exchange, endpoint, call.org_id))
         request.preferences = take_preferences(request)
-        # Any model: which ones the key may call was looked at when the execution was accepted.
-        api_key = ApiKey(id=call.api_key_id, org_id=call.org_id, digest=b"", scope=Scope.FULL)
-        admission = gateway.admit(request, api_key, self._loop.time(), call.accepted_at_ms)
-        if admission.hold_nanos <= call.hold_nanos:
-            self._attempt(exchange, endpoint.format, call, admission)
-            return
-        fitting = self._loop.create_task(self._attempt_fitted(exchange, endpoint.format, call, admission))
-        self._fitting.add(fitting)
-        fitting.add_done_callback(self._fitting.discard)
+        if call.price_version == gateway.view().version:
+            admission = self._admit(request, call, None)
+            if admission.hold_nanos <= call.hold_nanos:
+                self._attempt(exchange, endpoint.format, call, admission)
+                return
+        preparing = self._loop.create_task(self._attempt_prepared(exchange, endpoint.format, call, request))
+        self._preparing.add(preparing)
+        preparing.add_done_callback(self._preparing.discard)
 
-    async def _attempt_fitted(
-        self, exchange: Exchange, chat_format: ChatFormat, call: ModelCall, admission: Admission
+    async def _attempt_prepared(
+        self, exchange: Exchange, chat_format: ChatFormat, call: ModelCall, request: ChatRequest
     ) -> None:
-        """Its bound is above what is held: count the input, which makes it tighter, and shorten the answer."""
+        """Its prices are those of another version than ours, or its bound is above what is held."""
         refusal: Refusal | None = None
         try:
-            counted = await recounted(admission, self._dispatcher.counting.counter)
+            admission = await self._fitted(request, call)
             if exchange.is_open:
-                self._attempt(exchange, chat_format, call, fit_long_hold(counted, call.hold_nanos))
+                self._attempt(exchange, chat_format, call, admission)
         except Refusal as refused:
             refusal = refused
+        except LedgerUnavailable:
+            refusal = Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2)
         except asyncio.CancelledError:  # by `drain`
             refusal = Refusal(ErrorCode.SERVICE_UNAVAILABLE)
         except Exception as bug:  # noqa: BLE001  the edge of a task: nobody above would answer
@@ -109,6 +113,22 @@ class ModelCalls:
             refusal = Refusal(ErrorCode.INTERNAL_ERROR)
         if refusal is not None:
             _refuse_unsent(exchange, refusal, call)
+
+    async def _fitted(self, request: ChatRequest, call: ModelCall) -> Admission:
+        """Where its bound is above what is held the input is counted, which makes it tighter, and the answer shortened.
+        Raises Refusal, LedgerUnavailable."""
+        earlier = None
+        if call.price_version != self._gateway.view().version:
+            earlier = await self._earlier_views.view_at(call.price_version)
+        admission = self._admit(request, call, earlier)
+        if admission.hold_nanos <= call.hold_nanos:
+            return admission
+        return fit_long_hold(await recounted(admission, self._dispatcher.counting.counter), call.hold_nanos)
+
+    def _admit(self, request: ChatRequest, call: ModelCall, earlier: View | None) -> Admission:
+        # Any model: which ones the key may call was looked at when the execution was accepted.
+        api_key = ApiKey(id=call.api_key_id, org_id=call.org_id, digest=b"", scope=Scope.FULL)
+        return self._gateway.admit(request, api_key, self._loop.time(), call.accepted_at_ms, earlier=earlier)
 
     def _attempt(self, exchange: Exchange, chat_format: ChatFormat, call: ModelCall, admission: Admission) -> None:
         plan = Plan(

@@ -11,7 +11,7 @@ from waypost.dispatch.fleet import Fleet, LiveRoute
 from waypost.dispatch.ports import Candidate, Offer
 from waypost.kit.errors import Refusal, invalid
 from waypost.policy.routing import draw, order
-from waypost.policy.snapshot import ModelView, View
+from waypost.policy.snapshot import ModelView, View, repriced
 from waypost.wire.formats import conversation_of
 from waypost.wire.request import ChatRequest
 
@@ -88,6 +88,12 @@ class Offerings:
                 self._by_name.clear()
             offering = self._by_name[name] = Offering(found, view.version, fleet, self._dice)
         return offering
+
+    def find_at(self, earlier: View, name: str) -> Offering | None:
+        """The same at the prices of an earlier version; None too for a model that was not there then."""
+        found = self._current_view().find(name)
+        then = None if found is None else repriced(found, earlier)
+        return None if then is None else Offering(then, earlier.version, self._fleet, self._dice)
 
 
 def losses(request: ChatRequest, live: LiveRoute) -> tuple[str, ...]:

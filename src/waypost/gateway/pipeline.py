@@ -114,7 +114,7 @@ class Gateway:
         answers_timed: Histogram,
     ) -> None:
         self._keyring = keyring
-        self._view = view
+        self.view = view
         self._offerings = Offerings(view, fleet, dispatcher.dice)
         self.allowances = allowances
         self.pressure = pressure
@@ -237,14 +237,17 @@ class Gateway:
         self._waiting.add(waiting)
         waiting.add_done_callback(self._waiting.discard)
 
-    def admit(self, request: ChatRequest, api_key: ApiKey, now_s: float, at_ms: int) -> Admission:
-        """Raises Refusal."""
-        found = permitted(self._offerings.find(request.model), request.modality, api_key)
+    def admit(
+        self, request: ChatRequest, api_key: ApiKey, now_s: float, at_ms: int, earlier: View | None = None
+    ) -> Admission:
+        """`earlier` is the version whose prices count, when that is not the one in force. Raises Refusal."""
+        find = self._offerings.find if earlier is None else partial(self._offerings.find_at, earlier)
+        found = permitted(find(request.model), request.modality, api_key)
         if request.preferences is None:
             return admit(request, found, now_s, at_ms)
         models = {found.model.slug: found}
         for name in request.preferences.models:
-            other = permitted(self._offerings.find(name), request.modality, api_key)
+            other = permitted(find(name), request.modality, api_key)
             models.setdefault(other.model.slug, other)
         return admit_preferred(request, list(models.values()), now_s=now_s, at_ms=at_ms)
 
@@ -348,7 +351,7 @@ class Gateway:
         name = unquote(path[len(root) + 1 :])
         if path != root and not (path.startswith(root + "/") and name):
             raise Refusal(ErrorCode.NOT_FOUND)
-        view = self._view()
+        view = self.view()
         if called is not None:
             named = ChatEndpoint(FORMATS["gemini_generate"], called[0])
 
@@ -367,7 +370,7 @@ class Gateway:
 
         def count(api_key: ApiKey, body: bytes) -> bytes:
             return count_message_tokens(
-                body, self.edge.around(exchange, messages, api_key.org_id), self._view(), api_key
+                body, self.edge.around(exchange, messages, api_key.org_id), self.view(), api_key
             )
 
         self._count(exchange, request_id, count, "anthropic")
@@ -398,7 +401,7 @@ class Gateway:
         state = self.state
         is_ready = state.is_ready and not state.is_draining
         status = "ready" if is_ready else "not ready"
-        page = {"status": status, "catalogue_version": self._view().version, "degraded": state.degraded()}
+        page = {"status": status, "catalogue_version": self.view().version, "degraded": state.degraded()}
         headers = JSON_TYPE + request_header(request_id)
         exchange.respond(200 if is_ready else 503, headers, msgspec.json.encode(page))
 

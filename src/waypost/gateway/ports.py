@@ -10,11 +10,13 @@ from waypost.ledger.claim import Claim, Claimed, Earlier
 from waypost.ledger.record import Balance, ClosedAttempt, Heartbeat, LedgerUnavailable
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.rate_limit import Asked, Decision
+from waypost.policy.snapshot import View
 from waypost.tenancy.api_key import ApiKey
 
 __all__ = [
     "Claims",
     "Directory",
+    "EarlierViews",
     "KeptLedger",
     "Ledger",
     "LedgerUnavailable",
@@ -136,3 +138,10 @@ class Directory(Protocol):
 
     async def wait_for_change(self, timeout_s: float) -> None:
         """Return when somebody announced a change, or after the time. Announcements may be lost: poll as well."""
+
+
+class EarlierViews(Protocol):
+    """Versions of the catalogue that are no longer in force."""
+
+    async def view_at(self, version: int) -> View | None:
+        """None when there is no such version. Raises LedgerUnavailable."""

@@ -47,6 +47,15 @@ class View(msgspec.Struct, frozen=True):
         return None
 
 
+def repriced(found: ModelView, earlier: View) -> ModelView | None:
+    """A model and its routes of now at the prices of an earlier version: what can answer is asked, and costs its
+    customer what it cost then. None for a model that was not there then: it has no price."""
+    before = earlier.exact.get(found.model.slug)
+    if before is None or before.model.slug != found.model.slug:
+        return None
+    return msgspec.structs.replace(found, model=msgspec.structs.replace(found.model, price=before.model.price))
+
+
 def build_view(catalogue: Catalogue, version: int) -> View:
     """Index a catalogue that `read_catalogue` accepted."""
     providers = {provider.id: provider for provider in catalogue.providers}

@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.document import catalogue_document, read_catalogue, with_creation_times
+from waypost.policy.snapshot import View, build_view
 from waypost.storage.changes import Followed, take_version
 from waypost.storage.pool import Pool
 
@@ -31,6 +32,9 @@ ONE = "SELECT content_hash, document FROM catalogue_version WHERE version = %(ve
 HISTORY = (
     "SELECT version, source, applied_at, content_hash FROM catalogue_version ORDER BY version DESC LIMIT %(count)s"
 )
+
+
+_EARLIER_VIEWS_MAX = 8  # kept at hand: what was accepted under an older one has mostly ended
 
 
 class CatalogueVersion(msgspec.Struct, frozen=True):
@@ -97,6 +101,26 @@ async def catalogue_since(pool: Pool, version: int) -> tuple[Catalogue, int] | N
     async with pool.connection() as connection:
         row = await (await connection.execute(newest_version)).fetchone()
         return await _newest(connection) if row is not None and row[0] > version else None
+
+
+class EarlierViews:
+    """Views of versions that are no longer in force, for what was accepted under them. One per process."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._views: dict[int, View] = {}
+
+    async def at(self, version: int) -> View | None:
+        """That version; None when there is none. Raises LedgerUnavailable."""
+        if version not in self._views:
+            try:
+                catalogue = await catalogue_of(self._pool, version)
+            except LookupError:
+                return None
+            while len(self._views) >= _EARLIER_VIEWS_MAX:
+                del self._views[next(iter(self._views))]
+            self._views[version] = build_view(catalogue, version)
+        return self._views[version]
 
 
 async def _newest(connection: AsyncConnection) -> tuple[Catalogue, int] | None:

@@ -26,7 +26,8 @@ class ModelCall(msgspec.Struct, frozen=True):
     org_id: bytes
     api_key_id: bytes
     hold_nanos: int  # most that the customer may be charged
-    accepted_at_ms: int  # Unix ms: the prices of then count
+    accepted_at_ms: int  # Unix ms
+    price_version: int  # catalogue version, of which the prices of that moment count
     attempts_before: int = 0  # that earlier calls of the execution have made, or may have
 
     def __post_init__(self) -> None:

@@ -342,6 +342,7 @@ class ExecutionWork:
             api_key_id=claimed.api_key_id,
             hold_nanos=claimed.hold_nanos,
             accepted_at_ms=int(claimed.accepted_at.timestamp() * 1000),
+            price_version=claimed.price_version,
             attempts_before=attempts_before(claimed.attempt),
         )
         tries = 0

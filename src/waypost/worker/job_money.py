@@ -1,15 +1,18 @@
-"""What jobs at providers come to, by the catalogue version under which their execution was accepted."""
+"""What jobs at providers come to: for customers by the catalogue version under which their execution was accepted, for
+the house by what holds when the provider's bill is due."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 
 from waypost.executions.estimate import job_ceiling
 from waypost.executions.input_schemas import schema_of
 from waypost.executions.provider_job import asked_by, charge_of, cost_of, made_by
 from waypost.kit.ids import sibling
-from waypost.policy.catalogue import Catalogue, Deployment, Model
-from waypost.policy.snapshot import View, build_view
+from waypost.metering.price import PriceRow
+from waypost.policy.catalogue import Deployment, Model
+from waypost.policy.snapshot import View
 from waypost.providers.job import Job
 from waypost.storage.asynchronous_executions import AsynchronousExecution, Ending, Executions, JobBill, OutputFile
 from waypost.stores.vault import VaultError
@@ -17,24 +20,22 @@ from waypost.telemetry.events import ProviderJobOrphaned, emit
 from waypost.wire.canonical import Usage
 from waypost.worker.job_input import JobInputs
 
-_VIEWS_MAX = 8  # of earlier versions, kept at hand
 _IMAGE = "image/"
 
-CatalogueOf = Callable[[int], Awaitable[Catalogue]]
-"""A version of the catalogue. Raises LookupError."""
+EarlierView = Callable[[int], Awaitable[View | None]]
+"""A version of the catalogue that is no longer in force; None when there is none."""
 
 
 class JobMoney:
     """One process's. `view` is the newest."""
 
     def __init__(
-        self, *, view: Callable[[], View], catalogue_of: CatalogueOf, inputs: JobInputs, executions: Executions
+        self, *, view: Callable[[], View], earlier_view: EarlierView, inputs: JobInputs, executions: Executions
     ) -> None:
         self._view = view
-        self._catalogue_of = catalogue_of
+        self._earlier_view = earlier_view
         self._inputs = inputs
         self._executions = executions
-        self._earlier: dict[int, View] = {}
 
     async def of_success(self, row: AsynchronousExecution, job: Job, files: Sequence[OutputFile]) -> Ending:
         """Its customer pays for what came out, at most what was held."""
@@ -42,7 +43,7 @@ class JobMoney:
         images = sum(each.content_type.startswith(_IMAGE) for each in files)
         measured_ms = sum(each.duration_ms for each in files)
         made = made_by(job, images=images, asked_ms=await self._asked_ms(row, model), measured_ms=measured_ms)
-        charge_nanos = 0 if model is None else charge_of(made, model.price.in_force(_at_ms(row)), row.hold_nanos)
+        charge_nanos = 0 if model is None else charge_of(made, _prices(model, row), row.hold_nanos)
         return Ending(charge_nanos, made, await self._bills(row, job, made))
 
     async def of_failure(self, row: AsynchronousExecution, job: Job) -> Ending:
@@ -58,10 +59,11 @@ class JobMoney:
             await self._executions.book_orphan(row, bill, made)
 
     async def _bills(self, row: AsynchronousExecution, job: Job, made: Usage) -> tuple[JobBill, ...]:
-        deployment = _deployment(await self._model(row), row) or _deployment(_find(self._view(), row), row)
+        """At the cost of when the provider was asked, as far as the newest version knows."""
+        deployment = _deployment(_find(self._view(), row), row) or _deployment(await self._model(row), row)
         if deployment is None or row.attempt == 0:
             return ()
-        costs = deployment.cost.in_force(_at_ms(row))
+        costs = deployment.cost.in_force(_ms(row.started_at or row.accepted_at))
         cogs_nanos = cost_of(job, made, costs, by_meter=deployment.cost_by == "metered")
         return (JobBill(sibling(row.id, row.attempt), cogs_nanos),)
 
@@ -74,7 +76,7 @@ class JobMoney:
         except VaultError:
             asked = None
         if asked is None:
-            return asked_by(row.estimate_nanos, model.price.in_force(_at_ms(row)))
+            return asked_by(row.estimate_nanos, _prices(model, row))
         return job_ceiling(model.modality, asked, schema_of(model.modality, model.input_schema)).duration_ms_max
 
     async def _model(self, row: AsynchronousExecution) -> Model | None:
@@ -83,17 +85,6 @@ class JobMoney:
         if view.version != row.price_version:
             view = await self._earlier_view(row.price_version) or view
         return _find(view, row)
-
-    async def _earlier_view(self, version: int) -> View | None:
-        if version not in self._earlier:
-            try:
-                catalogue = await self._catalogue_of(version)
-            except LookupError:
-                return None
-            while len(self._earlier) >= _VIEWS_MAX:
-                del self._earlier[next(iter(self._earlier))]
-            self._earlier[version] = build_view(catalogue, version)
-        return self._earlier[version]
 
 
 def _images(row: AsynchronousExecution, job: Job) -> int:
@@ -111,5 +102,9 @@ def _deployment(model: Model | None, row: AsynchronousExecution) -> Deployment |
     return next((each for each in deployments if each.id == row.deployment), None)
 
 
-def _at_ms(row: AsynchronousExecution) -> int:
-    return int(row.accepted_at.timestamp() * 1000)
+def _prices(model: Model, row: AsynchronousExecution) -> PriceRow:
+    return model.price.in_force(_ms(row.accepted_at))
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
