@@ -51,6 +51,23 @@ async def test_balance_and_usage_are_those_of_the_commands(database: str, tmp_pa
         await close(books)
 
 
+async def test_usage_is_what_left_the_balance_refunds_included(database: str, tmp_path: Path) -> None:
+    async with Plane(database, tmp_path) as plane:
+        books = Books(database)
+        await plane.operator.add_credit(plane.org_id, 2_000_000_000, "one")
+        first, second, _ = await served(books, plane.org_id, plane.key, 3)
+        for row, amounts in ((first, (1_000, 500)), (second, (200,))):
+            for number, amount in enumerate(amounts):
+                await books.ledger.refund(
+                    attempt_id=row.open.attempt_id, refund_key=f"key {number}", amount_nanos=amount
+                )
+        total = (await plane.ask("GET", "/v1/usage")).json["total"]
+        assert (total["requests"], total["charge_nanos"], total["refunded_nanos"]) == (3, "2800", "1700")
+        balance = await plane.operator.balance(plane.org_id)
+        assert 2_000_000_000 - balance.total_nanos == int(total["charge_nanos"])
+        await close(books)
+
+
 async def test_a_key_that_may_only_run_executions_sees_its_own_and_no_money(database: str, tmp_path: Path) -> None:
     async with Plane(database, tmp_path) as plane:
         books = Books(database)

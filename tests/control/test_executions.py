@@ -113,6 +113,8 @@ async def test_a_result_that_we_lost_before_it_was_read_is_paid_back(database: s
             assert (shown["status"], shown["output"], shown["cost"]) == ("COMPLETED", None, cost)
         balance = (await plane.ask("GET", "/v1/balance")).json
         assert balance["available_nanos"] == str(CREDIT_NANOS - 5_000)
+        total = (await plane.ask("GET", "/v1/usage")).json["total"]
+        assert (total["requests"], total["charge_nanos"], total["refunded_nanos"]) == (2, "5000", "5000")
 
         first_look = await made(plane)
         await finish(plane, first_look, OUTPUT)

@@ -124,7 +124,7 @@ async def test_usage_is_summed_by_day_and_model(database: str) -> None:
             ("swift-1", 2, 200, 100, 130),
         ]
         assert str(rows[0].day) == "2024-10-04"
-        assert total_of(rows) == UsageRow(None, "", 3, 300, 150, 0, 0, 0, 1, 137)
+        assert total_of(rows) == UsageRow(None, "", 3, 300, 150, 0, 0, 0, 1, 137, 0)
         assert await usage_of(books.app, org_id, since_ms=1 << 47) == []
 
 

@@ -309,7 +309,7 @@ def usage(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Show what an organisation used, by day (UTC) and model, and what it paid."""
+    """Show what an organisation used, by day (UTC) and model, and what it paid, less what was refunded."""
     from waypost.storage.usage import UsageRow, total_of
 
     settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
@@ -326,6 +326,7 @@ def usage(
             "characters": row.characters,
             "estimated": row.estimated,
             "charge_nanos": str(row.charge_nanos),
+            "refunded_nanos": str(row.refunded_nanos),
         }
 
     rows = [{"day": str(row.day), "model": row.model} | counts(row) for row in found]

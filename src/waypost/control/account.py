@@ -97,6 +97,5 @@ class _Actions:
 
 def _counts(row: UsageRow) -> dict[str, object]:
     counts = msgspec.structs.asdict(row)
-    return {name: value for name, value in counts.items() if name not in ("day", "model", "charge_nanos")} | {
-        "charge_nanos": str(row.charge_nanos)
-    }
+    money = {name: str(value) for name, value in counts.items() if name.endswith("_nanos")}
+    return {name: value for name, value in counts.items() if name not in ("day", "model")} | money

@@ -1,4 +1,5 @@
-"""What an organisation used, by day and model: from the rows of its executions."""
+"""What an organisation used, by day and model: from the rows of its executions, less what was refunded of them. What it
+paid in all is what left its balance."""
 
 from __future__ import annotations
 
@@ -14,6 +15,13 @@ from waypost.storage.pool import Pool
 
 # The id's time is the time of acceptance, so the bound prunes whole partitions.
 USAGE = """
+WITH given_back AS MATERIALIZED (
+    SELECT coalesce(execution_id, refund.attempt_id) AS id, sum(amount) AS refunded
+      FROM refund
+      LEFT JOIN settlement ON settlement.attempt_id = refund.attempt_id  -- a long hold has the id of its execution
+     WHERE refund.org_id = %(org_id)s AND refund.attempt_id >= %(lowest_id)s
+     GROUP BY 1
+)
 SELECT (accepted_at AT TIME ZONE 'UTC')::date AS day,
        model,
        count(*),
@@ -24,9 +32,11 @@ SELECT (accepted_at AT TIME ZONE 'UTC')::date AS day,
        coalesce(sum(duration_ms), 0)::bigint,
        coalesce(sum(characters), 0)::bigint,
        count(*) FILTER (WHERE is_estimated),
-       sum(charge)::bigint
+       (sum(charge) - coalesce(sum(refunded), 0))::bigint,
+       coalesce(sum(refunded), 0)::bigint
   FROM execution
- WHERE org_id = %(org_id)s AND id >= %(lowest_id)s
+  LEFT JOIN given_back USING (id)
+ WHERE execution.org_id = %(org_id)s AND id >= %(lowest_id)s
  GROUP BY day, model
  ORDER BY day, model
 """
@@ -44,7 +54,8 @@ class UsageRow(msgspec.Struct, frozen=True):
     duration_ms: int
     characters: int
     estimated: int  # requests whose usage their provider did not report
-    charge_nanos: Nanos
+    charge_nanos: Nanos  # paid in the end
+    refunded_nanos: Nanos  # charged besides, and given back
 
 
 async def usage_of(pool: Pool, org_id: bytes, *, since_ms: int = 0) -> list[UsageRow]:
@@ -67,4 +78,5 @@ def total_of(rows: Sequence[UsageRow]) -> UsageRow:
         sum(row.characters for row in rows),
         sum(row.estimated for row in rows),
         sum(row.charge_nanos for row in rows),
+        sum(row.refunded_nanos for row in rows),
     )
