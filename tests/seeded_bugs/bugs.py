@@ -360,6 +360,37 @@ _OF_LONG_HOLDS = (
     ),
 )
 
+_OF_PRICES_AND_HOLDS = (
+    Bug(
+        "an asynchronous execution is priced by the version in force",
+        "gateway/model_calls.py",
+        "            earlier = await self._earlier_views.view_at(call.price_version)\n",
+        "            earlier = None\n",
+        ("tests/worker/test_gateways.py", "-n", "0", "-k", "prices"),
+    ),
+    Bug(
+        "all of a read is delivered, whatever the hold covers",
+        "dispatch/extension.py",
+        "            while self.waiting and room_bytes > 0:\n",
+        "            while self.waiting:\n",
+        ("tests/dispatch/test_extension.py", "-n", "0"),
+    ),
+    Bug(
+        "what was read behind the end of a hold costs nothing",
+        "dispatch/attempt.py",
+        "settle, undelivered=self._waiting)\n",
+        "settle)\n",
+        ("tests/dispatch/test_extension.py", "-n", "0"),
+    ),
+    Bug(
+        "usage tells of charges that were given back",
+        "storage/usage.py",
+        "       (sum(charge) - coalesce(sum(refunded), 0))::bigint,\n",
+        "       sum(charge)::bigint,\n",
+        ("tests/control/test_account.py", "-n", "0"),
+    ),
+)
+
 _STEPS = ("tests/storage/test_asynchronous_executions.py",)
 _WORK = ("tests/worker/test_executions.py",)
 _OF_EXECUTIONS = (
@@ -399,6 +430,7 @@ BUGS = (
     *_OF_BOOKING,
     *_OF_METERING,
     *_OF_LONG_HOLDS,
+    *_OF_PRICES_AND_HOLDS,
     *_OF_EXECUTIONS,
     *BUGS_OF_EXECUTIONS,
 )

@@ -10,18 +10,19 @@ The caller's connection is not known here: `Execution` stands between, so that a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from waypost.dispatch.counting import Counting
 from waypost.dispatch.extension import Extension
+from waypost.dispatch.failures import BROKEN, OF_TRANSPORT, OUR_FAULT, UNAFFORDABLE
 from waypost.dispatch.fleet import Credential, LiveRoute
 from waypost.dispatch.meter import AttemptMeter
 from waypost.dispatch.ports import Candidate, Plan
 from waypost.dispatch.streams import Streams
-from waypost.kit.errors import ErrorCode
 from waypost.kit.money import Nanos
 from waypost.ledger.record import Open, Outcome, Progress, answer_digest
 from waypost.metering.bill import FREE, Bill
@@ -35,25 +36,7 @@ from waypost.wire.canonical import Chunk, Completion, Usage, has_content
 ERROR_BODY_BYTES_MAX = 65_536  # of a refusal; more than any provider's error envelope
 OUTPUT_BYTES_PER_TOKEN = 16  # of a stream, on average: four times as long as tokens of prose
 OUTPUT_BYTES_MIN = 65_536  # short answers may consist of unusual tokens
-_BROKEN = Failure(code=ErrorCode.GENERATION_FAILED)
-_UNAFFORDABLE = Failure(code=ErrorCode.INSUFFICIENT_BALANCE)
-_OUR_FAULT = Failure(code=ErrorCode.INTERNAL_ERROR)
-_TIMED_OUT = Failure(code=ErrorCode.GENERATION_TIMEOUT)
-_UNREACHABLE = Failure(code=ErrorCode.MODEL_UNAVAILABLE)
-_FAILURES = {
-    TransportFailure.DNS: _UNREACHABLE,
-    TransportFailure.CONNECT_REFUSED: _UNREACHABLE,
-    TransportFailure.CONNECT_TIMEOUT: _UNREACHABLE,
-    TransportFailure.TLS: _UNREACHABLE,
-    TransportFailure.RESET_REUSED: _UNREACHABLE,
-    TransportFailure.RESET: _BROKEN,
-    TransportFailure.TRUNCATED: _BROKEN,
-    TransportFailure.MALFORMED: _BROKEN,
-    TransportFailure.TOO_LARGE: _BROKEN,
-    TransportFailure.FIRST_BYTE_TIMEOUT: _TIMED_OUT,
-    TransportFailure.IDLE_TIMEOUT: _TIMED_OUT,
-    TransportFailure.TOTAL_TIMEOUT: _TIMED_OUT,
-}
+_Word = TypeVar("_Word", int, bool)
 
 
 class Owner(Protocol):
@@ -95,16 +78,17 @@ class Attempt:
         "_call",
         "_credential",
         "_extension",
+        "_has_arrived",
         "_headers",
         "_is_ended",
         "_is_held_back",
-        "_is_over",
         "_is_paused",
         "_output_bytes_max",
         "_owner",
         "_permit",
         "_reader",
         "_status",
+        "is_over",
         "live",
         "meter",
         "number",
@@ -125,10 +109,11 @@ class Attempt:
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._reader: StreamReader | None = None
-        self._is_over = False  # nothing more is taken; it may still be counted
+        self.is_over = False  # nothing more is taken; it may still be counted
         self._is_ended = False
         self._is_paused = False  # by the caller
         self._is_held_back = False  # by the extension
+        self._has_arrived = False  # all of the answer, and a part of it waits for the extension
         # What a provider bills is what holds when it is asked; a customer's prices are those of the acceptance.
         costs = live.costs.in_force(opened_at_ms) if live.costs.changes else live.costs
         self.meter = AttemptMeter(plan, candidate, costs, owner.counting, owner)
@@ -169,7 +154,7 @@ class Attempt:
     def send(self) -> None:
         """Hand the request to the provider. The OPEN record has been written before, so whatever happens here ends in
         the books. Whoever left while it was synced is not sent for."""
-        if self._is_over:
+        if self.is_over:
             return
         try:
             self._send()
@@ -206,7 +191,7 @@ class Attempt:
             self._reader = self.live.kind.stream(n=plan.admission.request.n, target=self._credential.target)
 
     def on_data(self, data: bytes) -> None:
-        if self._is_over:
+        if self.is_over:
             return
         try:
             self._take(data)
@@ -214,7 +199,10 @@ class Attempt:
             self.end_by_bug(bug)
 
     def on_end(self) -> None:
-        if not self._is_over:
+        if not self.is_over and self._waiting:
+            self._has_arrived = True
+            return
+        if not self.is_over:
             try:
                 self._read_whole()
             except Exception as bug:  # noqa: BLE001  as above
@@ -222,9 +210,9 @@ class Attempt:
         self._call = None  # it holds on to this object: without the cycle the request is freed now, with its payload
 
     def on_failure(self, failure: TransportFailure) -> None:
-        if not self._is_over:
+        if not self.is_over:
             try:
-                self._broke(_FAILURES[failure])
+                self._broke(OF_TRANSPORT[failure])
             except Exception as bug:  # noqa: BLE001  as above
                 self.end_by_bug(bug)
         self._call = None  # as above
@@ -253,12 +241,12 @@ class Attempt:
         self._stop_call()
         if self._is_ended:
             self._owner.break_off()
-        elif not self._is_over:
-            self._broke(_OUR_FAULT)
+        elif not self.is_over:
+            self._broke(OUR_FAULT)
         elif self._owner.is_committed:  # the defect is in the making of its bill: what was reported is left out
-            self._end(Outcome.FAILED, self.meter.guessed(None, self.output_bytes), _OUR_FAULT)
+            self._end(Outcome.FAILED, self.meter.guessed(None, self.output_bytes), OUR_FAULT)
         else:
-            self._end(Outcome.FAILED, self.meter.lost(), _OUR_FAULT)
+            self._end(Outcome.FAILED, self.meter.lost(), OUR_FAULT)
 
     def _read_events(self, reader: StreamReader, data: bytes) -> None:
         owner = self._owner
@@ -270,30 +258,35 @@ class Attempt:
                 self._answers()
                 if self.meter.tally is None:
                     owner.streams.add(self)
-                self.meter.relayed(chunks)
-                owner.relay(chunks)
-            if self._is_over:
+                if self._extension is None:
+                    self.deliver(chunks)
+                else:
+                    self._extension.take(chunks, reader.output_bytes)
+            if self.is_over or self._waiting:
                 return
             if reader.output_bytes > self._output_bytes_max:
                 # It goes on and on, whatever maximum it was given.
                 self._stop_call()
-                self._broke(_BROKEN)
+                self._broke(BROKEN)
             elif reader.is_done or reader.is_broken:
                 self._finish_stream(reader)
-            elif self._extension is not None and reader.output_bytes >= self._extension.look_at_bytes:
-                self._extension.look()
         except UpstreamError as error:
             self._stop_call()
             self._broke(error.failure) if owner.is_committed else self._refused(error.failure)
         except BadAnswer:
             self._stop_call()
-            self._broke(_BROKEN)
+            self._broke(BROKEN)
+
+    def deliver(self, chunks: Sequence[Chunk]) -> None:
+        """To the caller, and to what is counted as delivered."""
+        self.meter.relayed(chunks)
+        self._owner.relay(chunks)
 
     def _end_events(self, reader: StreamReader) -> None:
         try:
             self._finish_stream(reader)
         except (BadAnswer, UpstreamError):
-            self._broke(_BROKEN)
+            self._broke(BROKEN)
 
     def _finish_stream(self, reader: StreamReader) -> None:
         """Raises BadAnswer, UpstreamError when the answer is not whole."""
@@ -310,17 +303,17 @@ class Attempt:
         except UpstreamError as error:
             self._refused(error.failure)
         except BadAnswer:
-            self._broke(_BROKEN)
+            self._broke(BROKEN)
         else:
             if request.is_stream:
-                self._broke(_BROKEN)  # a whole answer where events were asked for
+                self._broke(BROKEN)  # a whole answer where events were asked for
             else:
                 self._owner.dropped_fields(completion.unknown_fields)
                 self._answer_id = completion.answer_id
                 self._completed(completion, usage, completion.output_bytes)
 
     def _completed(self, completion: Completion | None, reported: Usage | None, output_bytes: int) -> None:
-        self._is_over = True
+        self.is_over = True
         self.meter.whole(
             completion, reported, output_bytes, lambda bill: self._settle(Outcome.COMPLETED, bill, None, completion)
         )
@@ -341,19 +334,19 @@ class Attempt:
 
     def abandon(self) -> None:
         """The caller has left and closing the connection stops the billing: close it, charge what was received."""
-        if not self._is_over:
+        if not self.is_over:
             may_be_billed = self._may_be_billed
             self._stop_call()
             if may_be_billed:
-                self._end_received(Outcome.DISCONNECTED, _BROKEN)
+                self._end_received(Outcome.DISCONNECTED, BROKEN)
             else:
-                self._end(Outcome.DISCONNECTED, FREE, _BROKEN)
+                self._end(Outcome.DISCONNECTED, FREE, BROKEN)
 
     def cut_for_balance(self) -> None:
         """The hold is used up and cannot be raised: close the connection, charge exactly what was received."""
-        if not self._is_over:
+        if not self.is_over:
             self._stop_call()
-            self._end_received(Outcome.CUT_OFF, _UNAFFORDABLE)
+            self._end_received(Outcome.CUT_OFF, UNAFFORDABLE)
 
     def cut_off(self) -> None:
         """Nobody listens and the provider goes on too long: the caller pays what was received, and the cost is booked
@@ -364,13 +357,15 @@ class Attempt:
             self._stop_call()
             cogs = self.record.cost_bound_nanos if may_be_billed else 0
             usage = msgspec.structs.replace(bill.usage, is_estimated=True)
-            self._end(Outcome.CUT_OFF, msgspec.structs.replace(bill, cogs_nanos=cogs, usage=usage), _BROKEN)
+            self._end(Outcome.CUT_OFF, msgspec.structs.replace(bill, cogs_nanos=cogs, usage=usage), BROKEN)
 
     def _end_received(self, outcome: Outcome, failure: Failure) -> None:
         """Input, and the output so far: by the provider's own running count where it gives one, else by ours."""
-        self._is_over = True
+        self.is_over = True
+        reported = None if self._reader is None else self._reader.usage
+        settle = partial(self._settle, outcome, failure=failure)
         try:
-            self.meter.received(self._reported, self.output_bytes, lambda bill: self._settle(outcome, bill, failure))
+            self.meter.received(reported, self.output_bytes, settle, undelivered=self._waiting)
         except Exception as bug:  # noqa: BLE001  an edge: whoever leaves, or is cut off, does not come through another
             self.end_by_bug(bug)
 
@@ -389,23 +384,39 @@ class Attempt:
 
     @property
     def output_bytes(self) -> int:
-        return 0 if self._reader is None else self._reader.output_bytes
+        """That were delivered."""
+        read_bytes = 0 if self._reader is None else self._reader.output_bytes
+        return read_bytes if self._extension is None else read_bytes - self._extension.waiting_bytes
+
+    @property
+    def _waiting(self) -> Collection[Chunk]:
+        return () if self._extension is None else self._extension.waiting
 
     @property
     def _reported(self) -> Usage | None:
-        return None if self._reader is None else self._reader.usage
+        """Of what was delivered, as far as its provider counts along."""
+        return None if self._reader is None or self._waiting else self._reader.usage
 
     def progress(self) -> Progress | None:
         return self.meter.progress(self.record.attempt_id, self._reported, self.output_bytes)
 
     def count_output(self, then: Callable[[int], None]) -> None:
-        self.meter.count_output(self.output_bytes, lambda tokens: None if self._is_over else then(tokens))
+        self.meter.count_output(self.output_bytes, partial(self._told, then))
 
     def raise_hold(self, extra_nanos: Nanos) -> bool:
         return self._owner.raise_hold(self, extra_nanos)
 
     def ask_to_raise_hold(self, extra_nanos: Nanos, then: Callable[[bool], None]) -> None:
-        self._owner.ask_to_raise_hold(self, extra_nanos, lambda is_raised: None if self._is_over else then(is_raised))
+        self._owner.ask_to_raise_hold(self, extra_nanos, partial(self._told, then))
+
+    def _told(self, then: Callable[[_Word], None], word: _Word) -> None:
+        """A count, or the outcome of a grant, which may come when all is over."""
+        if self.is_over:
+            return
+        try:
+            then(word)
+        except Exception as bug:  # noqa: BLE001  an edge: after counting, nobody above would end it
+            self.end_by_bug(bug)
 
     @property
     def answer(self) -> bytes:
@@ -430,7 +441,7 @@ class Attempt:
 
     def _end(self, outcome: Outcome, bill: Bill, failure: Failure | None, completion: Completion | None = None) -> None:
         assert not self._is_ended, "an attempt ends once"
-        self._is_over = self._is_ended = True
+        self.is_over = self._is_ended = True
         self._body = []
         self._extension = None  # it holds on to this object
         if self.meter.tally is not None:
@@ -466,12 +477,20 @@ class Attempt:
 
     def go_on(self) -> None:
         self._is_held_back = False
-        self._resume_call()
+        reader = self._reader
+        assert reader is not None
+        if self._has_arrived:
+            self._end_events(reader)
+            self._call = None  # as in `on_end`
+        elif reader.is_done or reader.is_broken:
+            self._end_events(reader)
+        else:
+            self._resume_call()
 
     def _pause_call(self) -> None:
-        if self._call is not None and not self._is_over:
+        if self._call is not None and not self.is_over:
             self._call.pause()
 
     def _resume_call(self) -> None:
-        if self._call is not None and not (self._is_over or self._is_paused or self._is_held_back):
+        if self._call is not None and not (self.is_over or self._is_paused or self._is_held_back):
             self._call.resume()

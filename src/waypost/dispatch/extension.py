@@ -3,17 +3,23 @@
     three quarters used  →  raise the hold, from the lease at once, or by a grant of the database meanwhile
     used up (less a slack)  →  wait for a grant that is under way, else cut the answer off
 
+Only what the hold covers is delivered. One read of a socket may bring more: that waits here, event by event, and is
+dropped when the answer is cut off. So an answer passes the point where it is held back or cut off by one event at most.
+
 Only for providers that stop billing when we close the connection; any other is told a maximum that the hold covers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from waypost.metering.ceiling import Ceiling
 from waypost.metering.estimate import upper_bound
 from waypost.metering.price import PriceRow
+from waypost.metering.tokens import chunk_bytes
+from waypost.wire.canonical import Chunk
 
 SLACK_TOKENS = 256  # what a provider may send between our word and its last piece
 BLOCK_TOKENS = 8_192  # by which a hold is raised
@@ -24,7 +30,13 @@ class Stream(Protocol):
     """The attempt that is watched."""
 
     @property
-    def output_bytes(self) -> int: ...
+    def output_bytes(self) -> int:
+        """That were delivered."""
+
+    @property
+    def is_over(self) -> bool: ...
+
+    def deliver(self, chunks: Sequence[Chunk]) -> None: ...
 
     def count_output(self, then: Callable[[int], None]) -> None: ...
 
@@ -37,13 +49,14 @@ class Stream(Protocol):
     def hold_back(self) -> None:
         """Read no more for the moment."""
 
-    def go_on(self) -> None: ...
+    def go_on(self) -> None:
+        """Everything is delivered that was read."""
 
     def cut_for_balance(self) -> None: ...
 
 
 class Extension:
-    """Of one stream. `look` when `output_bytes` has come to `look_at_bytes`."""
+    """Of one stream. `waiting` was read and is not delivered, `waiting_bytes` long."""
 
     __slots__ = (
         "_ceiling",
@@ -52,30 +65,59 @@ class Extension:
         "_is_counting",
         "_is_held_back",
         "_is_refused",
+        "_look_at_bytes",
         "_most_tokens",
         "_prices",
         "_stream",
-        "look_at_bytes",
+        "waiting",
+        "waiting_bytes",
     )
 
     def __init__(self, stream: Stream, ceiling: Ceiling, prices: PriceRow, *, most_tokens: int) -> None:
         """`ceiling` is what the hold covers, `most_tokens` all that the model can answer."""
+        self.waiting: deque[Chunk] = deque()
+        self.waiting_bytes = 0
         self._stream = stream
         self._ceiling = ceiling
         self._prices = prices
         self._held_tokens = ceiling.output_tokens_max
         self._most_tokens = most_tokens
         self._is_counting = self._is_asking = self._is_held_back = self._is_refused = False
-        self.look_at_bytes = self._held_tokens * 3 // 4  # no text has more tokens than bytes
+        self._look_at_bytes = self._held_tokens * 3 // 4  # no text has more tokens than bytes
 
-    def look(self) -> None:
+    def take(self, chunks: Sequence[Chunk], read_bytes: int) -> None:
+        """These have been read, with which the answer is so long."""
+        if read_bytes < self._look_at_bytes and not self.waiting:
+            self._stream.deliver(chunks)
+            return
+        self.waiting.extend(chunks)
+        self.waiting_bytes += sum(map(chunk_bytes, chunks))
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """What waits, up to where we have to look; and look there."""
+        stream = self._stream
+        while self.waiting and not (self._is_held_back or stream.is_over):
+            covered: list[Chunk] = []
+            room_bytes = self._look_at_bytes - stream.output_bytes
+            while self.waiting and room_bytes > 0:
+                chunk = self.waiting.popleft()
+                covered.append(chunk)
+                room_bytes -= chunk_bytes(chunk)
+            if covered:
+                self.waiting_bytes -= sum(map(chunk_bytes, covered))
+                stream.deliver(covered)
+            if room_bytes <= 0 and not stream.is_over:
+                self._look()
+
+    def _look(self) -> None:
         """Count, and decide by that. A stream that runs ahead of its count is held back."""
         if self._is_counting:
             self._hold_back()
             return
         self._is_counting = True
         at_bytes = self._stream.output_bytes
-        self.look_at_bytes = at_bytes + SLACK_TOKENS
+        self._look_at_bytes = at_bytes + SLACK_TOKENS
         self._stream.count_output(lambda tokens: self._decide(tokens, at_bytes))
 
     def _decide(self, tokens: int, at_bytes: int) -> None:
@@ -94,11 +136,11 @@ class Extension:
 
     def _look_again(self, used: int) -> None:
         if self._held_tokens >= self._most_tokens:
-            self.look_at_bytes = _NEVER
+            self._look_at_bytes = _NEVER
             return
         is_late = self._is_asking or self._is_refused
         goal = self._held_tokens - SLACK_TOKENS if is_late else self._held_tokens * 3 // 4
-        self.look_at_bytes = self._stream.output_bytes + max(SLACK_TOKENS // 2, goal - used)
+        self._look_at_bytes = self._stream.output_bytes + max(SLACK_TOKENS // 2, goal - used)
 
     def _raise(self) -> None:
         tokens = min(BLOCK_TOKENS, self._most_tokens - self._held_tokens)
@@ -115,7 +157,7 @@ class Extension:
         self._held_tokens += tokens
         self._is_refused = not tokens
         if not self._is_counting:
-            self.look()
+            self._look()
 
     def _worth(self, output_tokens: int) -> int:
         ceiling = self._ceiling
@@ -130,4 +172,6 @@ class Extension:
     def _go_on(self) -> None:
         if self._is_held_back:
             self._is_held_back = False
-            self._stream.go_on()
+            self._deliver()
+            if not (self._is_held_back or self._stream.is_over):
+                self._stream.go_on()

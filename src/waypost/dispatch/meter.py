@@ -4,7 +4,7 @@ process by a guess. See `metering.charge` for who pays it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from waypost.metering.bill import Bill
 from waypost.metering.charge import bill_delivered, bill_lost
 from waypost.metering.estimate import likely_tokens
 from waypost.metering.price import PriceRow, amount
-from waypost.metering.tokens import TokenCounter, completion_texts
+from waypost.metering.tokens import TokenCounter, chunk_bytes, completion_texts
 from waypost.metering.usage import Metered, meter
 from waypost.wire.canonical import Chunk, Completion, Usage
 from waypost.wire.request import contexts
@@ -71,10 +71,21 @@ class AttemptMeter:
             self._alarms.usage_was_doubtful(self._live)
         self._count(completion, output_bytes, lambda counted: then(self._bill(counted, has_output=output_bytes > 0)))
 
-    def received(self, reported: Usage | None, output_bytes: int, then: Callable[[Bill], None]) -> None:
-        """The bill of an answer that stopped in the middle: the input, and the output so far."""
+    def received(
+        self,
+        reported: Usage | None,
+        output_bytes: int,
+        then: Callable[[Bill], None],
+        *,
+        undelivered: Collection[Chunk] = (),
+    ) -> None:
+        """The bill of an answer that stopped in the middle: the input, and the output so far. `undelivered` was read
+        behind it: the customer pays nothing for that, and the house what it costs."""
         told = self._believable(reported)
         usage = self._running(reported)
+        if undelivered:
+            whole_cogs = 0 if usage is None else amount(usage, self._costs)
+            then, usage = partial(self._with_undelivered, tuple(undelivered), whole_cogs, then), None
         if usage is not None:
             then(self._bill(usage, has_output=True))
             return
@@ -88,6 +99,23 @@ class AttemptMeter:
             then(self._bill(counted, has_output=True))
 
         self._count(None, output_bytes, bill)
+
+    def _with_undelivered(
+        self, undelivered: Sequence[Chunk], whole_cogs: Nanos, then: Callable[[Bill], None], bill: Bill
+    ) -> None:
+        """The cost by the provider's own count of the whole, where it counts along, else by ours."""
+        lost = Tally()
+        lost.add(undelivered)
+
+        def have_lost(tokens: int | None) -> None:
+            guess = likely_tokens(sum(map(chunk_bytes, undelivered)))
+            usage = bill.usage
+            read = msgspec.structs.replace(
+                usage, output_tokens=usage.output_tokens + (guess if tokens is None else tokens)
+            )
+            then(msgspec.structs.replace(bill, cogs_nanos=whole_cogs or amount(read, self._costs)))
+
+        self._counting.run(lost.count, have_lost, text_bytes=sum(map(chunk_bytes, undelivered)))
 
     def guessed(self, reported: Usage | None, output_bytes: int) -> Bill:
         """As `received`, when nothing can be waited for."""

@@ -85,6 +85,15 @@ def chunk_text(chunk: Chunk) -> str:
     return chunk.content + chunk.reasoning + chunk.refusal + called
 
 
+def chunk_bytes(chunk: Chunk) -> int:
+    """How long that is, sounds and pictures included; no provider counts more tokens for it than that, but for one
+    which it does not show."""
+    spoken = "" if chunk.audio is None else chunk.audio.data + chunk.audio.transcript
+    called = "".join([call.name + call.arguments for call in chunk.tool_calls])
+    drawn = sum(len(image.data) for image in chunk.images)
+    return len((chunk.content + chunk.reasoning + chunk.refusal + called + spoken).encode("utf-8", "replace")) + drawn
+
+
 def completion_texts(completion: Completion) -> list[str]:
     """What a whole answer says."""
     texts = []
