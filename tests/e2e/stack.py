@@ -76,6 +76,8 @@ class Answer(msgspec.Struct):
 class Stack:
     """`settings` is the catalogue as the TOML would parse; by default one model on the simulator's three styles."""
 
+    patience_s = 90.0  # with a process that ends, or starts
+
     def __init__(
         self,
         database: str,
@@ -202,7 +204,7 @@ class Stack:
         assert self._reading is not None
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(self.patience_s):
             code = await self._process.wait()
             await self._reading
         self._process = None

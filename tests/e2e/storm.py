@@ -143,7 +143,7 @@ async def _come_to_rest(stack: Supervised) -> None:
     async def is_billed() -> bool:
         return not any(line.is_open for line in stack.sim.bill.lines)
 
-    await eventually(is_billed)
+    await eventually(is_billed, stack.patience_s)
 
 
 async def _compare(stack: Supervised, heard: list[Heard], counts: Counter[str]) -> Report:
@@ -198,7 +198,9 @@ def _worth(words: int) -> int:
 
 
 async def _run(words: argparse.Namespace, database: str, directory: Path) -> Report:
-    async with Supervised(database, directory, workers=words.workers, credit_usd=100_000) as stack:
+    stack = Supervised(database, directory, workers=words.workers, credit_usd=100_000)
+    stack.patience_s = 900.0  # an hour's storm is not to be lost because the machine has other work as well
+    async with stack:
         return await storm(stack, kills=words.kills, callers=words.callers, seed=words.seed, pause_s=(0.1, 0.8))
 
 

@@ -29,7 +29,7 @@ class Supervised(Stack):
         )
         self._reading = asyncio.ensure_future(self._read_log(asyncio.get_running_loop().create_future()))
         assert self._process.stdout is not None
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(self.patience_s):
             line = await self._process.stdout.readline()
         self.port = int(line.rpartition(b":")[2])
 
