@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.control.plane import Plane
-from tests.storage.books import Books, attempt
-from waypost.app.operator import NewKey
+from tests.storage.books import IDS, Books, attempt
+from waypost.app.operator import CommandRefused, NewKey
 from waypost.kit import ids
 from waypost.ledger.record import ClosedAttempt
 from waypost.tenancy.api_key import Scope
@@ -65,6 +67,33 @@ async def test_usage_is_what_left_the_balance_refunds_included(database: str, tm
         assert (total["requests"], total["charge_nanos"], total["refunded_nanos"]) == (3, "2800", "1700")
         balance = await plane.operator.balance(plane.org_id)
         assert 2_000_000_000 - balance.total_nanos == int(total["charge_nanos"])
+        await close(books)
+
+
+async def test_an_operator_refunds_an_execution_once(database: str, tmp_path: Path) -> None:
+    async with Plane(database, tmp_path) as plane:
+        books = Books(database)
+        await plane.operator.add_credit(plane.org_id, 2_000_000_000, "one")
+        ((called,), (partly,)) = [
+            await served(
+                books, plane.org_id, plane.key, execution_id=execution_id, attempt_id=ids.sibling(execution_id, 1)
+            )
+            for execution_id in (IDS.new(), IDS.new())
+        ]
+        await books.ledger.refund(attempt_id=partly.open.attempt_id, refund_key="some", amount_nanos=500)
+        held = IDS.new()
+        await books.ledger.create_hold(hold_id=held, org_id=plane.org_id, amount_nanos=9_000)
+        await books.ledger.end_hold(hold_id=held, charge_nanos=4_000)
+
+        for execution_id, left in ((called.open.execution_id, 1_500), (partly.open.execution_id, 1_000), (held, 4_000)):
+            assert [await plane.operator.refund(execution_id) for _ in range(2)] == [left, 0]
+        with pytest.raises(CommandRefused, match="was charged nothing"):
+            await plane.operator.refund(IDS.new())
+        balance = await plane.operator.balance(plane.org_id)
+        assert balance.total_nanos == 2_000_000_000
+        assert (await plane.ask("GET", "/v1/usage")).json["total"]["refunded_nanos"] == "3000"
+        # The hold has no execution here, which is another rule's affair.
+        assert not [each for each in (await plane.operator.check_ledger()).violations if "refund" in each]
         await close(books)
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -35,6 +36,7 @@ from waypost.storage import (
     provider_bills,
     usage,
 )
+from waypost.storage.funding import refund_execution
 from waypost.storage.ledger import PostgresLedger
 from waypost.storage.orphans import ORPHANED_AFTER_S, NodeAlive
 from waypost.storage.pool import Pool
@@ -181,6 +183,13 @@ class Operator:
             raise _no_org(org_id) from None
         except ValueError as error:
             raise CommandRefused(str(error)) from None
+
+    async def refund(self, execution_id: bytes) -> Nanos:
+        """Give back what is left of its charge; 0 when it was given back before."""
+        try:
+            return await refund_execution(self._settling, UUID(bytes=self._ids.new()), execution_id=execution_id)
+        except LookupError:
+            raise CommandRefused(f"{ids.text('exec', execution_id)} was charged nothing, or is not known") from None
 
     async def balance(self, org_id: bytes) -> Balance:
         try:

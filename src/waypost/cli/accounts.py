@@ -280,6 +280,24 @@ def credit_add(
         typer.echo("this reference was credited before; nothing changed")
 
 
+def credit_refund(
+    execution_id: Annotated[str, typer.Argument(metavar="EXECUTION_ID", help="exec_…, of a call or a longer one.")],
+    as_json: AsJson = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Give a customer back what was charged for one execution. Once: a second time changes nothing."""
+    settings, raw_id = settings_of(data_dir, database_url, config), parse_id("exec", execution_id, "EXECUTION_ID")
+    amount_nanos = operate(settings, lambda operator: operator.refund(raw_id))
+    if as_json:
+        print_json({"execution": execution_id, "refunded_nanos": str(amount_nanos)})
+    elif amount_nanos:
+        typer.echo(f"refunded {format_usd(amount_nanos)} USD of {execution_id}")
+    else:
+        typer.echo("it was refunded before; nothing changed")
+
+
 def balance(
     org_id: OrgId,
     as_json: AsJson = False,

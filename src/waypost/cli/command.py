@@ -56,7 +56,10 @@ _GROUPS: dict[tuple[str, str], dict[str, Callable[..., None]]] = {
         "set": accounts.budget_set,
         "list": accounts.budget_list,
     },
-    ("credit", "Money paid in."): {"add": accounts.credit_add},
+    ("credit", "Money paid in, and given back."): {
+        "add": accounts.credit_add,
+        "refund": accounts.credit_refund,
+    },
     ("catalog", "Versions of providers, models and prices."): {
         "apply": operation.catalog_apply,
         "show": operation.catalog_show,

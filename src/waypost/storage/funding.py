@@ -10,7 +10,10 @@ from waypost.kit.money import Nanos
 from waypost.ledger.account import AccountKind, TransferCode
 from waypost.storage.general_ledger import posting
 from waypost.storage.leases import LOCK_WALLET
+from waypost.storage.long_holds import refund_hold_on
 from waypost.storage.pool import Pool
+
+_BY_COMMAND = "by command"  # the key of such a refund
 
 # What an organisation owes is paid first; when it owes nothing more it may spend again.
 TOPUP = f"""
@@ -87,6 +90,15 @@ posted AS ({
 })
 UPDATE wallet SET available = available + %(amount)s FROM marked WHERE wallet.org_id = marked.org_id
 """  # noqa: S608
+
+# Ids of attempts differ from that of their execution in the last two bytes; a long hold has the execution's own.
+CHARGED = """
+SELECT attempt_id, charge - refunded, false
+  FROM settlement
+ WHERE attempt_id BETWEEN %(lowest_id)s AND %(highest_id)s AND execution_id = %(execution_id)s AND charge > 0
+ UNION ALL
+SELECT id, charge - refunded, true FROM long_hold WHERE id = %(execution_id)s AND charge > 0
+"""
 
 EARLIER_REFUND = "SELECT amount FROM refund WHERE attempt_id = %(attempt_id)s AND refund_key = %(refund_key)s"
 
@@ -189,6 +201,32 @@ async def refund_charge(
     if earlier != (amount_nanos,):
         raise ValueError("more than is left of the charge, or this key refunded another amount")
     return False
+
+
+async def refund_execution(pool: Pool, transfer_id: UUID, *, execution_id: bytes) -> Nanos:
+    """Give back all that is left of an execution's charge: how much that was, 0 when it was given back before.
+
+    Raises LookupError where nothing was charged. `pool` is the settling role's."""
+    parameters = {
+        "execution_id": UUID(bytes=execution_id),
+        "lowest_id": UUID(bytes=execution_id[:14] + bytes(2)),
+        "highest_id": UUID(bytes=execution_id[:14] + b"\xff\xff"),
+    }
+    async with pool.connection() as connection:
+        found = await (await connection.execute(CHARGED, parameters)).fetchone()
+    if found is None:
+        raise LookupError("nothing was charged")
+    charged_id, left_nanos, is_hold = found[0].bytes, int(found[1]), found[2]
+    if not left_nanos:
+        return 0
+    if is_hold:
+        async with pool.connection() as connection, connection.transaction():
+            is_given = await refund_hold_on(connection, transfer_id, hold_id=charged_id, refund_key=_BY_COMMAND)
+    else:
+        is_given = await refund_charge(
+            pool, transfer_id, attempt_id=charged_id, refund_key=_BY_COMMAND, amount_nanos=left_nanos
+        )
+    return left_nanos if is_given else 0
 
 
 async def charge_back(
