@@ -14,9 +14,11 @@ from tests.dispatch.test_fleet import PRICE, Secrets
 from tests.transport.loopback import Script, origin, playing, read_request
 from waypost.dispatch.errands import Errands
 from waypost.dispatch.fleet import Fleet
+from waypost.ledger.record import LedgerUnavailable
+from waypost.policy.catalogue import Catalogue
 from waypost.policy.circuit import Phase
 from waypost.policy.document import read_catalogue
-from waypost.policy.snapshot import build_view
+from waypost.policy.snapshot import View, build_view
 from waypost.telemetry.metrics import Counter
 from waypost.wire.errand import Ambiguous, Answered, Errand, NotSent
 
@@ -49,7 +51,13 @@ class Desk:
         self.fleet.adopt(view)
         (self.live,) = self.fleet.deployments()
         self.counted = Counter("errands", "", ("provider", "deployment", "outcome"))
-        self.errands = Errands(self.fleet, digest=lambda secret: f"digest of {secret}", counted=self.counted)
+        self.views = {1: view}
+        self.errands = Errands(
+            self.fleet,
+            digest=lambda secret: f"digest of {secret}",
+            counted=self.counted,
+            earlier_view=self._earlier_view,
+        )
         self.errand = Errand(
             provider="alpha",
             deployment=self.live.deployment.id,
@@ -59,6 +67,11 @@ class Desk:
             headers=(("content-type", "application/json"), ("idempotency-key", "exec:1")),
             body=b'{"input":{}}',
         )
+
+    async def _earlier_view(self, version: int) -> View | None:
+        if version < 0:
+            raise LedgerUnavailable
+        return self.views.get(version)
 
     async def run(self, **changes: Any) -> Any:
         return await self.errands.run(msgspec.structs.replace(self.errand, **changes))
@@ -83,6 +96,21 @@ def reading(seen: list[bytes], answer: bytes = OK) -> Script:
             writer.write(answer)
 
     return script
+
+
+async def test_what_is_at_a_provider_that_the_catalogue_has_forgotten_is_asked_for_there() -> None:
+    async with desk(reading([])) as at:
+        at.fleet.adopt(build_view(Catalogue(), 2))
+        assert (await at.run()).reason == "unknown_deployment"
+        for _ in range(2):
+            assert (await at.run(catalogue_version=1)).status == 201
+        assert at.fleet.earlier(at.views[1], at.errand.deployment) is at.fleet.earlier(
+            at.views[1], at.errand.deployment
+        )
+        assert list(at.fleet.deployments()) == [], "it gets nothing new"
+        assert (await at.run(catalogue_version=1, deployment="alpha/other")).reason == "unknown_deployment"
+        assert (await at.run(catalogue_version=7)).reason == "unknown_deployment"
+        assert (await at.run(catalogue_version=-1)).reason == "catalogue_unavailable"
 
 
 async def test_an_errand_goes_out_with_a_credential_and_comes_back_with_its_digest() -> None:

@@ -44,6 +44,7 @@ from waypost.worker.executions import ExecutionWork
 from waypost.worker.job_desk import JobDesk
 from waypost.worker.job_input import JobInputs
 from waypost.worker.job_money import JobMoney
+from waypost.worker.job_places import JobPlaces
 from waypost.worker.job_steps import JobSteps, OutputNotKept
 from waypost.worker.provider_jobs import ProviderJobs
 from waypost.worker.queue import Handler
@@ -323,11 +324,10 @@ class Schedule:
 
     def _worker(self) -> tuple[ExecutionWork, ProviderJobs]:
         """A process that knows nothing of those before."""
-        desk = JobDesk(view=lambda: self._view, send=self.send, addresses=self._addresses, dice=self.dice.random)
+        places = JobPlaces(lambda: self._view, _no_other_version)
+        desk = JobDesk(places=places, send=self.send, addresses=self._addresses, dice=self.dice.random)
         inputs = JobInputs(self.vault, _deliver_nothing, desk.upload)
-        money = JobMoney(
-            view=lambda: self._view, earlier_view=_no_other_version, inputs=inputs, executions=self.executions
-        )
+        money = JobMoney(places=places, inputs=inputs, executions=self.executions)
         steps = JobSteps(
             executions=self.executions,
             money=money,

@@ -29,6 +29,7 @@ from waypost.wire.errand import Ambiguous, Answered, Errand, NotSent, Sent
 from waypost.worker.job_desk import JobDesk
 from waypost.worker.job_input import Content, JobInputs
 from waypost.worker.job_money import JobMoney
+from waypost.worker.job_places import JobPlaces
 from waypost.worker.job_steps import JobSteps, OutputNotKept, OutputsAway
 from waypost.worker.provider_jobs import ProviderJobs
 
@@ -153,9 +154,10 @@ class Stage:
 
     def worker(self) -> ProviderJobs:
         """Another one knows nothing that this one knew."""
-        desk = JobDesk(view=self._view, send=self.carrier.send, addresses=self.addresses, dice=lambda: 0.5)
+        places = JobPlaces(self._view, self._earlier_view)
+        desk = JobDesk(places=places, send=self.carrier.send, addresses=self.addresses, dice=lambda: 0.5)
         inputs = JobInputs(self.vault, self._deliver, desk.upload)
-        money = JobMoney(view=self._view, earlier_view=self._earlier_view, inputs=inputs, executions=self.executions)
+        money = JobMoney(places=places, inputs=inputs, executions=self.executions)
         steps = JobSteps(
             executions=self.executions,
             money=money,

@@ -11,7 +11,7 @@ from waypost.policy.snapshot import build_view
 from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, START, Job
 from waypost.storage.provider_callbacks import HEAR
 from waypost.wire.errand import Ambiguous, Answered, Errand, NotSent, Sent
-from waypost.worker.job_steps import LOOK_UP, POLL
+from waypost.worker.job_steps import LOOK_UP, ORPHAN, POLL
 
 STYLES = pytest.mark.parametrize("style", KINDS)
 TWO_IMAGES = 2 * 40_000_000 + 1_000_000
@@ -270,6 +270,53 @@ async def test_a_job_whose_deployment_is_gone_is_followed_until_it_is_booked(dat
         ((_, cogs),) = await stage.costs()
         assert cogs == stage.sim.bill.nanos > 0
         await money_is_right(stage, 0)
+
+
+@pytest.mark.parametrize("known_in", [1, 2])
+async def test_a_job_goes_on_where_it_was_submitted_when_the_catalogue_forgets_that(
+    database: str, known_in: int
+) -> None:
+    async with open_stage(database, "plain" if known_in == 2 else "replicate") as stage:
+        stage.versions[1] = catalogue(stage.sim, "plain" if known_in == 2 else "replicate")
+        execution_id = await stage.execute(prompt="sim: run_ms=200", changes={"price_version": 1})
+        if known_in == 2:  # its deployment came after it was accepted
+            stage.versions[2] = catalogue(stage.sim, "replicate")
+            stage.view = build_view(stage.versions[2], 2)
+        await stage.work(until=lambda row: row.state is State.SUBMITTED)
+        submitted = len(stage.carrier.errands)
+        stage.view = build_view(catalogue(stage.sim, "plain"), known_in + 1)
+        row = await stage.ended(execution_id)
+        assert (row.state, row.provider) == (State.SUCCEEDED, "replicate")
+        assert {each.catalogue_version for each in stage.carrier.errands[:submitted]} == {0}
+        assert {each.catalogue_version for each in stage.carrier.errands[submitted:]} == {known_in}
+        assert len(stage.sim.jobs) == 1
+        ((_, cogs),) = await stage.costs()
+        assert cogs > 0
+
+
+async def test_a_believed_callback_of_an_earlier_attempt_leads_to_the_booking_of_its_job(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        stage.sim.set_prices({"acme/paint": {"image": "30000"}})
+        refusals = iter([503])
+
+        def refused(errand: Errand, sent: Sent) -> Sent:
+            status = next(refusals, None) if is_submission(errand) else None
+            return sent if status is None else msgspec.structs.replace(sent, status=status, body=b"{}")
+
+        stage.carrier.after = refused
+        execution_id = await stage.execute(prompt="sim: run_ms=20")
+        await stage.work(until=lambda row: row.attempt == 2 and row.state is State.SUBMITTED)
+        first, _ = stage.sim.jobs
+        told = {"execution": execution_id.hex(), "attempt": 1, "job": first.id, "provider": "fal"}
+        await stage.run(HEAR, told | {"is_believed": 0})
+        await stage.run(HEAR, told | {"is_believed": 1, "provider": "other"})
+        assert all(name != ORPHAN for name, _ in await stage.queued())
+        for _ in range(2):
+            await stage.run(HEAR, told | {"is_believed": 1})
+        assert (await stage.ended(execution_id)).state is State.SUCCEEDED
+        await stage.work()
+        assert len(await stage.costs()) == 2
+        assert sum(cogs for _, cogs in await stage.costs()) == stage.sim.bill.nanos
 
 
 async def test_a_job_that_never_tells_its_end_is_told_to_the_operator(

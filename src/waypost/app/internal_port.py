@@ -44,6 +44,7 @@ def make_internal_port(
         counted=page.counter(
             "waypost_errands", "Errands of the worker at providers.", ("provider", "deployment", "outcome")
         ),
+        earlier_view=earlier_views.view_at,
     )
     worker_port = WorkerPort(ModelCalls(gateway, dispatcher, earlier_views), errands, gateway.state)
     return InternalPort(page, gateway.state, fleet, worker_port, refuse)

@@ -14,6 +14,7 @@ from waypost.telemetry.metrics import Counter
 from waypost.worker.job_desk import JobDesk, Send
 from waypost.worker.job_input import Content, Deliver, JobInputs
 from waypost.worker.job_money import JobMoney
+from waypost.worker.job_places import JobPlaces
 from waypost.worker.job_steps import JobSteps, Outputs
 from waypost.worker.provider_jobs import ProviderJobs
 
@@ -28,14 +29,10 @@ def make_provider_jobs(
     ended: Counter,
 ) -> ProviderJobs:
     """`ended` counts by model, outcome and code."""
-    desk = JobDesk(view=services.view, send=send, addresses=addresses, dice=dice)
+    places = JobPlaces(services.view, EarlierViews(services.pool).at)
+    desk = JobDesk(places=places, send=send, addresses=addresses, dice=dice)
     inputs = JobInputs(services.vault, _deliver(services.files), desk.upload)
-    money = JobMoney(
-        view=services.view,
-        earlier_view=EarlierViews(services.pool).at,
-        inputs=inputs,
-        executions=services.executions,
-    )
+    money = JobMoney(places=places, inputs=inputs, executions=services.executions)
     steps = JobSteps(
         executions=services.executions,
         money=money,

@@ -7,11 +7,13 @@ is ready, a place at the provider, its connections. What they find tells on the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from waypost.dispatch.fleet import Credential, Fleet, LiveDeployment
+from waypost.ledger.record import LedgerUnavailable
 from waypost.policy.circuit import Verdict
+from waypost.policy.snapshot import View
 from waypost.providers.error_map import retry_after_s
 from waypost.providers.kind import Target
 from waypost.telemetry.events import RefusedByProvider, emit
@@ -20,21 +22,30 @@ from waypost.transport.http1_client import CallTimeouts, TransportFailure
 from waypost.transport.whole_answer import NoAnswer, WholeAnswer, ask
 from waypost.wire.errand import ANSWER_BYTES_MAX, Ambiguous, Answered, Errand, NotSent, Sent, is_at_origin, kept
 
+EarlierView = Callable[[int], Awaitable[View | None]]
+"""Raises LedgerUnavailable; None when there is no such version."""
 _REPEATED = frozenset(("GET",))  # on another connection, when a reused one had been closed meanwhile
 
 
 class Errands:
-    """`digest` names a credential without telling it."""
+    """`digest` names a credential without telling it. `earlier_view` gives versions of the catalogue that are no longer
+    in force: what is still at a provider is asked for there."""
 
-    def __init__(self, fleet: Fleet, *, digest: Callable[[str], str], counted: Counter) -> None:
+    def __init__(
+        self, fleet: Fleet, *, digest: Callable[[str], str], counted: Counter, earlier_view: EarlierView
+    ) -> None:
         self._fleet = fleet
+        self._earlier_view = earlier_view
         self._digest = digest
         self._counted = counted
         self._loop = asyncio.get_running_loop()
 
     async def run(self, errand: Errand) -> Sent:
         """To its end. Cancelled, it is aborted, and nobody can tell what came of it."""
-        live = self._fleet.deployment(errand.deployment)
+        try:
+            live = await self._live(errand)
+        except LedgerUnavailable:
+            return NotSent("catalogue_unavailable", retry_after_s=2.0)
         if live is None or live.provider.id != errand.provider:
             return NotSent("unknown_deployment")
         if not await self._has_place(live):
@@ -43,6 +54,14 @@ class Errands:
             return self._told(live, await self._in_place(live, errand))
         finally:
             live.gate.release()
+
+    async def _live(self, errand: Errand) -> LiveDeployment | None:
+        """Raises LedgerUnavailable."""
+        live = self._fleet.deployment(errand.deployment)
+        if live is not None or not errand.catalogue_version:
+            return live
+        view = await self._earlier_view(errand.catalogue_version)
+        return None if view is None else self._fleet.earlier(view, errand.deployment)
 
     def _told(self, live: LiveDeployment, sent: Sent) -> Sent:
         match sent:

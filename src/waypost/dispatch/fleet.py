@@ -20,6 +20,8 @@ from waypost.transport.http1_client import Pool
 from waypost.transport.limits import CallTimeouts
 from waypost.transport.origin import Origin
 
+_EARLIER_MAX = 64  # deployments of earlier versions, kept at hand
+
 
 class SecretReader(Protocol):
     """Where the secrets behind references are."""
@@ -151,6 +153,7 @@ class Fleet:
         self._deployments: dict[str, LiveDeployment] = {}
         self.generation = 0
         """Another number whenever live routes have been made anew."""
+        self._earlier: dict[tuple[int, str], LiveDeployment] = {}
 
     def use(self, egress: Egress) -> None:
         """Calls from now on go this way; those under way go on."""
@@ -176,6 +179,7 @@ class Fleet:
         self.generation += 1
         self._deployments = deployments
         self._healths = healths
+        self._earlier.clear()
         self._view = view
         for provider in sorted(unusable):
             emit(CredentialUnusable(provider=provider))
@@ -192,6 +196,23 @@ class Fleet:
         """The deployment as it can be reached, None when it cannot."""
         return self._deployments.get(deployment_id)
 
+    def earlier(self, view: View, deployment_id: str) -> LiveDeployment | None:
+        """A deployment of an earlier version, for what is still at its provider; None when it cannot be reached. What
+        the newest version says of a provider and its credentials holds for it too."""
+        named = view.version, deployment_id
+        live = self._earlier.get(named)
+        if live is None:
+            found = ((each.model.modality, route) for each in view.models for route in each.routes)
+            for modality, route in found:
+                if route.deployment.id == deployment_id:
+                    live = self._make(modality, route, dict(self._healths), set(), is_newest=False)
+                    break
+            if live is not None:
+                while len(self._earlier) >= _EARLIER_MAX:
+                    del self._earlier[next(iter(self._earlier))]
+                self._earlier[named] = live
+        return live
+
     def deployments(self) -> Iterator[LiveDeployment]:
         """Every deployment that can be reached."""
         return iter(self._deployments.values())
@@ -201,7 +222,13 @@ class Fleet:
         return self._gates
 
     def _make(
-        self, modality: str, route: Route, healths: dict[tuple[str, str, str, str], Health], unusable: set[str]
+        self,
+        modality: str,
+        route: Route,
+        healths: dict[tuple[str, str, str, str], Health],
+        unusable: set[str],
+        *,
+        is_newest: bool = True,
     ) -> LiveDeployment | None:
         kind = MODALITIES.get(modality, {}).get(route.provider.kind)
         secrets = []
@@ -233,14 +260,16 @@ class Fleet:
             )
             for secret in secrets
         ]
-        healths_of = [self._health(route, secret, healths) for secret in secrets]
-        gate = self._gate(route.provider)
+        healths_of = [self._health(route, secret, healths, is_newest=is_newest) for secret in secrets]
+        gate = self._gate(route.provider, is_newest=is_newest)
         if kind is None:  # it answers no calls; what it does is asked by errands
             return LiveDeployment(route, pool, gate, tuple(map(Credential, targets, healths_of)))
         credentials = tuple(map(Credential, map(kind.prepare, targets), healths_of))
         return LiveRoute(route, kind, pool, gate, credentials)
 
-    def _health(self, route: Route, secret: str, healths: dict[tuple[str, str, str, str], Health]) -> Health:
+    def _health(
+        self, route: Route, secret: str, healths: dict[tuple[str, str, str, str], Health], *, is_newest: bool
+    ) -> Health:
         """That of the same credential for the same model at the same address, from whichever version."""
         provider, deployment = route.provider, route.deployment
         named = (provider.id, provider.base_url, deployment.upstream_model, secret)
@@ -254,11 +283,12 @@ class Fleet:
                 opened=self._circuits_opened,
                 rested=self._credentials_rested,
             )
-        health.circuit.adopt(provider.breaker)
+        if is_newest:
+            health.circuit.adopt(provider.breaker)
         healths[named] = health
         return health
 
-    def _gate(self, provider: Provider) -> Gate:
+    def _gate(self, provider: Provider, *, is_newest: bool) -> Gate:
         gate = self._gates.get(provider.id)
         if gate is None:
             gate = self._gates[provider.id] = Gate(
@@ -267,7 +297,8 @@ class Fleet:
                 refused=self._bulkheads_refused,
                 unrepeated=self._repetitions_refused,
             )
-        gate.adopt(provider.bulkhead)
+        if is_newest:
+            gate.adopt(provider.bulkhead)
         return gate
 
     def connections(self) -> tuple[int, int]:

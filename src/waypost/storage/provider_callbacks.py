@@ -48,7 +48,7 @@ async def record_callback(pool: Pool, callback: ProviderCallback, *, job_id: str
     that is the provider's word. `pool` is the app's."""
     parameters = msgspec.structs.asdict(callback) | {"execution_id": UUID(bytes=callback.execution_id)}
     arguments: dict[str, str | int] = {"execution": callback.execution_id.hex(), "attempt": callback.attempt}
-    arguments |= {"job": job_id, "is_believed": int(is_believed)}
+    arguments |= {"job": job_id, "is_believed": int(is_believed), "provider": callback.provider}
     async with pool.system() as connection:
         if not (await connection.execute(RECORD, parameters)).rowcount:
             return False

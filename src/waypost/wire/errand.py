@@ -36,6 +36,7 @@ class Errand(msgspec.Struct, frozen=True, omit_defaults=True):
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     credential: str = ""  # digest of the one to use, as an earlier answer told; "" is whichever is ready
+    catalogue_version: int = 0  # an earlier one that has the deployment, where the newest does not; 0 = none
     credential_scheme: str = "Bearer"  # before it in `authorization`; where the provider has a header of its own, bare
 
     def __post_init__(self) -> None:

@@ -12,12 +12,13 @@ from waypost.executions.callback_address import CallbackAddresses
 from waypost.executions.provider_job import Next, after_refusal
 from waypost.kit.errors import ErrorCode
 from waypost.policy.catalogue import Deployment, Provider
-from waypost.policy.snapshot import Route, View
+from waypost.policy.snapshot import Route
 from waypost.providers import JOB_KINDS
 from waypost.providers.job import Job, JobAnswer, JobCall, JobKind, JobState, JobTarget, Submission
 from waypost.providers.kind import BadAnswer, UpstreamError
 from waypost.storage.asynchronous_executions import AsynchronousExecution
 from waypost.wire.errand import Ambiguous, Answered, Errand, NotSent, Sent
+from waypost.worker.job_places import JobPlaces
 
 SUBMIT_S = 30.0  # for the answer to a submission; then nobody knows
 ASK_S = 15.0
@@ -54,22 +55,23 @@ class Seat(msgspec.Struct, frozen=True):
     deployment: Deployment
     kind: JobKind
     target: JobTarget
+    version: int = 0  # of an earlier catalogue that has it, 0 = it is in force
 
 
 class JobDesk:
     """One process's. `dice` gives 0 … 1."""
 
     def __init__(
-        self, *, view: Callable[[], View], send: Send, addresses: CallbackAddresses, dice: Callable[[], float]
+        self, *, places: JobPlaces, send: Send, addresses: CallbackAddresses, dice: Callable[[], float]
     ) -> None:
-        self._view = view
+        self._places = places
         self._send = send
         self.addresses = addresses
         self._dice = dice
 
     def choose(self, model: str, without: Collection[str]) -> Seat | None:
         """One of the best priority by weight, of those that take jobs and are not among `without` (deployments)."""
-        found = self._view().find(model)
+        found = self._places.view().find(model)
         routes = [each for each in (found.routes if found is not None else ()) if each.provider.kind in JOB_KINDS]
         routes = [each for each in routes if each.deployment.id not in without]
         if not routes:
@@ -77,13 +79,21 @@ class JobDesk:
         best = [each for each in routes if each.deployment.priority == routes[0].deployment.priority]
         return _seat(_drawn(best, self._dice()))
 
-    def seat_of(self, execution: AsynchronousExecution) -> Seat | None:
-        """Where its job is; None when the catalogue does not have that any more."""
-        found = self._view().find(execution.model)
-        for route in found.routes if found is not None else ():
-            if route.deployment.id == execution.deployment and route.provider.kind in JOB_KINDS:
-                return _seat(route)
-        return None
+    async def seat_of(self, execution: AsynchronousExecution) -> Seat | None:
+        """Where its job is, in force or not; None when no version of the catalogue in question has that."""
+        place = await self._places.of(execution)
+        if place is None:
+            return None
+        is_in_force = place.version == self._places.view().version
+        return _seat(place.route, 0 if is_in_force else place.version)
+
+    async def earlier_rows(self, execution: AsynchronousExecution, provider: str) -> list[AsynchronousExecution]:
+        """The execution as it may have been at that provider in an earlier attempt."""
+        routes = await self._places.at_provider(execution, provider)
+        return [
+            msgspec.structs.replace(execution, provider=provider, deployment=each.deployment.id, credential=None)
+            for each in routes
+        ]
 
     def calls_back(self, seat: Seat) -> bool:
         is_wanted = seat.deployment.mode == "callback" and seat.kind.takes_callbacks(seat.target)
@@ -191,6 +201,7 @@ class JobDesk:
             body=call.body,
             credential=(credential or b"").decode(),
             credential_scheme=seat.kind.credential_scheme,
+            catalogue_version=seat.version,
         )
         sent = await self._send(errand)
         if isinstance(sent, NotSent) and sent.reason == "no_credential":
@@ -212,7 +223,7 @@ def _read_submission(seat: Seat, sent: Answered) -> Submitted:
     return Submitted(Next.ACCEPTED, job, credential=credential)
 
 
-def _seat(route: Route) -> Seat:
+def _seat(route: Route, version: int = 0) -> Seat:
     provider, deployment = route.provider, route.deployment
     target = JobTarget(
         provider=provider.id,
@@ -222,7 +233,7 @@ def _seat(route: Route) -> Seat:
         error_rules=provider.error_map,
         description=provider.jobs.description,
     )
-    return Seat(provider, deployment, JOB_KINDS[provider.kind], target)
+    return Seat(provider, deployment, JOB_KINDS[provider.kind], target, version)
 
 
 def _path_of(base_url: str) -> str:

@@ -3,7 +3,7 @@ the house by what holds when the provider's bill is due."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from waypost.executions.estimate import job_ceiling
@@ -11,7 +11,7 @@ from waypost.executions.input_schemas import schema_of
 from waypost.executions.provider_job import asked_by, charge_of, cost_of, made_by
 from waypost.kit.ids import sibling
 from waypost.metering.price import PriceRow
-from waypost.policy.catalogue import Deployment, Model
+from waypost.policy.catalogue import Model
 from waypost.policy.snapshot import View
 from waypost.providers.job import Job
 from waypost.storage.asynchronous_executions import AsynchronousExecution, Ending, Executions, JobBill, OutputFile
@@ -19,21 +19,16 @@ from waypost.stores.vault import VaultError
 from waypost.telemetry.events import ProviderJobOrphaned, emit
 from waypost.wire.canonical import Usage
 from waypost.worker.job_input import JobInputs
+from waypost.worker.job_places import JobPlaces
 
 _IMAGE = "image/"
 
-EarlierView = Callable[[int], Awaitable[View | None]]
-"""A version of the catalogue that is no longer in force; None when there is none."""
-
 
 class JobMoney:
-    """One process's. `view` is the newest."""
+    """One process's."""
 
-    def __init__(
-        self, *, view: Callable[[], View], earlier_view: EarlierView, inputs: JobInputs, executions: Executions
-    ) -> None:
-        self._view = view
-        self._earlier_view = earlier_view
+    def __init__(self, *, places: JobPlaces, inputs: JobInputs, executions: Executions) -> None:
+        self._places = places
         self._inputs = inputs
         self._executions = executions
 
@@ -60,9 +55,10 @@ class JobMoney:
 
     async def _bills(self, row: AsynchronousExecution, job: Job, made: Usage) -> tuple[JobBill, ...]:
         """At the cost of when the provider was asked, as far as the newest version knows."""
-        deployment = _deployment(_find(self._view(), row), row) or _deployment(await self._model(row), row)
-        if deployment is None or row.attempt == 0:
+        place = await self._places.of(row)
+        if place is None or row.attempt == 0:
             return ()
+        deployment = place.route.deployment
         costs = deployment.cost.in_force(_ms(row.started_at or row.accepted_at))
         cogs_nanos = cost_of(job, made, costs, by_meter=deployment.cost_by == "metered")
         return (JobBill(sibling(row.id, row.attempt), cogs_nanos),)
@@ -81,9 +77,9 @@ class JobMoney:
 
     async def _model(self, row: AsynchronousExecution) -> Model | None:
         """As it was when the execution was accepted."""
-        view = self._view()
+        view = self._places.view()
         if view.version != row.price_version:
-            view = await self._earlier_view(row.price_version) or view
+            view = await self._places.earlier_view(row.price_version) or view
         return _find(view, row)
 
 
@@ -95,11 +91,6 @@ def _images(row: AsynchronousExecution, job: Job) -> int:
 def _find(view: View, row: AsynchronousExecution) -> Model | None:
     found = view.find(row.model)
     return None if found is None else found.model
-
-
-def _deployment(model: Model | None, row: AsynchronousExecution) -> Deployment | None:
-    deployments = () if model is None else model.deployments
-    return next((each for each in deployments if each.id == row.deployment), None)
 
 
 def _prices(model: Model, row: AsynchronousExecution) -> PriceRow:

@@ -169,7 +169,7 @@ class Submissions:
 
     async def _lost(self, row: AsynchronousExecution) -> None:
         """It was sent, and what came of it is unknown."""
-        seat = self._desk.seat_of(row)
+        seat = await self._desk.seat_of(row)
         if seat is None:
             await self._steps.end(row, State.FAILED, ErrorCode.MODEL_UNAVAILABLE)
             return
@@ -188,7 +188,7 @@ class Submissions:
 
     async def look_again(self, row: AsynchronousExecution) -> None:
         """A wish to cancel has taken the row on, past the look that was queued for it: what follows is queued anew."""
-        seat = self._desk.seat_of(row)
+        seat = await self._desk.seat_of(row)
         if seat is None:
             await self._steps.end(row, State.FAILED, ErrorCode.MODEL_UNAVAILABLE)
             return
@@ -211,7 +211,7 @@ class Submissions:
         row = await self._steps.find_at(execution, version, State.SUBMIT_UNKNOWN)
         if row is None:
             return
-        seat = self._desk.seat_of(row)
+        seat = await self._desk.seat_of(row)
         if seat is None or self._steps.now().timestamp() >= until_s:
             await self._given_up(row)
             return
@@ -240,7 +240,7 @@ class Submissions:
 
     async def heard_of(self, row: AsynchronousExecution, job_id: str) -> None:
         """A callback that is believed names the job of a submission whose answer was lost."""
-        seat = self._desk.seat_of(row)
+        seat = await self._desk.seat_of(row)
         if seat is None:
             return
         told = await self._desk.ask(seat, row, job_id)

@@ -80,10 +80,14 @@ class ProviderJobs:
         if row is not None:
             await self._ask(row)
 
-    async def hear(self, execution: str, attempt: int, job: str, is_believed: int) -> None:
+    async def hear(self, execution: str, attempt: int, job: str, is_believed: int, provider: str = "") -> None:
         """A callback came. `job` is the id that it names, and `is_believed` whether that is the provider's word."""
         row = await self._steps.find(execution)
-        if row is None or row.attempt != attempt or row.provider is None:
+        if row is None:
+            return
+        if attempt < row.attempt and job and is_believed:
+            await self._found_of_earlier(row, attempt, job, provider)
+        if row.attempt != attempt or row.provider is None:
             return
         if row.state in (State.SUBMITTED, State.RUNNING):
             await self._ask(row)
@@ -95,7 +99,7 @@ class ProviderJobs:
             await self._found_too_late(row, job)
 
     async def _ask(self, row: AsynchronousExecution) -> None:
-        seat = self._desk.seat_of(row)
+        seat = await self._desk.seat_of(row)
         if seat is None:
             await self._steps.end(row, State.FAILED, ErrorCode.MODEL_UNAVAILABLE)
             return
@@ -132,7 +136,7 @@ class ProviderJobs:
         row = await self._steps.find_at(execution, version, State.REHOSTING)
         if row is None:
             return
-        seat = self._desk.seat_of(row)
+        seat = await self._desk.seat_of(row)
         assert row.provider_job is not None
         told = Unheard() if seat is None else await self._desk.ask(seat, row, row.provider_job)
         job = told if isinstance(told, Job) else None
@@ -198,7 +202,7 @@ class ProviderJobs:
             return
         if row.state not in (State.SUBMITTED, State.RUNNING):
             return
-        seat = self._desk.seat_of(row)
+        seat = await self._desk.seat_of(row)
         is_told = seat is None or await self._desk.cancel(seat, row, row.provider_job)
 
         def change(now: AsynchronousExecution) -> AsynchronousExecution | None:
@@ -211,6 +215,20 @@ class ProviderJobs:
     async def _found_too_late(self, row: AsynchronousExecution, job_id: str) -> None:
         """A job of an execution that has ended: nobody waits for it, and the house pays what it costs."""
         await self._steps.queue(ORPHAN, _orphan(row, job_id, 0))
+
+    async def _found_of_earlier(self, row: AsynchronousExecution, attempt: int, job_id: str, provider: str) -> None:
+        """An attempt that was believed to have come to nothing has made a job: nobody waits for that one either. Which
+        deployment had it is not written down any more, so the provider is asked who knows the job."""
+        candidates = await self._desk.earlier_rows(row, provider)
+        known = candidates[:1]
+        for candidate in candidates if len(candidates) > 1 else ():
+            seat = await self._desk.seat_of(candidate)
+            told = Unheard() if seat is None else await self._desk.ask(seat, candidate, job_id)
+            if isinstance(told, Job) and told.state is not JobState.GONE:
+                known = [candidate]
+                break
+        for each in known:
+            await self._found_too_late(msgspec.structs.replace(each, attempt=attempt), job_id)
 
     async def orphan(
         self,
@@ -231,7 +249,7 @@ class ProviderJobs:
         row = msgspec.structs.replace(
             row, attempt=attempt, provider=provider, deployment=deployment, credential=credential.encode() or None
         )
-        seat = self._desk.seat_of(row)
+        seat = await self._desk.seat_of(row)
         told: Job | Unheard = Unheard()
         if seat is not None:
             is_told = is_told or await self._desk.cancel(seat, row, job)
