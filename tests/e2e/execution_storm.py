@@ -1,6 +1,6 @@
 """Executions on the whole product while its control process is killed again and again.
 
-    python -m tests.e2e.execution_storm 1000 [--pause 3] [--seed 1]
+    python -m tests.e2e.execution_storm 1000 [--pause 3] [--seed 1] [--deadline 3600]
 
 Prints what it found as JSON; ends with exit code 1 when less than 95 % complete, one never ends, the books do not
 hold, somebody paid for what was not delivered, or a prompt is found anywhere it must not be.
@@ -58,12 +58,21 @@ class Report(msgspec.Struct):
         return has_ended and completed >= 0.95 * self.executions and is_paid and not self.violations + self.canaries
 
 
-async def storm(stack: Executing, *, executions: int, pause_s: float, seed: int, kills_max: int = 1_000_000) -> Report:
+async def storm(
+    stack: Executing,
+    *,
+    executions: int,
+    pause_s: float,
+    seed: int,
+    kills_max: int = 1_000_000,
+    deadline_s: int = DEADLINE_S,
+) -> Report:
+    """`deadline_s` 0: the ordinary one."""
     dice = Random(seed)
     markers = Markers(dice)
     lasting = document(stack.sim)
     for each in lasting["models"]:
-        each["deadline_s"] = DEADLINE_S
+        each |= {"deadline_s": deadline_s} if deadline_s else {}
     await stack.adopt(lasting)
     began_s = time.monotonic()
     waiting = list(range(executions))
@@ -157,11 +166,18 @@ def main() -> None:
     parser.add_argument("executions", type=int)
     parser.add_argument("--pause", type=float, default=3.0, help="seconds between two kills, on average")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--deadline", type=int, default=DEADLINE_S, help="seconds of each; 0: five minutes, as ever")
     words = parser.parse_args()
 
     async def run(database: str, directory: Path) -> Report:
         async with Executing(database, directory, workers=1, credit_usd=1000) as stack:
-            return await storm(stack, executions=words.executions, pause_s=words.pause, seed=words.seed)
+            return await storm(
+                stack,
+                executions=words.executions,
+                pause_s=words.pause,
+                seed=words.seed,
+                deadline_s=words.deadline,
+            )
 
     with own_database() as (database, directory):
         report = uvloop.run(run(database, Path(directory)))
