@@ -20,6 +20,8 @@ SCHEMA = {"properties": {"duration": {"default": 5}, "n": {}}}
         ({}, SCHEMA, 5),
         ({"duration": "long", "seconds": -1}, SCHEMA, 5),
         ({}, {}, DURATION_S_DEFAULT),
+        ({}, {"properties": {"duration": {"maximum": 6}}}, 6),
+        ({}, {"properties": {"duration": {"maximum": 60}}}, DURATION_S_DEFAULT),
     ],
 )
 def test_a_film_is_as_long_as_was_asked_for_by_any_name(

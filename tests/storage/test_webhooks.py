@@ -148,6 +148,7 @@ async def test_a_step_is_announced_to_who_wants_to_know_and_to_the_url_of_the_re
                 "cache_write_tokens": 0,
                 "output_tokens": 4,
                 "reasoning_tokens": 0,
+                "is_estimated": False,
                 "images": 1,
             },
         )

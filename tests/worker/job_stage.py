@@ -30,7 +30,7 @@ from waypost.worker.job_desk import JobDesk
 from waypost.worker.job_input import Content, JobInputs
 from waypost.worker.job_money import JobMoney
 from waypost.worker.job_places import JobPlaces
-from waypost.worker.job_steps import JobSteps, OutputNotKept, OutputsAway
+from waypost.worker.job_steps import JobSteps, OutputNotKept, OutputsAway, OutputUnfit
 from waypost.worker.provider_jobs import ProviderJobs
 
 CREDIT = 10_000_000_000
@@ -98,8 +98,10 @@ class Shelf:
             self.fails -= 1
             raise OutputNotKept
         heard = await asked(self._sim, "GET", address.removeprefix(self._sim.url))
-        if heard.status != 200 or heard.body.startswith(b"<"):
+        if heard.status != 200:
             raise OutputNotKept
+        if heard.body.startswith(b"<"):
+            raise OutputUnfit
         measured = {"duration_ms": self.duration_ms}
         file = OutputFile(IDS.new(), heard.headers["content-type"], len(heard.body), **measured)
         return self.kept.setdefault((execution.id, index), file)

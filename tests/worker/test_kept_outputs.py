@@ -21,7 +21,7 @@ from waypost.executions.lifecycle import State
 from waypost.kit import ids
 from waypost.storage.asynchronous_executions import AsynchronousExecution
 from waypost.storage.files import drop_outputs_on, show_outputs_on
-from waypost.worker.job_steps import OutputNotKept, OutputsAway
+from waypost.worker.job_steps import OutputNotKept, OutputsAway, OutputUnfit
 from waypost.worker.kept_outputs import KeptOutputs
 
 
@@ -100,6 +100,15 @@ async def test_what_cannot_be_kept_is_told(database: str, tmp_path: Path, addres
         with pytest.raises(OutputNotKept):
             await kept.rehost(received(plane.org_id), 0, address)
         assert await plane.rows("SELECT FROM file") == []
+
+
+async def test_what_would_be_the_same_another_time_is_told_apart(database: str, tmp_path: Path) -> None:
+    async with keeping(database, tmp_path) as (plane, kept):
+        with pytest.raises(OutputUnfit):
+            await kept.rehost(received(plane.org_id), 0, "data:image/png;base64," + base64.b64encode(b"<p>").decode())
+        with pytest.raises(OutputNotKept) as caught:
+            await kept.rehost(received(plane.org_id), 0, "data:image/png;base64,@@@@")
+        assert not isinstance(caught.value, OutputUnfit)
 
 
 async def test_where_nobody_is_may_be_somebody_later(database: str, tmp_path: Path) -> None:

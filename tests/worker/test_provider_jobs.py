@@ -376,12 +376,14 @@ async def test_a_film_that_was_measured_is_paid_by_that_and_at_most_as_asked_for
         assert await stage.charge(execution_id) == paid_ms * 60_000 + 1_000_000
 
 
-@pytest.mark.parametrize("output", ["missing", "wrong_type"])
-async def test_what_cannot_be_kept_after_eight_tries_is_lost_and_not_paid(database: str, output: str) -> None:
+@pytest.mark.parametrize(("output", "tries"), [("missing", 8), ("wrong_type", 1)])
+async def test_what_cannot_be_kept_after_eight_tries_or_ever_is_lost_and_not_paid(
+    database: str, output: str, tries: int
+) -> None:
     async with open_stage(database, "fal") as stage:
         row = await stage.ended(await stage.execute("clip", f"sim: output={output}"))
         assert (row.state, row.error_code) == (State.FAILED, "GENERATION_FAILED")
-        assert stage.shelf.tries == 8
+        assert stage.shelf.tries == tries
         await money_is_right(stage, 0)
         ((_, cogs),) = await stage.costs()
         assert cogs == 4 * 2_000_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from waypost.executions.input_schemas import Schema
 from waypost.kit.money import NANOS_PER_USD, Nanos
@@ -30,11 +30,17 @@ def job_ceiling(modality: str, body_input: Mapping[str, Any], schema: Schema) ->
 
 
 def _number(body_input: Mapping[str, Any], schema: Schema, names: tuple[str, ...], default: int) -> int:
-    """Rounded up; what is no positive number says nothing. What was asked for, by any name, goes before a default."""
+    """Rounded up; what is no positive number says nothing. What was asked for, by any name, goes before a default, and
+    a schema's most bounds what is guessed."""
     declared = schema.get("properties", {})
     defaults = (bounds.get("default") if isinstance(bounds := declared.get(name), Mapping) else None for name in names)
     for value in (*(body_input.get(name) for name in names), *defaults):
         number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
-        if isinstance(number, int | float) and not isinstance(number, bool) and 0 < number <= 86_400:
+        if _is_positive(number):
             return -int(-number // 1)
-    return default
+    bounds_of = [bounds.get("maximum") for name in names if isinstance(bounds := declared.get(name), Mapping)]
+    return min([default, *(-int(-most // 1) for most in bounds_of if _is_positive(most))])
+
+
+def _is_positive(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 86_400

@@ -111,7 +111,7 @@ def url_lane(org_id: bytes, url: str) -> bytes:
     return hashlib.sha256(org_id + urlsplit(url).netloc.lower().encode()).digest()[:16]
 
 
-def _usage(usage: Usage) -> dict[str, int]:
+def _usage(usage: Usage) -> dict[str, int | bool]:
     """As an execution shows it; what few have is left out where it is zero."""
     rare = {"images": usage.images, "duration_ms": usage.duration_ms, "characters": usage.characters}
     return {
@@ -120,6 +120,7 @@ def _usage(usage: Usage) -> dict[str, int]:
         "cache_write_tokens": usage.cache_write_5m_tokens + usage.cache_write_1h_tokens,
         "output_tokens": usage.all_output_tokens,
         "reasoning_tokens": usage.reasoning_tokens,
+        "is_estimated": usage.is_estimated,
         **{name: count for name, count in rare.items() if count},
     }
 

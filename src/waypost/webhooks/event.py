@@ -47,7 +47,7 @@ class ExecutionFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     completed_at: datetime | None = None
     cost_nanos: Nanos | None = None
     latency_ms: int | None = None
-    usage: dict[str, int] | None = None
+    usage: dict[str, int | bool] | None = None
     error_code: str | None = None  # a name of ErrorCode
     files: tuple[ResultFile, ...] = ()
 

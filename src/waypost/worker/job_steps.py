@@ -43,6 +43,10 @@ class OutputNotKept(Exception):
     """An output could not be fetched, or is nothing that may be kept. A fresh address may help."""
 
 
+class OutputUnfit(OutputNotKept):
+    """It is nothing that may be kept, and would be the same another time."""
+
+
 class OutputsAway(Exception):
     """Nobody could be reached: where it is, or where it would be kept. Time may help."""
 

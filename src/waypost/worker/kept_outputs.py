@@ -10,7 +10,13 @@ from waypost.storage.asynchronous_executions import AsynchronousExecution, Outpu
 from waypost.storage.files import UploadEnded
 from waypost.stores.objects import StoreUnavailable
 from waypost.wire.media_type import split_data_url
-from waypost.worker.job_steps import OutputNotKept, OutputsAway
+from waypost.worker.job_steps import OutputNotKept, OutputsAway, OutputUnfit
+
+_BY_FAILURE: dict[FetchFailure, type[Exception]] = {
+    FetchFailure.UNREACHABLE: OutputsAway,
+    FetchFailure.TOO_LARGE: OutputUnfit,
+    FetchFailure.TYPE_UNSUPPORTED: OutputUnfit,
+}
 
 
 class KeptOutputs:
@@ -20,7 +26,7 @@ class KeptOutputs:
         self._outputs = outputs
 
     async def rehost(self, execution: AsynchronousExecution, index: int, address: str) -> OutputFile:
-        """`address` is where the provider has it, or a data URL. Raises OutputNotKept, OutputsAway."""
+        """`address` is where the provider has it, or a data URL. Raises OutputNotKept, OutputUnfit, OutputsAway."""
         try:
             row = await self._outputs.rehost(
                 org_id=execution.org_id,
@@ -29,7 +35,7 @@ class KeptOutputs:
                 source=_inline(address) if address.startswith("data:") else address,
             )
         except FetchFailed as failed:
-            raise (OutputsAway if failed.failure is FetchFailure.UNREACHABLE else OutputNotKept) from None
+            raise _BY_FAILURE.get(failed.failure, OutputNotKept) from None
         except StoreUnavailable:
             raise OutputsAway from None
         except (UploadEnded, TimeoutError):

@@ -39,6 +39,7 @@ from waypost.worker.job_steps import (
     OutputNotKept,
     Outputs,
     OutputsAway,
+    OutputUnfit,
     Then,
 )
 from waypost.worker.job_submissions import Submissions
@@ -146,6 +147,8 @@ class ProviderJobs:
             try:
                 for index, output in enumerate(job.outputs):
                     files.append(await self._kept(row, seat, index, output.url))
+            except OutputUnfit:
+                files, tries = [], REHOST_TRIES_MAX
             except OutputNotKept:
                 files = []
             except OutputsAway:
