@@ -46,6 +46,7 @@ from waypost.worker.job_submissions import Submissions
 
 ORPHAN_AFTER_S, ORPHAN_S_MAX = 3_600.0, 300.0
 _CANCEL_AGAIN_S = 5.0
+_HEAR_AGAIN_S = 30.0  # of an earlier attempt's job, while the later one's is not known
 _AFTER_CANCEL_S = 1.0  # until its status is asked for
 
 
@@ -87,7 +88,7 @@ class ProviderJobs:
         if row is None:
             return
         if attempt < row.attempt and job and is_believed:
-            await self._found_of_earlier(row, attempt, job, provider)
+            await self._heard_of_earlier(row, attempt, job, provider)
         if row.attempt != attempt or row.provider is None:
             return
         if row.state in (State.SUBMITTED, State.RUNNING):
@@ -219,9 +220,17 @@ class ProviderJobs:
         """A job of an execution that has ended: nobody waits for it, and the house pays what it costs."""
         await self._steps.queue(ORPHAN, _orphan(row, job_id, 0))
 
-    async def _found_of_earlier(self, row: AsynchronousExecution, attempt: int, job_id: str, provider: str) -> None:
-        """An attempt that was believed to have come to nothing has made a job: nobody waits for that one either. Which
-        deployment had it is not written down any more, so the provider is asked who knows the job."""
+    async def _heard_of_earlier(self, row: AsynchronousExecution, attempt: int, job_id: str, provider: str) -> None:
+        """An attempt that was believed to have come to nothing has made a job, if it is another than the one that is
+        worked on: before that is known, nothing may be cancelled. Which deployment had it is not written down any more,
+        so the provider is asked who knows the job."""
+        if row.provider_job is None and not row.state.has_ended:
+            again: dict[str, str | int] = {"execution": row.id.hex(), "attempt": attempt, "job": job_id}
+            again |= {"is_believed": 1, "provider": provider}
+            await self._steps.queue(HEAR, again, after_s=_HEAR_AGAIN_S)
+            return
+        if row.provider_job in (None, job_id):
+            return
         candidates = await self._desk.earlier_rows(row, provider)
         known = candidates[:1]
         for candidate in candidates if len(candidates) > 1 else ():
