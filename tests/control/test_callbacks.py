@@ -71,7 +71,9 @@ async def test_a_signed_callback_is_recorded_without_what_it_says_and_looked_int
         answer = await call(plane, path(plane, "rep", attempt=2), headers=signed_headers(plane, "replicate"))
         assert answer.status == 204
         assert await recorded(plane) == [("rep", 2, len(BODY), "valid")]
-        assert await jobs(plane) == [{"execution": EXECUTION.hex(), "attempt": 2, "job": "job-1", "is_believed": 1}]
+        assert await jobs(plane) == [
+            {"execution": EXECUTION.hex(), "attempt": 2, "job": "job-1", "is_believed": 1, "provider": "rep"}
+        ]
         (row,) = await plane.rows("SELECT provider_callback::text FROM provider_callback")
         assert "CANARY" not in row[0]
         assert "event-1" not in row[0]
