@@ -1,6 +1,6 @@
 """Callers who leave at every moment, many of them: afterwards nothing of them is left, and everybody is served.
 
-`CANCELS=100000 ./run test tests/e2e/test_cancel_storm.py -n 0` is the large one.
+`CANCELS=100000 ./run test tests/e2e/test_cancel_storm.py -n 0` is the large one, and tells how far it is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import gc
 import json
 import os
 import random
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +25,10 @@ from waypost.ledger.record import Outcome
 
 CANCELS = int(os.environ.get("CANCELS", "1500"))
 AT_ONCE = 64
+QUEUE_MAX = (
+    8  # who left stands in the port's queue until the loop takes him, one in each of its turns: more is overload
+)
+TOLD_EVERY = 2000
 PATIENT_EVERY = 17  # one caller of so many stays to the end; the port's queue would fill with those who have left
 DATABASE_CONNECTIONS = 16  # made when needed, and kept
 SLUGS = ("stops", "goes-on", "falls-over")
@@ -54,9 +60,16 @@ class Caller(asyncio.Protocol):
             self.is_over.set_result(None)
 
 
+@pytest.fixture
+def tell(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Writes a line to the terminal, for who waits for the large one."""
+    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+    return lambda line: None if reporter is None else reporter.write_line(line, flush=True)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-async def test_nothing_is_left_of_callers_who_left(database: str, tmp_path: Path) -> None:
+async def test_nothing_is_left_of_callers_who_left(database: str, tmp_path: Path, tell: Callable[[str], None]) -> None:
     async with InsideStack(database, tmp_path, credit_usd=100_000) as stack:
         sim = stack.sim
         await stack.adopt(
@@ -74,11 +87,11 @@ async def test_nothing_is_left_of_callers_who_left(database: str, tmp_path: Path
         )
         sim.arm("status", model="bad", count=0, every=3, status=502)
         base, files = await counts(stack), psutil.Process().num_fds()
-        await storm(stack)
+        await storm(stack, tell)
         await stack.at_rest()
         assert await counts(stack) == base
         assert psutil.Process().num_fds() <= files + 2 * AT_ONCE + DATABASE_CONNECTIONS
-        await check_the_books(stack)
+        await check_the_books(stack, tell)
         sim.disarm()
         async with asyncio.timeout(60):
             while stack.gateway.gateway.pressure.shedding.share:  # noqa: ASYNC110  on a crowded machine
@@ -90,13 +103,18 @@ async def test_nothing_is_left_of_callers_who_left(database: str, tmp_path: Path
         await stack.at_rest()
 
 
-async def storm(stack: InsideStack) -> None:
+async def storm(stack: InsideStack, tell: Callable[[str], None]) -> None:
     dice = random.Random(7)
     loop = asyncio.get_running_loop()
     left = iter(range(CANCELS))
+    started = time.monotonic()
 
     async def caller() -> None:
         for number in left:
+            if number % TOLD_EVERY == TOLD_EVERY - 1:
+                tell(f"{number + 1} callers after {time.monotonic() - started:.0f} s")
+            while stack.gateway.gateway.pressure.callers()[0] > QUEUE_MAX:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
             body = {**ask("sim: words=12 delay_ms=1 first_ms=2", stream=number % 2 == 0), "model": SLUGS[number % 3]}
             request = render(stack, json.dumps(body).encode())
             is_reset, bytes_max = dice.random() < 0.5, dice.choice((1, 200, 600, 1500, 100_000))
@@ -144,10 +162,11 @@ async def counts(stack: InsideStack) -> dict[str, float]:
     }
 
 
-async def check_the_books(stack: InsideStack) -> None:
+async def check_the_books(stack: InsideStack, tell: Callable[[str], None]) -> None:
     rows = await stack.rows("SELECT outcome, count(*) FROM execution GROUP BY outcome")
     outcomes = {Outcome(outcome): count for outcome, count in rows}
     assert set(outcomes) <= {Outcome.COMPLETED, Outcome.DISCONNECTED, Outcome.CUT_OFF, Outcome.FAILED}
+    tell(f"{outcomes}")
     assert outcomes[Outcome.DISCONNECTED] > CANCELS / 20
     attempts, charged = (await stack.rows("SELECT sum(attempts), sum(charge) FROM execution"))[0]
     assert len(await stack.settlements()) == attempts

@@ -26,6 +26,7 @@ from waypost.transport.server_state import ServerState
 from waypost.wire.canonical import Usage
 from waypost.wire.sse import SseParser, SseTooLarge
 
+_BYTES_ALONE = 24
 LIMITS = ServerLimits(header_bytes=2000, line_bytes=800, body_bytes=1000)
 
 
@@ -86,11 +87,16 @@ def _events(parts: list[bytes]) -> list[object]:
     return events
 
 
+def _byte_by_byte(data: bytes) -> list[bytes]:
+    """Byte by byte for a while, from a place on that the bytes themselves choose."""
+    begin = data[len(data) // 2] % len(data) if data else 0
+    end = begin + _BYTES_ALONE
+    return [data[:begin], *[data[at : at + 1] for at in range(begin, min(end, len(data)))], data[end:]]
+
+
 def read_events(data: bytes) -> None:
     try:
-        assert (
-            _events([data]) == _events(_cuts(data)) == _events([bytes((byte,)) for byte in data[:200]] + [data[200:]])
-        )
+        assert _events([data]) == _events(_cuts(data)) == _events(_byte_by_byte(data))
     except SseTooLarge:
         assert len(data) > 1 << 20
 

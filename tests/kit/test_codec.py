@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from waypost.kit import codec
 from waypost.kit.codec import has_more_values_than, is_deeper_than, repeated_key
 
 documents = st.recursive(
@@ -42,6 +43,15 @@ def test_values_are_those_of_the_parsed_document(value: Any, values_max: int, in
 def test_elements_of_any_kind_have_a_bound(document: bytes, is_more: bool) -> None:
     assert has_more_values_than(document, 9, others_max=2) is is_more
     assert has_more_values_than(document, 2, others_max=2) is is_more
+
+
+@settings(database=None, deadline=None, max_examples=200)
+@given(value=documents, values_max=st.integers(0, 9), block_bytes=st.integers(1, 20))
+def test_where_a_document_is_cut_into_blocks_changes_no_count(value: Any, values_max: int, block_bytes: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec, "_BLOCK_BYTES", block_bytes)
+        document = json.dumps(value).encode()
+        assert has_more_values_than(document, values_max, others_max=99) is (values(value) > values_max)
 
 
 @settings(database=None, deadline=None, max_examples=100)

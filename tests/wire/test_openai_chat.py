@@ -179,7 +179,8 @@ def test_depth_is_bounded(levels: int, is_fine: bool) -> None:
     if is_fine:
         assert read_request(document).model == "m"
     else:
-        assert "levels" in refusal_of(document).message
+        refusal = refusal_of(document)
+        assert "levels" in refusal.message or "more than 65,536" in refusal.message
 
 
 def test_numbers_of_any_size_pass_where_they_mean_nothing_to_us() -> None:

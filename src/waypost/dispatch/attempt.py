@@ -28,7 +28,7 @@ from waypost.ledger.record import Open, Outcome, Progress, answer_digest
 from waypost.metering.bill import FREE, Bill
 from waypost.metering.estimate import upper_bound
 from waypost.policy.circuit import UNTIED, Phase, Verdict, verdict_of
-from waypost.providers.kind import BadAnswer, Failure, StreamReader, UpstreamError
+from waypost.providers.kind import BadAnswer, Failure, StreamReader, UpstreamError, check_values
 from waypost.telemetry.events import report_bug
 from waypost.transport.http1_client import UNBOUNDED, Call, TransportFailure
 from waypost.wire.canonical import Chunk, Completion, Usage, has_content
@@ -297,6 +297,8 @@ class Attempt:
     def _finish_plain(self, body: bytes) -> None:
         try:
             request = self._owner.plan.admission.request
+            if not (request.wants_logprobs or request.modality == "embedding"):  # which are many numbers
+                check_values(body)
             completion, usage = self.live.kind.completion(
                 self._headers, body, n=request.n, target=self._credential.target
             )

@@ -20,7 +20,7 @@ from waypost.providers.anthropic_fields import (
     usage_of,
 )
 from waypost.providers.anthropic_stream import AnthropicStream
-from waypost.providers.error_map import ERROR_BYTES_MAX, retry_after_s
+from waypost.providers.error_map import ERROR_BYTES_MAX, decode_error, retry_after_s
 from waypost.providers.kind import BadAnswer, ErrorRule, Failure, StreamReader, Target, UpstreamError
 from waypost.providers.openai import change_fields
 from waypost.providers.openai_fields import is_error
@@ -99,7 +99,7 @@ class Anthropic:
         try:
             answer = _decode_answer(body)
             if answer.type == "error" or (answer.error is not ABSENT and is_error(answer.error)):
-                raise UpstreamError(failure_of_document(200, _decode_any(body), rules))
+                raise UpstreamError(failure_of_document(200, decode_error(body), rules))
             blocks = _blocks(answer.content or ())
             unknown = len(_decode_object(body).keys() - MESSAGE_FIELDS) if self._answers % COUNTED_EVERY == 1 else 0
         except (ValueError, RecursionError):

@@ -21,6 +21,7 @@ from waypost.providers.anthropic_fields import (
     hidden_signature,
     shown_signature,
 )
+from waypost.providers.error_map import decode_error
 from waypost.providers.kind import BadAnswer, ErrorRule, UpstreamError
 from waypost.wire.anthropic_messages_citations import citation_of
 from waypost.wire.canonical import Chunk, ToolCallDelta, Usage
@@ -59,7 +60,6 @@ class _Start(msgspec.Struct, gc=False):
 
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_start = msgspec.json.Decoder(_Start).decode
-_decode_any = msgspec.json.Decoder().decode
 
 
 class AnthropicStream:
@@ -163,7 +163,7 @@ class AnthropicStream:
             case "message_stop":
                 self.is_done = True
             case "error":
-                raise UpstreamError(failure_of_document(200, _decode_any(body), self._rules))
+                raise UpstreamError(failure_of_document(200, decode_error(body), self._rules))
             case _:
                 pass  # there may be other events, says Anthropic
 

@@ -67,6 +67,12 @@ def read_error(status: int, body: bytes) -> ProviderError:
     return error_of(status, document)
 
 
+def decode_error(sent: bytes | msgspec.Raw) -> object:
+    """An error that stands in an answer or an event; None for one too long to be read, as it takes 40 times its bytes.
+    Raises ValueError, RecursionError."""
+    return None if len(sent) > ERROR_BYTES_MAX else _decode_any(sent)
+
+
 def error_of(status: int, document: object) -> ProviderError:
     """The error in a decoded body or event: under `error`, or the object itself."""
     if not isinstance(document, dict):

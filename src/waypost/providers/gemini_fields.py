@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from waypost.kit.errors import ErrorCode
-from waypost.providers.error_map import ProviderError, failure_of
+from waypost.providers.error_map import ProviderError, decode_error, failure_of
 from waypost.providers.gemini_build import ORIGIN
 from waypost.providers.kind import ErrorRule, Failure, UpstreamError
 from waypost.wire.canonical import Citation, Logprobs, Signature, TokenLogprob, TopLogprob, Usage
@@ -122,7 +122,6 @@ CANDIDATE_FIELDS = frozenset((*Candidate.__struct_encode_fields__, "avgLogprobs"
 ANSWER_FIELDS = frozenset((*Answer.__struct_encode_fields__, "modelVersion", "responseId", "createTime"))
 
 decode_answer = msgspec.json.Decoder(Answer).decode
-_decode_any = msgspec.json.Decoder().decode
 encode = msgspec.json.Encoder().encode
 
 _FINISH_REASONS = {
@@ -161,7 +160,7 @@ def indexes_of(candidates: Sequence[Candidate]) -> list[int]:
 def check_answer(answer: Answer, rules: Sequence[ErrorRule]) -> None:
     """Raises UpstreamError for an error or a prompt that was blocked."""
     if len(answer.error) and bytes(answer.error) != b"null":
-        raise UpstreamError(failure_of_document(200, {"error": _decode_any(answer.error)}, rules))
+        raise UpstreamError(failure_of_document(200, {"error": decode_error(answer.error)}, rules))
     feedback = answer.prompt_feedback
     if feedback is not None and feedback.block_reason and not answer.candidates:
         raise UpstreamError(Failure(ErrorCode.CONTENT_MODERATION_REJECTED))

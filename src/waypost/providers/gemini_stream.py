@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from waypost.providers.error_map import ERROR_BYTES_MAX
 from waypost.providers.gemini_fields import (
     ABSENT,
     ANSWER_FIELDS,
@@ -176,7 +177,9 @@ class GeminiStream:
 
 
 def count_unknown(document: bytes) -> int:
-    """How many fields of a valid answer are outside the closed set."""
+    """How many fields of a valid answer are outside the closed set; 0 of one too long to be looked through."""
+    if len(document) > ERROR_BYTES_MAX:
+        return 0
     decoded = _decode_any(document)
     unknown = len(decoded.keys() - ANSWER_FIELDS)
     for candidate in decoded.get("candidates") or ():

@@ -13,10 +13,11 @@ from typing import Protocol
 
 import msgspec
 
+from waypost.kit.codec import has_more_values_than
 from waypost.kit.errors import ErrorCode
 from waypost.wire.canonical import Chunk, Completion, Usage
 from waypost.wire.conversation import Conversation
-from waypost.wire.request import ChatRequest
+from waypost.wire.request import COUNTED_FROM_BYTES, ELEMENTS_MAX, VALUES_MAX, ChatRequest
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]{0,8192}")
@@ -123,6 +124,12 @@ class UpstreamError(Exception):
 
 class BadAnswer(Exception):
     """The answer is malformed, truncated, incomplete or of the wrong types. Says nothing about its text."""
+
+
+def check_values(body: bytes) -> None:
+    """Raises BadAnswer for a whole answer of more values than a request may have: read, it could take gigabytes."""
+    if len(body) > COUNTED_FROM_BYTES and has_more_values_than(body, VALUES_MAX, others_max=ELEMENTS_MAX):
+        raise BadAnswer
 
 
 class StreamReader(Protocol):

@@ -8,7 +8,7 @@ import msgspec
 
 from waypost.kit.errors import ErrorCode
 from waypost.providers import openai_build
-from waypost.providers.error_map import error_of, failure_of, read_error, retry_after_s
+from waypost.providers.error_map import decode_error, error_of, failure_of, read_error, retry_after_s
 from waypost.providers.kind import (
     BadAnswer,
     ErrorRule,
@@ -48,7 +48,6 @@ _ASKS_FOR_USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 _encode = msgspec.json.Encoder().encode
 _decode_answer = msgspec.json.Decoder(SentAnswer).decode
-_decode_any = msgspec.json.Decoder().decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -104,7 +103,7 @@ class OpenAIChat:
         try:
             answer = _decode_answer(body)
             if answer.error is not ABSENT and is_error(answer.error):
-                raise UpstreamError(failure_of(error_of(200, {"error": _decode_any(answer.error)}), rules))
+                raise UpstreamError(failure_of(error_of(200, {"error": decode_error(answer.error)}), rules))
             choices = [_choice(choice, at) for at, choice in enumerate(answer.choices or ())]
             looks_closer = bool(expose) or self._answers % COUNTED_EVERY == 1
             closer = unknown_and_exposed(body, "message", expose) if looks_closer else None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from waypost.providers.embedding import completion_of, vector_of
-from waypost.providers.error_map import error_of, failure_of, read_error, retry_after_s
+from waypost.providers.error_map import decode_error, error_of, failure_of, read_error, retry_after_s
 from waypost.providers.kind import BadAnswer, ErrorRule, Failure, StreamReader, Target, UpstreamError
 from waypost.providers.openai import change_fields, head_of
 from waypost.providers.openai_fields import ABSENT, is_error
@@ -40,7 +40,6 @@ class _Counts(msgspec.Struct, gc=False):
 _encode = msgspec.json.Encoder().encode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_counts = msgspec.json.Decoder(_Counts | None, strict=False).decode
-_decode_any = msgspec.json.Decoder().decode
 
 
 class OpenAIEmbeddings:
@@ -79,7 +78,7 @@ class OpenAIEmbeddings:
             answer = _decode_answer(body)
             if answer.error is not ABSENT and is_error(answer.error):
                 rules = target.error_rules if target is not None else ()
-                raise UpstreamError(failure_of(error_of(200, {"error": _decode_any(answer.error)}), rules))
+                raise UpstreamError(failure_of(error_of(200, {"error": decode_error(answer.error)}), rules))
         except (ValueError, RecursionError):
             raise BadAnswer from None
         sent = sorted(answer.data or (), key=lambda each: each.index or 0)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from waypost.providers.error_map import ERROR_BYTES_MAX
 from waypost.wire.canonical import Audio, Logprobs, Usage
 
 ABSENT = msgspec.Raw(b"")
@@ -184,7 +185,7 @@ def is_null(sent: msgspec.Raw) -> bool:
 
 def is_error(sent: msgspec.Raw) -> bool:
     """Whether a top-level `error` is more than null, false or empty."""
-    return bool(len(sent)) and bool(_decode_any(sent))
+    return len(sent) > ERROR_BYTES_MAX or (bool(len(sent)) and bool(_decode_any(sent)))
 
 
 def usage_of(sent: msgspec.Raw) -> Usage | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from waypost.providers.error_map import error_of, failure_of, read_error, retry_after_s
+from waypost.providers.error_map import decode_error, error_of, failure_of, read_error, retry_after_s
 from waypost.providers.kind import BadAnswer, ErrorRule, Failure, StreamReader, Target, UpstreamError
 from waypost.providers.openai import change_fields, head_of
 from waypost.providers.openai_fields import ABSENT, is_error
@@ -53,7 +53,6 @@ class _Answer(msgspec.Struct, gc=False):
 
 _encode = msgspec.json.Encoder().encode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
-_decode_any = msgspec.json.Decoder().decode
 
 
 class OpenAIImages:
@@ -93,7 +92,7 @@ class OpenAIImages:
             answer = _decode_answer(body)
             if answer.error is not ABSENT and is_error(answer.error):
                 rules = target.error_rules if target is not None else ()
-                told = error_of(200, {"error": _decode_any(answer.error)})
+                told = error_of(200, {"error": decode_error(answer.error)})
                 raise UpstreamError(failure_of(told, rules, by_code=FAILURES))
         except (ValueError, RecursionError):
             raise BadAnswer from None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from waypost.kit.errors import ErrorCode
-from waypost.providers.error_map import error_of, failure_of
+from waypost.providers.error_map import decode_error, error_of, failure_of
 from waypost.providers.kind import BadAnswer, ErrorRule, Failure, Target, UpstreamError
 from waypost.providers.openai_fields import ABSENT, is_error, usage_of
 from waypost.wire.canonical import Citation, Signature, TokenLogprob, Usage
@@ -15,7 +15,6 @@ from waypost.wire.canonical import Citation, Signature, TokenLogprob, Usage
 KIND = "openai-responses"
 _PARTS_APART = "\n\n"  # several parts of one summary are paragraphs of one text
 
-_decode_any = msgspec.json.Decoder().decode
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw] | None).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -134,7 +133,7 @@ def finish_reason_of(response: SentResponse, *, has_calls: bool) -> str:
 def check_failed(response: SentResponse, rules: Sequence[ErrorRule]) -> None:
     """Raises UpstreamError for a response that says that it failed."""
     if response.error is not ABSENT and is_error(response.error):
-        raise UpstreamError(failure_in(_decode_any(response.error), rules))
+        raise UpstreamError(failure_in(decode_error(response.error), rules))
     if response.status in ("failed", "cancelled"):
         raise UpstreamError(Failure(ErrorCode.GENERATION_FAILED))
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from waypost.providers.error_map import decode_error
 from waypost.providers.kind import BadAnswer, ErrorRule, UpstreamError
 from waypost.providers.openai_fields import ABSENT, is_error
 from waypost.providers.openai_responses_fields import (
@@ -56,7 +57,6 @@ class _Event(msgspec.Struct, gc=False):
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
-_decode_any = msgspec.json.Decoder().decode
 
 
 class _Place:
@@ -164,7 +164,7 @@ class ResponsesReader:
     def _fail(self, event: _Event) -> None:
         told: object = {"code": event.code, "message": event.message}
         if event.error is not ABSENT and is_error(event.error):
-            told = _decode_any(event.error)
+            told = decode_error(event.error)
         raise UpstreamError(failure_in(told, self._rules))
 
     def _finish(self, response: SentResponse, chunks: list[Chunk]) -> None:

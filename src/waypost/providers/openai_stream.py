@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from waypost.kit.errors import ErrorCode
-from waypost.providers.error_map import error_of, failure_of
+from waypost.providers.error_map import decode_error, error_of, failure_of
 from waypost.providers.kind import BadAnswer, ErrorRule, Failure, UpstreamError
 from waypost.providers.openai_fields import (
     ABSENT,
@@ -42,7 +42,6 @@ PENDING_MAX = 65_536  # characters of arguments kept while a call's name is stil
 _EMPTY = Said()
 _decode_name = msgspec.json.Decoder(NamedAnswer).decode
 _decode_event = msgspec.json.Decoder(StreamedEvent).decode
-_decode_any = msgspec.json.Decoder().decode
 
 
 class OpenAIStream:
@@ -122,7 +121,7 @@ class OpenAIStream:
 
     def _read_named(self, name: bytes, data: bytes, chunks: list[Chunk]) -> None:
         if name == b"error":
-            raise UpstreamError(failure_of(error_of(200, _decode_any(data)), self._rules))
+            raise UpstreamError(failure_of(error_of(200, decode_error(data)), self._rules))
         if data == b"[DONE]":
             self.is_done = True
         else:
@@ -133,7 +132,7 @@ class OpenAIStream:
             return
         event = _decode_event(data)
         if event.error is not ABSENT and is_error(event.error):
-            raise UpstreamError(failure_of(error_of(200, {"error": _decode_any(event.error)}), self._rules))
+            raise UpstreamError(failure_of(error_of(200, {"error": decode_error(event.error)}), self._rules))
         if event.usage is not ABSENT and not is_null(event.usage):
             self._usage = event.usage
         choices = event.choices or ()

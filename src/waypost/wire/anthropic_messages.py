@@ -20,6 +20,7 @@ from waypost.wire.request import (
     Around,
     ChatRequest,
     check_model_name,
+    decode_for_media,
     read_fields,
 )
 
@@ -95,7 +96,6 @@ class _Counted(_Known, gc=False, kw_only=True):
 
 _decode_known = msgspec.json.Decoder(_Known).decode
 _decode_counted = msgspec.json.Decoder(_Counted).decode
-_decode_any = msgspec.json.Decoder().decode
 
 
 def read_request(body: bytes, around: Around) -> ChatRequest:
@@ -196,7 +196,7 @@ def _media(messages: bytes | msgspec.Raw) -> tuple[int, int]:
     """
     count = inline_bytes = 0
     try:
-        waiting: list[object] = [_decode_any(messages)]
+        waiting: list[object] = [decode_for_media(messages)]
     except ValueError:
         raise invalid("messages", "'messages' holds a number that is out of range.") from None
     while waiting:

@@ -21,6 +21,7 @@ from waypost.wire.request import (
     Around,
     ChatRequest,
     check_model_name,
+    decode_for_media,
     read_fields,
     refuse_value,
 )
@@ -66,7 +67,6 @@ class _Around(msgspec.Struct, rename="camel", gc=False):
 
 
 _decode_known = msgspec.json.Decoder(_Known).decode
-_decode_any = msgspec.json.Decoder().decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_tools = msgspec.json.Decoder(list[dict[str, msgspec.Raw]] | None).decode
 _decode_generation = msgspec.json.Decoder(_Around).decode
@@ -163,7 +163,7 @@ def _media(fields: Mapping[str, msgspec.Raw]) -> tuple[int, int]:
     count = inline_bytes = 0
     for name in ("contents", "systemInstruction"):
         try:
-            decoded = _decode_any(fields.get(name, msgspec.Raw(_NULL)))
+            decoded = decode_for_media(fields.get(name, msgspec.Raw(_NULL)))
         except ValueError:
             raise invalid(name, f"'{name}' holds a number that is out of range.") from None
         for part in _parts(CONTENT.respell(decoded, name)):

@@ -14,6 +14,7 @@ from waypost.wire.request import (
     Around,
     ChatRequest,
     check_model_name,
+    decode_for_media,
     read_fields,
 )
 
@@ -27,7 +28,6 @@ _RUN_AT_THE_PROVIDER = frozenset(
 _NOT_ASKED = (b"null", b"false")
 
 _decode_known = msgspec.json.Decoder(Known).decode
-_decode_any = msgspec.json.Decoder().decode
 _MEDIA = (
     b'_url"',
     b'"image',
@@ -96,7 +96,7 @@ def _images(messages: bytes | msgspec.Raw) -> tuple[int, int]:
     """
     count = inline_bytes = 0
     try:
-        decoded = _decode_any(messages)
+        decoded = decode_for_media(messages)
     except ValueError:
         raise invalid("messages", "'messages' holds a number that is out of range.") from None
     for message in decoded:

@@ -20,6 +20,7 @@ from waypost.wire.request import (
     Around,
     ChatRequest,
     check_model_name,
+    decode_for_media,
     read_fields,
 )
 
@@ -109,7 +110,6 @@ class _Known(msgspec.Struct, gc=False):
 
 
 _decode_known = msgspec.json.Decoder(_Known).decode
-_decode_any = msgspec.json.Decoder().decode
 _MEDIA = (b'"input_image"', b'"input_file"', b'"image', b'"file')
 _TOOL_CHOICES = ("auto", "none", "required")
 
@@ -182,7 +182,7 @@ def _images(items: bytes | msgspec.Raw) -> tuple[int, int]:
     inline text could be of any length."""
     count = inline_bytes = 0
     try:
-        decoded = _decode_any(items)
+        decoded = decode_for_media(items)
     except ValueError:
         raise invalid("input", "'input' holds a number that is out of range.") from None
     for item in decoded:

@@ -6,14 +6,15 @@ the same format unchanged.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from waypost.kit.codec import is_deeper_than, repeated_key
+from waypost.kit.codec import has_more_values_than, is_deeper_than, repeated_key
 from waypost.kit.errors import Refusal, invalid
 from waypost.wire.canonical import Signature
 from waypost.wire.conversation import Conversation
@@ -22,6 +23,9 @@ from waypost.wire.preferences import Preferences
 DEPTH_MAX = 64
 MESSAGES_MAX = 2_000
 OUTPUT_TOKENS_MAX = 2**31 - 1  # far over every model; keeps products of tokens and prices within reason
+VALUES_MAX = 65_536  # objects, arrays and strings of a body, names included; read, each takes up to 120 bytes
+ELEMENTS_MAX = 327_680  # and what else is listed, some 40 bytes each: OpenAI takes 300,000 tokens to embed at once
+COUNTED_FROM_BYTES = 196_608  # a smaller body cannot take more than 14 MiB when it is read
 MORE_THAN_A_CONTEXT = 1 << 20  # images; no context holds so many
 
 # A model's name may stand in a path at some providers: nothing that could climb out of it.
@@ -39,8 +43,14 @@ _DETAILS = (
     (re.compile(r"matching regex|^Invalid (?!enum)"), "INVALID_FORMAT"),
 )
 
+_PIECE_BYTES = 1 << 16
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
+
+_ASCII = bytes(byte if byte < 128 else ord("?") for byte in range(256))
+
 _Known = TypeVar("_Known")
 _NOTHING = msgspec.Raw(b"")
+_decode_any = msgspec.json.Decoder().decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -99,6 +109,8 @@ def read_fields(
     find, count = body.find, body.count
     if not body.isascii():
         check_utf8(body)
+    if len(body) > COUNTED_FROM_BYTES:
+        _check_values(body)
     try:
         fields = _decode_fields(body)
         array = find(b"[")  # of the turns, in most bodies the only one
@@ -124,16 +136,35 @@ def read_fields(
     return fields, known, has_more_arrays, has_escapes
 
 
+def decode_for_media(turns: bytes | msgspec.Raw) -> Any:
+    """The turns of a conversation, for who looks for media in it: of those all words are ASCII. In a long body, other
+    characters are question marks, a byte each: as text, one of them would make every other take four bytes.
+    Raises ValueError for a number that is out of range."""
+    return _decode_any(bytes(turns).translate(_ASCII) if len(turns) > COUNTED_FROM_BYTES else turns)
+
+
 def check_model_name(model: str) -> None:
     if not _is_model_name(model):
         raise invalid("model", "'model' is not the name of a model.")
 
 
 def check_utf8(body: bytes) -> None:
+    """Piece by piece: as text, a long body would take four times its size for one character."""
     try:
-        body.decode()
+        if len(body) <= _PIECE_BYTES:
+            body.decode()
+            return
+        decode = _Utf8Decoder().decode
+        for at in range(0, len(body), _PIECE_BYTES):
+            decode(body[at : at + _PIECE_BYTES], at + _PIECE_BYTES >= len(body))
     except UnicodeDecodeError:
         raise invalid(None, "The body is not valid UTF-8.") from None
+
+
+def _check_values(body: bytes) -> None:
+    if has_more_values_than(body, VALUES_MAX, others_max=ELEMENTS_MAX):
+        bound = f"{VALUES_MAX:,} objects, arrays and strings, or {ELEMENTS_MAX:,} elements in all"
+        raise invalid(None, f"The body holds more than {bound}.")
 
 
 def refuse_value(error: msgspec.ValidationError) -> NoReturn:
