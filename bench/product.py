@@ -47,9 +47,11 @@ def product(
     is_dumpable: bool,
     env: Mapping[str, str] | None = None,
     python: str = sys.executable,
+    workers: int = 1,
+    cores: tuple[int, ...] | None = None,
 ) -> Iterator[Product]:
     """Start `waypost up`, of the checkout that `python` belongs to; make an organisation with credit and a key with
-    limits; end all of it afterwards."""
+    limits; end all of it afterwards. It has the proxy's core unless others are named."""
     ports = place.ports
     require_free((ports.waypost, ports.waypost_metrics))
     folder = place.folder / "waypost"
@@ -58,12 +60,12 @@ def product(
     config.write_text(configuration(ports, shape))
     data_dir = folder / "data"
     command = [python, "-m", "waypost", "up", "--config", str(config), "--data-dir", str(data_dir)]
-    command += ["--port", str(ports.waypost), "--metrics-port", str(ports.waypost_metrics)]
+    command += ["--workers", str(workers), "--port", str(ports.waypost), "--metrics-port", str(ports.waypost_metrics)]
     env = {"BENCH_API_KEY": "bench-upstream", **({"WAYPOST_DUMPABLE": "1"} if is_dumpable else {}), **(env or {})}
     postgres = EmbeddedPostgres(data_dir / EMBEDDED_DIR)
     log = folder / "waypost.log"
     try:
-        with Child(command, cores=(place.cores.proxy,), log=log, env=env) as child:
+        with Child(command, cores=cores or (place.cores.proxy,), log=log, env=env) as child:
 
             def is_ready() -> bool:
                 child.require_alive()

@@ -39,7 +39,7 @@ Scenario = Callable[[Place, System, Shape, float], Values]
 def plain(place: Place, system: System, shape: Shape, seconds: float) -> Values:
     """Closed loop: every connection asks again as soon as it was answered."""
     script_file = place.folder / f"{system.name}.lua"
-    script_file.write_text(wrk.script(PLAIN_MODEL, system.authorization))
+    script_file.write_text(wrk.script(PLAIN_MODEL, system.authorization, system.plain_headers))
 
     def load(duration_s: float) -> wrk.WrkReport:
         return wrk.run(
@@ -79,6 +79,7 @@ def stream(place: Place, system: System, shape: Shape, seconds: float) -> Values
         port=system.stream_port,
         model=stream_model(shape.chunks, shape.pace_ms),
         authorization=system.authorization,
+        headers=system.stream_headers,
         seconds=seconds,
         streams=shape.streams,
         ramp_s=shape.chunks * shape.pace_ms / 1000,
@@ -116,6 +117,7 @@ def latency(place: Place, system: System, shape: Shape, seconds: float) -> Value
         port=system.plain_port,
         model=PLAIN_MODEL,
         authorization=system.authorization,
+        headers=system.plain_headers,
         seconds=seconds,
         rate=shape.rate,
     )
@@ -141,6 +143,7 @@ def memory(place: Place, system: System, shape: Shape, seconds: float) -> Values
         port=system.stream_port,
         model=stream_model(shape.chunks, shape.pace_ms),
         authorization=system.authorization,
+        headers=system.stream_headers,
         seconds=WARM_S,
         streams=16,
     )

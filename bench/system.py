@@ -37,6 +37,8 @@ class System(msgspec.Struct, frozen=True):
     stream_port: int
     roots: Callable[[], list[int]]  # pids; their descendants count too
     authorization: str = ""
+    plain_headers: tuple[tuple[str, str], ...] = ()  # beside it, of plain calls
+    stream_headers: tuple[tuple[str, str], ...] = ()  # and of streams
 
 
 def direct(place: Place) -> System:

@@ -36,13 +36,14 @@ class WrkReport(msgspec.Struct, frozen=True):
     us_max: float
 
 
-def script(model: str, authorization: str) -> str:
+def script(model: str, authorization: str, headers: Iterable[tuple[str, str]] = ()) -> str:
     """The Lua script that makes every request the same POST."""
     body = request_body(model, is_stream=False).decode()
     assert "]==]" not in body
     lines = ['wrk.method = "POST"', 'wrk.headers["Content-Type"] = "application/json"', f"wrk.body = [==[{body}]==]"]
     if authorization:
         lines.append(f'wrk.headers["Authorization"] = "{authorization}"')
+    lines += [f'wrk.headers["{name}"] = "{value}"' for name, value in headers]
     return "\n".join(lines) + "\n" + _REPORT
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import atheris  # type: ignore[import-untyped]  # in a group of its own
 
-from tests.fuzz.names import MODULES
+from tests.fuzz.names import LENGTH, LENGTHS, MODULES
 
 FOUND = Path(".cache/fuzz")
 
@@ -38,7 +38,7 @@ def fuzz(name: str, *, runs: int, seconds: int, seed: int) -> None:
     directory = tempfile.mkdtemp()  # removed by the parent
     for number, sample in enumerate(target.samples):
         (Path(directory) / str(number)).write_bytes(sample)
-    bounds = ["-max_len=2048", "-rss_limit_mb=512", "-timeout=10"]
+    bounds = [f"-max_len={LENGTHS.get(name, LENGTH)}", "-rss_limit_mb=512", "-timeout=10"]
     options = [f"-runs={runs}", f"-max_total_time={seconds}", f"-seed={seed}", f"-artifact_prefix={FOUND}/"]
     atheris.Setup([sys.argv[0], *bounds, *options, "-print_final_stats=1", directory], target.run)
     atheris.Fuzz()
@@ -64,7 +64,7 @@ def main() -> None:
         for seed, report in enumerate(reports, start=1):
             with report.open("wb") as log:
                 told = [*command, f"--seed={seed}"]
-                running.append(subprocess.Popen(told, env=environment, stdout=log, stderr=log))  # noqa: S603
+                running.append(subprocess.Popen(told, env=environment, stdout=log, stderr=log))
         codes = [process.wait() for process in running]
         sys.exit(report_of(words.name, reports, codes))
 
@@ -78,7 +78,9 @@ def report_of(name: str, reports: list[Path], codes: list[int]) -> int:
         if code:
             print(said)
     cpu_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    print(f"{name}: {cases:,} cases in {len(codes)} processes, {cpu_s:.0f} s of CPU, {cases / cpu_s:,.0f} a second of it")
+    print(
+        f"{name}: {cases:,} cases in {len(codes)} processes, {cpu_s:.0f} s of CPU, {cases / cpu_s:,.0f} a second of it"
+    )
     return max(codes, key=abs)
 
 

@@ -16,3 +16,7 @@ MODULES = {
     ),
     "proxy": ("waypost.transport.proxy_header",),
 }
+
+# Bytes of a case, where much shorter ones than usual can hold everything: the fuzzer tries more of them in its time.
+LENGTHS = {"journal": 384, "events": 256}
+LENGTH = 1024
