@@ -1,5 +1,5 @@
-"""Other AI gateways beside Waypost: the LiteLLM proxy and Portkey's gateway, pinned, installed from their registries into
-`.cache/peers` of the checkout when they are asked for, each with nothing on that it can be without.
+"""Other AI gateways beside Waypost: the LiteLLM proxy and Portkey's gateway, pinned, each with nothing on that it can
+be without. They are installed from their registries into `.cache/peers` of the checkout when they are asked for.
 
 LiteLLM runs one worker, knows its models and one master key, and has no database. Portkey's gateway takes its provider
 from headers and keeps nothing.

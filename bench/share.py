@@ -62,6 +62,6 @@ def bounded(pids: Iterable[int], share: float) -> Iterator[Bounded]:
         yield Bounded(folders)
     finally:
         for folder in folders:
-            for pid in (folder / "cgroup.procs").read_text().split():
-                (_GROUPS / "cgroup.procs").write_text(pid)
+            for left in (folder / "cgroup.procs").read_text().split():
+                (_GROUPS / "cgroup.procs").write_text(left)
             folder.rmdir()
