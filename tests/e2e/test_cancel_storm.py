@@ -25,9 +25,9 @@ from waypost.ledger.record import Outcome
 
 CANCELS = int(os.environ.get("CANCELS", "1500"))
 AT_ONCE = 64
-QUEUE_MAX = (
-    8  # who left stands in the port's queue until the loop takes him, one in each of its turns: more is overload
-)
+# Who left stands in the port's queue until the loop takes him, one in each of its turns; more than so many is overload,
+# and most of them would be gone before anything was done for them.
+QUEUE_MAX = 8
 COME_AGAIN_MAX = 20
 TOLD_EVERY = 2000
 PATIENT_EVERY = 17  # one caller of so many stays to the end; the port's queue would fill with those who have left
