@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import signal
 import subprocess
 import sys
 import tempfile
@@ -217,6 +218,8 @@ def main() -> int:
     parser.add_argument("--load", help=argparse.SUPPRESS)  # in a process of its own
     chosen = parser.parse_args()
     raise_file_limit()
+    # SIGTERM unwinds like Ctrl-C, so that every child is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if chosen.load:
         gc.disable()
         told = uvloop.run(load(msgspec.json.decode(chosen.load, type=LoadOptions)))

@@ -8,6 +8,7 @@ Every gateway has the same share of a core (see `bench.share`), so that load, mo
 from __future__ import annotations
 
 import argparse
+import signal
 import statistics
 import sys
 import tempfile
@@ -67,6 +68,8 @@ def main() -> int:
     parser.add_argument("--publish", action="store_true", help="write the table into bench/README.md")
     chosen = parser.parse_args()
     raise_file_limit()
+    # SIGTERM unwinds like Ctrl-C, so that every child is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         require_groups()
         rounds = []
