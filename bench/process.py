@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import msgspec
 
+_OURS = ("waypost", "waypost.app.part")  # modules that take what a process is as their first word
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 STOP_S = 35.0  # a drain may take 30 s; after this the process is killed
 
@@ -86,13 +87,13 @@ def cpu_s_by_role(roots: Iterable[int]) -> dict[str, float]:
 
 
 def role_of(stat: ProcStat) -> str:
-    """`gateway` for `python -m waypost gateway …`, otherwise the process's name."""
+    """`gateway` for `python -m waypost gateway …` or `python -m waypost.app.part gateway …`, otherwise its name."""
     try:
         words = Path(f"/proc/{stat.pid}/cmdline").read_text(errors="replace").split("\0")
     except (FileNotFoundError, ProcessLookupError):
         return stat.name
     module = words.index("-m") + 1 if "-m" in words[:-2] else 0
-    return words[module + 1] if module and words[module] == "waypost" else stat.name
+    return words[module + 1] if module and words[module] in _OURS else stat.name
 
 
 def resident_bytes(roots: Iterable[int], *, without: str = "postgres") -> int:
