@@ -46,7 +46,7 @@ def test_elements_of_any_kind_have_a_bound(document: bytes, is_more: bool) -> No
 
 
 @settings(database=None, deadline=None, max_examples=200)
-@given(value=documents, values_max=st.integers(0, 9), block_bytes=st.integers(1, 20))
+@given(value=documents, values_max=st.integers(0, 9), block_bytes=st.integers(2, 20))
 def test_where_a_document_is_cut_into_blocks_changes_no_count(value: Any, values_max: int, block_bytes: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(codec, "_BLOCK_BYTES", block_bytes)
