@@ -198,7 +198,14 @@ def test_a_payment_is_credited_once(waypost: Waypost, org: str) -> None:
 def test_usage_of_nothing_is_an_empty_list(waypost: Waypost, org: str) -> None:
     assert waypost("usage", "--org", org, "--json", "--since", "2026-01-01").json == {
         "rows": [],
-        "total": {"requests": 0, "input_tokens": 0, "output_tokens": 0, **NO_OTHERS, "charge_nanos": "0"},
+        "total": {
+            "requests": 0,
+            "input_tokens": 0,
+            "output_tokens": 0,
+            **NO_OTHERS,
+            "charge_nanos": "0",
+            "refunded_nanos": "0",
+        },
     }
     assert waypost("usage", "--org", org).line == "total: 0 requests, 0.00 USD"
 

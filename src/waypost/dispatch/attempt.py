@@ -364,9 +364,9 @@ class Attempt:
     def _end_received(self, outcome: Outcome, failure: Failure) -> None:
         """Input, and the output so far: by the provider's own running count where it gives one, else by ours."""
         self.is_over = True
-        reported = None if self._reader is None else self._reader.usage
         settle = partial(self._settle, outcome, failure=failure)
         try:
+            reported = None if self._reader is None else self._reader.usage
             self.meter.received(reported, self.output_bytes, settle, undelivered=self._waiting)
         except Exception as bug:  # noqa: BLE001  an edge: whoever leaves, or is cut off, does not come through another
             self.end_by_bug(bug)
