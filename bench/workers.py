@@ -27,7 +27,7 @@ from bench.tools import choose_cores, find_tools, raise_file_limit
 
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- workers:begin -->", "<!-- workers:end -->"
-CONNECTIONS = 16  # so that nobody waits for 0.1 s at a gateway that has a fifth of a core, which then would refuse some
+CONNECTIONS = 32  # more would wait so long at a gateway with a fifth of a core that it refused some
 
 
 def measure(workers: int, *, seconds: float, share: float, port_base: int) -> tuple[float, float, int]:
