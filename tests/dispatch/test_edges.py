@@ -269,7 +269,7 @@ async def test_a_defect_in_choosing_a_route_before_anything_was_sent_frees_the_h
 ) -> None:
     async with Simulator() as sim, relaying(sim) as gateway:
         break_the_second_kind(monkeypatch)
-        adopt_two_kinds(sim, gateway, bulkhead={"in_flight": 1, "queue": queue, "wait_s": 0.05})
+        adopt_two_kinds(sim, gateway, bulkhead={"in_flight": 1, "queue": queue, "wait_s": 0.01})
         gate = gateway.fleet.gates()["openai"]
         assert gate.places.take()  # somebody else's call
         answer = await gateway.ask()
