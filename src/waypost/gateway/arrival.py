@@ -17,6 +17,7 @@ class Arrival(msgspec.Struct, gc=False):
     format: ChatFormat
     id: bytes
     at_ms: int
+    body_bytes: int
     allowance: Allowance  # of its key; it has a place there
     limit_headers: bytes = b""  # which tell of the key's limits
     window: AnyWindow | None = None  # in which tokens are reserved, if the key had a limit of them then

@@ -9,6 +9,9 @@ from waypost.transport.exchange import Exchange
 
 _JSON = b"application/json"
 READS = ("GET", "HEAD")
+ON_DISCONNECT = b"x-on-disconnect"
+OUTLIVES = b"complete"
+"""In that header: the answer goes on to its end, and is paid, when the caller leaves. Without the word it stops."""
 
 
 def request_header(request_id: bytes, dialect: str = "") -> bytes:
@@ -24,11 +27,6 @@ def id_headers(execution_id: bytes, dialect: str) -> bytes:
     if dialect == "anthropic":
         return f"x-request-id: req_{uuid}\r\nrequest-id: req_{uuid}\r\nx-execution-id: exec_{uuid}\r\n".encode()
     return f"x-request-id: req_{uuid}\r\nx-execution-id: exec_{uuid}\r\n".encode()
-
-
-def outlives_caller(exchange: Exchange) -> bool:
-    """Whether the answer goes on to its end, and is paid, when the caller leaves. Without the word it stops."""
-    return exchange.headers.get(b"x-on-disconnect") == b"complete"
 
 
 def expect_method(exchange: Exchange, *methods: str) -> None:

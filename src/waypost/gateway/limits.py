@@ -68,10 +68,9 @@ class Windows:
         return window or Window(per_minute)
 
 
-def check_fits(tokens: int, limit: int) -> None:
-    """Raises Refusal for tokens that no minute has."""
-    if tokens > limit:
-        raise invalid("max_tokens", f"This may take {tokens} tokens, and the key has {limit} a minute.")
+def never_fits(tokens: int, limit: int) -> Refusal:
+    """400 for tokens that no minute has."""
+    return invalid("max_tokens", f"This may take {tokens} tokens, and the key has {limit} a minute.")
 
 
 def header_lines(decision: Decision, now_unix_s: float) -> bytes:

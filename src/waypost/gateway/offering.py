@@ -5,12 +5,13 @@ catalogue, a credential or the way to a provider has changed; a call then finds 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 from waypost.dispatch.fleet import Fleet, LiveRoute
 from waypost.dispatch.ports import Candidate, Offer
 from waypost.kit.errors import Refusal, invalid
-from waypost.policy.routing import draw, order
+from waypost.policy.routing import order
 from waypost.policy.snapshot import ModelView, View, repriced
 from waypost.wire.formats import conversation_of
 from waypost.wire.request import ChatRequest
@@ -37,7 +38,10 @@ class Offering:
     def first(self) -> LiveRoute | None:
         """One of the best priority, drawn by weight; None when that one cannot be called."""
         best = self._best
-        return best[draw(self.found.weights, self._dice)] if len(best) > 1 else best[0]
+        if len(best) == 1:
+            return best[0]
+        weights = self.found.weights
+        return best[bisect_right(weights, int(self._dice() * weights[-1]))]
 
     def in_order(self) -> list[LiveRoute]:
         """Every route that can be called now, by priority and weight."""

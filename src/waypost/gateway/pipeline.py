@@ -39,12 +39,13 @@ from waypost.gateway.endpoints import (
 from waypost.gateway.gemini_models import count_tokens
 from waypost.gateway.handoff import HandOff, is_oddly_spelled
 from waypost.gateway.heads import (
+    ON_DISCONNECT,
+    OUTLIVES,
     READS,
     expect_json,
     expect_method,
     id_headers,
     methods_of,
-    outlives_caller,
     request_header,
 )
 from waypost.gateway.idempotency import HEADER as IDEMPOTENCY_KEY
@@ -214,7 +215,7 @@ class Gateway:
             )
         # admit
         admission = self.admit(request, api_key, now_s, now_ms)
-        arrival = Arrival(exchange, endpoint.format, execution_id, now_ms, allowance)
+        arrival = Arrival(exchange, endpoint.format, execution_id, now_ms, len(body), allowance)
         tokens = admission.tokens_max
         arrival.limit_headers = allowance.begin(tokens, now_s=now_s, now_unix_s=now_ms / 1000)
         if not allowance.is_asked_of_server:
@@ -320,8 +321,8 @@ class Gateway:
                 arrival.at_ms,
                 admission,
                 hold,
-                len(exchange.body),
-                outlives_caller(exchange),
+                arrival.body_bytes,
+                exchange.headers.get(ON_DISCONNECT) == OUTLIVES,
             )
             self._dispatcher.begin(plan, self._relay(arrival, admission, api_key.org_id))
         except BaseException:

@@ -30,8 +30,8 @@ def ceiling_of_request(request: ChatRequest, model: Model, prices: PriceRow, out
     is_of_words = request.modality == "chat" and not request.image_count and _TELLING.isdisjoint(request.fields)
     if is_of_words and not prices.is_dearer_by_kind:
         # As most requests, which need none of the looks below: a quarter of the time.
-        input_tokens_max = min(request.text_bytes, model.context_window)
-        return Ceiling(input_tokens_max, request.n * output_tokens_max)
+        text_bytes, context = request.text_bytes, model.context_window
+        return Ceiling(min(context, text_bytes), request.n * output_tokens_max)
     may_speak = _asks_for_sound(request)
     ceiling = ceiling_of(
         text_bytes=request.text_bytes + tools_tokens(request),

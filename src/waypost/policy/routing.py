@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from waypost.policy.snapshot import Route
-
-
-def draw(weights: Sequence[int], dice: Callable[[], float]) -> int:
-    """Which route to try first, of those of the best priority: `weights` are a ModelView's. `dice` rolls in [0, 1)."""
-    return bisect_right(weights, int(dice() * weights[-1]))
 
 
 def order(routes: Sequence[Route], dice: Callable[[], float]) -> tuple[Route, ...]:

@@ -144,7 +144,7 @@ def decode_for_media(turns: bytes | msgspec.Raw) -> Any:
 
 
 def check_model_name(model: str) -> None:
-    if not _is_model_name(model):
+    if not is_model_name(model):
         raise invalid("model", "'model' is not the name of a model.")
 
 
@@ -206,5 +206,5 @@ def _check_single_keys(body: bytes, turns: msgspec.Raw, begin: int, single: tupl
 
 
 @lru_cache(maxsize=1024)  # a process sees the same few names all day, and the pattern costs a microsecond
-def _is_model_name(model: str) -> bool:
+def is_model_name(model: str) -> bool:
     return _MODEL.fullmatch(model) is not None and ".." not in model
