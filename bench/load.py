@@ -10,7 +10,6 @@ import gc
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import cast
 
 import msgspec
@@ -19,6 +18,9 @@ import uvloop
 from bench.exchange import DONE_MARK, EVENT_MARK, PATH, request_body
 
 STREAM_END_S = 60.0  # how long the streams already open may take to end after the last was started
+OPENERS = 256  # of streams to be held: each opens the next when one has begun, half a second later
+OPENING_S = 0.02  # that one may take on average, on a machine that others use
+ASK_AGAIN_S = 0.5  # after a refusal: a server that others keep from its core sheds load
 
 
 class LoadOptions(msgspec.Struct, frozen=True):
@@ -88,12 +90,17 @@ class Tally:
 class StreamClient(asyncio.Protocol):
     """One connection that asks for a stream, counts its events, and asks again while the load runs."""
 
-    def __init__(self, tally: Tally, on_first: Callable[[], None] | None = None) -> None:
+    def __init__(self, tally: Tally, begun: asyncio.Future[bool] | None = None) -> None:
+        """`begun` is told whether the stream has begun; one that was refused then does not count as failed."""
         self._tally = tally
-        self._on_first = on_first
+        self._begun = begun
         self._tail = b""
         self._is_open = False
         self.ended = asyncio.get_running_loop().create_future()
+
+    def itself(self) -> StreamClient:
+        """For a loop that wants to be given a factory."""
+        return self
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
@@ -117,8 +124,8 @@ class StreamClient(asyncio.Protocol):
             if not data.startswith(b"HTTP/1.1 200"):
                 self.transport.abort()
                 return
-            if self._on_first is not None:
-                self._on_first()
+            if self._begun is not None:
+                self._begun.set_result(True)
         tally.chunks += (self._tail[1 - len(EVENT_MARK) :] + data).count(EVENT_MARK)
         stamp = data.find(b"@")
         if stamp >= 0:
@@ -149,7 +156,9 @@ class StreamClient(asyncio.Protocol):
             self.transport.close()
 
     def connection_lost(self, _: Exception | None) -> None:
-        if self._is_open:
+        if self._begun is not None and not self._begun.done():
+            self._begun.set_result(False)
+        elif self._is_open:
             self._tally.failed += 1
         if not self.ended.done():
             self.ended.set_result(None)
@@ -172,25 +181,26 @@ async def load_streams(options: LoadOptions) -> LoadReport:
 
 
 async def hold_streams(options: LoadOptions) -> LoadReport:
-    """Open `streams` one after another, say so on stdout when all have begun, and hold them until stdin ends."""
+    """Open `streams` as fast as they begin, say so on stdout when all have, and hold them until stdin ends."""
     loop = asyncio.get_running_loop()
     tally = Tally(options, is_stream=True)
-    all_open = asyncio.Event()
-    begun = 0
-
-    def on_first() -> None:
-        nonlocal begun
-        begun += 1
-        if begun == options.streams:
-            all_open.set()
-
+    clients: list[StreamClient] = []
+    waiting = iter(range(options.streams))
     started_s = time.monotonic()
-    clients = []
-    for index in range(options.streams):
-        _, client = await loop.create_connection(lambda: StreamClient(tally, on_first), "127.0.0.1", options.port)
-        clients.append(client)
-        await asyncio.sleep(started_s + options.ramp_s * index / options.streams - time.monotonic())
-    await asyncio.wait_for(all_open.wait(), STREAM_END_S)
+
+    async def open_some() -> None:
+        for _ in waiting:
+            while True:
+                begun = loop.create_future()
+                client = StreamClient(tally, begun)
+                await loop.create_connection(client.itself, "127.0.0.1", options.port)
+                if await begun:
+                    break
+                await asyncio.sleep(ASK_AGAIN_S)
+            clients.append(client)
+
+    async with asyncio.timeout(STREAM_END_S + options.streams * OPENING_S):
+        await asyncio.gather(*[open_some() for _ in range(OPENERS)])
     print("open", flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
     report = tally.report(time.monotonic() - started_s)

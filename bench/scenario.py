@@ -152,7 +152,6 @@ def memory(place: Place, system: System, shape: Shape, seconds: float) -> Values
         options,
         model=stream_model(HELD_CHUNKS, HELD_PACE_MS),
         streams=shape.open_streams,
-        ramp_s=max(2.0, shape.open_streams / 1000),
     )
     wait_idle(system.roots())
     before = resident_bytes(system.roots())

@@ -47,7 +47,7 @@ def _cuts(data: bytes) -> list[bytes]:
 def _requests(parts: list[bytes]) -> tuple[list[tuple[str, bytes, bytes]], ErrorCode | None]:
     state = ServerState()
     seen: list[tuple[str, bytes, bytes]] = []
-    reader = RequestReader(LIMITS, state, lambda each: seen.append((each.method, each.target, each.body)), lambda: 0.0)
+    reader = RequestReader(LIMITS, state, lambda each: seen.append((each.method, each.target, each.body)))
     code = next((code for part in parts if (code := reader.feed(part)) is not None), None)
     reader.close()
     assert state.buffered_bytes == sum(len(body) for _, _, body in seen)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from tests.transport.loopback import Answer, Script, connected, read_answer, read_request, run, serving
+from tests.transport.loopback import Answer, Script, Watching, connected, read_answer, read_request, run, serving
 from waypost.gateway.handoff import HandOff, is_oddly_spelled
 from waypost.gateway.handoff_places import (
     IN_FLIGHT_MAX,
@@ -251,7 +251,7 @@ def test_a_caller_who_leaves_ends_the_call(tmp_path: Path) -> None:
         arrived, left = asyncio.Event(), asyncio.Event()
 
         def hold(exchange: Exchange) -> None:
-            exchange.on_disconnect = left.set
+            exchange.watcher = Watching(leave=left.set)
             arrived.set()
 
         path = tmp_path / "c.sock"

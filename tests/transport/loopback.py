@@ -33,6 +33,24 @@ def refuse(code: ErrorCode) -> tuple[bytes, bytes]:
     return b"x-refused: yes\r\n", code.name.encode()
 
 
+def _ignore() -> None:
+    pass
+
+
+class Watching:
+    """Of an answer: whom a test wants told."""
+
+    def __init__(
+        self,
+        leave: Callable[[], None] = _ignore,
+        pause: Callable[[], None] = _ignore,
+        resume: Callable[[], None] = _ignore,
+    ) -> None:
+        self.leave = leave
+        self.pause = pause
+        self.resume = resume
+
+
 def echo(exchange: Exchange) -> None:
     """What the handler saw, as an answer."""
     headers = sorted(exchange.headers.items())

@@ -6,7 +6,18 @@ import asyncio
 
 import msgspec
 
-from tests.transport.loopback import HEAD, PATIENT, Recorder, origin, playing, pooling, read_request, run, serving
+from tests.transport.loopback import (
+    HEAD,
+    PATIENT,
+    Recorder,
+    Watching,
+    origin,
+    playing,
+    pooling,
+    read_request,
+    run,
+    serving,
+)
 from waypost.transport.http1_client import Call, Pool, TransportFailure
 from waypost.transport.http1_server import Exchange
 
@@ -172,9 +183,7 @@ def test_a_stalled_caller_holds_the_origin_back_through_both_sides_and_gets_ever
             def __init__(self, exchange: Exchange, pool: Pool) -> None:
                 self.exchange = exchange
                 self.call = pool.call(HEAD, b"", self, PATIENT)
-                exchange.on_blocked = self.call.pause
-                exchange.on_writable = self.call.resume
-                exchange.on_disconnect = self.call.abort
+                exchange.watcher = Watching(self.call.abort, self.call.pause, self.call.resume)
 
             def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
                 self.exchange.begin(status, b"")

@@ -33,7 +33,7 @@ def read(parts: list[bytes]) -> Outcome:
     def remember(reader: RequestReader) -> None:
         requests.append((reader.method, reader.target, reader.body, reader.is_keep_alive))
 
-    reader = RequestReader(LIMITS, state, remember, lambda: 0.0)
+    reader = RequestReader(LIMITS, state, remember)
     code = next((code for part in parts if (code := reader.feed(part)) is not None), None)
     reader.close()
     assert state.buffered_bytes == sum(len(body) for _, _, body, _ in requests)

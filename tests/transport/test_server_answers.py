@@ -32,6 +32,32 @@ async def ask(server: Http1Server, data: bytes) -> bytes:
         return await reader.read()
 
 
+def test_after_a_streamed_answer_the_next_request_is_read_in_any_cut() -> None:
+    async def main() -> None:
+        body = b"0123456789"
+        request = POST + b"Content-Length: 10\r\n\r\n" + body
+        seen: list[tuple[str, dict[bytes, bytes], bytes]] = []
+
+        def handler(exchange: Exchange) -> None:
+            seen.append((exchange.method, exchange.headers, exchange.body.unwrap()))
+            stream(exchange)
+
+        async with serving(handler) as server, connected(server.port) as (reader, writer):
+            for cut in range(1, len(request)):
+                writer.write(request[:cut])
+                await writer.drain()
+                await asyncio.sleep(0)
+                writer.write(request[cut:])
+                assert (await reader.readuntil(b"\r\n0\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            writer.write(request + b"GET / HTTP/1.1\r\n" + b"Host: b\r\n\r\n")  # sent ahead
+            for _ in range(2):
+                assert (await reader.readuntil(b"\r\n0\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert seen[:-1] == [("POST", {b"host": b"a", b"content-length": b"10"}, body)] * len(request)
+        assert seen[-1] == ("GET", {b"host": b"b"}, b"")
+
+    run(main())
+
+
 def without_date(answer: bytes) -> bytes:
     return b"\r\n".join(line for line in answer.split(b"\r\n") if not line.startswith(b"date: "))
 

@@ -9,7 +9,7 @@ import sys
 import msgspec
 import pytest
 
-from tests.transport.loopback import connected, echo, read_answer, run, serving
+from tests.transport.loopback import Watching, connected, echo, read_answer, run, serving
 from waypost.transport.http1_server import Exchange, ServerLimits
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -30,9 +30,7 @@ class Held:
         self.writable = asyncio.Event()
 
     def __call__(self, exchange: Exchange) -> None:
-        exchange.on_disconnect = self._on_disconnect
-        exchange.on_blocked = self.blocked.set
-        exchange.on_writable = self.writable.set
+        exchange.watcher = Watching(self._on_disconnect, self.blocked.set, self.writable.set)
         self.exchanges.append(exchange)
         self.arrived.set()
 
@@ -373,7 +371,7 @@ def test_a_bug_in_a_callback_is_counted_and_takes_nothing_down() -> None:
 
     async def main() -> None:
         def handler(exchange: Exchange) -> None:
-            exchange.on_disconnect = fail
+            exchange.watcher = Watching(leave=fail)
             arrived.set()
 
         arrived = asyncio.Event()

@@ -14,6 +14,7 @@ from hypothesis import given
 from tests.transport.loopback import (
     HEAD,
     Recorder,
+    Watching,
     connected,
     origin,
     pooling,
@@ -49,7 +50,7 @@ class Reading:
         self.parts: list[int] = []
         self.failure: ErrorCode | None = None
         self.has_left = False
-        exchange.on_disconnect = self.leave
+        exchange.watcher = Watching(leave=self.leave)
 
     @property
     def incoming(self) -> Incoming:
@@ -344,7 +345,7 @@ def test_any_cut_gives_the_same_bytes(parts: list[bytes], cuts: set[int], is_chu
         seen.append((reader.method, reader.incoming))
 
     state = ServerState()
-    reader = RequestReader(ServerLimits(), state, on_request, lambda: 0.0, streams)
+    reader = RequestReader(ServerLimits(), state, on_request, streams)
     edges = [0, *sorted(cut for cut in cuts if cut < len(sent)), len(sent)]
     for begin, end in pairwise(edges):
         assert reader.feed(sent[begin:end]) is None

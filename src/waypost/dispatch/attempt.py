@@ -104,7 +104,7 @@ class Attempt:
         self._permit = UNTIED
         self._call: Call | None = None
         self._status = 0
-        self._headers: dict[bytes, bytes] = {}
+        self._headers: dict[bytes, bytes] = {}  # of an answer that is no stream
         self._answer_id = ""  # of a plain answer; a stream's reader knows it
         self._body: list[bytes] = []
         self._body_bytes = 0
@@ -183,12 +183,13 @@ class Attempt:
 
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         self._status = status
-        self._headers = headers
         plan = self._owner.plan
         is_events = plan.admission.request.is_stream and status == 200
         # Some providers answer a streamed call with a whole JSON object when they refuse it.
         if is_events and not headers.get(b"content-type", b"").startswith(b"application/json"):
             self._reader = self.live.kind.stream(n=plan.admission.request.n, target=self._credential.target)
+        else:
+            self._headers = headers
 
     def on_data(self, data: bytes) -> None:
         if self.is_over:

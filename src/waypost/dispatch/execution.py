@@ -31,6 +31,7 @@ from waypost.providers.kind import Failure
 from waypost.telemetry.events import HoldOverrun, RefusedByProvider, UsageDoubtful, emit, report_bug
 from waypost.telemetry.metrics import Counter
 from waypost.wire.canonical import Chunk, Completion
+from waypost.wire.request import let_go_of_call
 
 _Input = TypeVar("_Input")
 
@@ -165,6 +166,8 @@ class Execution:
         if not self.is_committed:
             self.is_committed = True
             self._first_content_ms = max(1, self._now_ms() - self.plan.accepted_at_ms)
+            let_go_of_call(self.plan.admission.request)  # there is no failover: a stream may stay open for long
+            self._choice = None
         if self._caller is not None:
             self._caller.on_chunks(chunks)
 

@@ -156,10 +156,8 @@ class _Relay:
         self._headers = self.id_line + headers
 
     def send(self) -> None:
-        call = self._call = self._owner.call(self)
-        self.exchange.on_disconnect = self._leave
-        self.exchange.on_blocked = call.pause
-        self.exchange.on_writable = call.resume
+        self._call = self._owner.call(self)
+        self.exchange.watcher = self
 
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         self._has_head = True
@@ -198,10 +196,18 @@ class _Relay:
             self._owner.refuse(self.exchange, self._request_id)
         self._finish()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         if self._call is not None:
             self._call.abort()
             self._finish()
+
+    def pause(self) -> None:
+        if self._call is not None:
+            self._call.pause()
+
+    def resume(self) -> None:
+        if self._call is not None:
+            self._call.resume()
 
     def _finish(self) -> None:
         self._owner.leave(self._place)

@@ -171,7 +171,7 @@ class _Relay:
 
     def attach(self, execution: Running) -> None:
         self._execution = execution
-        self._exchange.on_disconnect = execution.leave
+        self._exchange.watcher = execution
 
     def on_model(self, slug: str) -> None:
         self._identity = msgspec.structs.replace(self._identity, model=slug)

@@ -7,7 +7,7 @@ heartbeat) an error is told within the stream, and the stream never ends as if i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -23,6 +23,7 @@ from waypost.wire.identity import AnswerIdentity
 from waypost.wire.request import ChatRequest
 
 HEARTBEAT_S = 15.0
+LOOKS = 15  # at a stream between two heartbeats
 JSON_TYPE = b"content-type: application/json\r\ncache-control: no-store\r\n"
 _STREAM_HEADERS = b"content-type: %b\r\ncache-control: no-store\r\nx-accel-buffering: no\r\n"
 
@@ -49,7 +50,7 @@ class PlainRelay:
         self._request_id = request_id
 
     def attach(self, execution: Running) -> None:
-        self._exchange.on_disconnect = execution.leave
+        self._exchange.watcher = execution
 
     def on_model(self, slug: str) -> None:
         self._identity = msgspec.structs.replace(self._identity, model=slug)
@@ -76,14 +77,15 @@ class StreamRelay:
     __slots__ = (
         "_exchange",
         "_format",
+        "_has_written",
         "_headers",
         "_identity",
         "_is_begun",
         "_open_streams",
+        "_quiet_since_s",
         "_request",
         "_request_id",
         "_writer",
-        "written_s",
     )
 
     def __init__(
@@ -106,19 +108,12 @@ class StreamRelay:
         self._request_id = request_id
         self._is_begun = False
         self._open_streams = open_streams
-        self.written_s = exchange.received_s
+        self._has_written = True  # since the last look: no clock is read for a chunk
+        self._quiet_since_s = 0.0
 
     def attach(self, execution: Running) -> None:
         self._open_streams.add(self)
-        leave = execution.leave
-
-        def on_disconnect() -> None:
-            self._open_streams.discard(self)
-            leave()
-
-        self._exchange.on_disconnect = on_disconnect
-        self._exchange.on_blocked = execution.pause
-        self._exchange.on_writable = execution.resume
+        self._exchange.watcher = execution
 
     def on_model(self, slug: str) -> None:
         self._identity = msgspec.structs.replace(self._identity, model=slug)
@@ -145,20 +140,27 @@ class StreamRelay:
         self._open_streams.discard(self)
         self._exchange.abort()
 
-    def beat(self) -> None:
-        """Tell the caller, and whatever stands between, that the connection lives. Fixes the status at 200."""
-        self._write(self._writer.heartbeat)
+    def look(self, now_s: float, heartbeat_s: float) -> bool:
+        """Once in a while: tell the caller, and whatever stands between, that the connection lives, if nothing else did
+        for so long. That fixes the status at 200. False when nobody waits any more."""
+        if now_s - self._quiet_since_s >= heartbeat_s and not self._has_written:
+            self._write(self._writer.heartbeat)
+        if self._has_written:
+            self._has_written = False
+            self._quiet_since_s = now_s
+        return self._exchange.is_open
 
     def _begin(self) -> None:
         if not self._is_begun:
             self._is_begun = True
             self._exchange.begin(200, _STREAM_HEADERS % self._writer.content_type + self._headers)
+            self._headers = b""
 
     def _write(self, data: bytes) -> None:
         if data:
             self._begin()
             self._exchange.write(data)
-            self.written_s = self._open_streams.now_s()
+            self._has_written = True
 
 
 class OpenStreams:
@@ -168,8 +170,7 @@ class OpenStreams:
         self._streams: set[StreamRelay] = set()
         self._loop = loop
         self._heartbeat_s = heartbeat_s
-        self._timer = loop.call_later(heartbeat_s / 15, self._sweep)
-        self.now_s: Callable[[], float] = loop.time
+        self._timer = loop.call_later(heartbeat_s / LOOKS, self._sweep)
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -185,7 +186,8 @@ class OpenStreams:
 
     def _sweep(self) -> None:
         # Set again first: a defect that one stream brings to light must not end the heartbeats of all.
-        self._timer = self._loop.call_later(self._heartbeat_s / 15, self._sweep)
-        quiet_since_s = self.now_s() - self._heartbeat_s
-        for stream in [stream for stream in self._streams if stream.written_s <= quiet_since_s]:
-            stream.beat()
+        self._timer = self._loop.call_later(self._heartbeat_s / LOOKS, self._sweep)
+        now_s = self._loop.time()
+        for stream in list(self._streams):
+            if not stream.look(now_s, self._heartbeat_s):
+                self._streams.discard(stream)

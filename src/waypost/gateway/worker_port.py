@@ -59,11 +59,7 @@ class WorkerPort:
             _answer(exchange, NotSent("invalid"))
             return
         running = self._loop.create_task(self._run(exchange, errand))
-
-        def leave() -> None:
-            running.cancel()
-
-        exchange.on_disconnect = leave
+        exchange.watcher = _Watcher(running)
         self._running.add(running)
         running.add_done_callback(self._running.discard)
 
@@ -77,6 +73,24 @@ class WorkerPort:
             report_bug(bug)
             sent = Ambiguous("internal_error")
         _answer(exchange, sent)
+
+
+class _Watcher:
+    """Of an errand, whose answer is short."""
+
+    __slots__ = ("_running",)
+
+    def __init__(self, running: asyncio.Task[None]) -> None:
+        self._running = running
+
+    def leave(self) -> None:
+        self._running.cancel()
+
+    def pause(self) -> None:
+        pass
+
+    def resume(self) -> None:
+        pass
 
 
 def _answer(exchange: Exchange, sent: Sent) -> None:

@@ -70,8 +70,8 @@ class OpenAIStream:
         self._expose = expose
         self._rules = rules
         self._usage = ABSENT  # as sent; read once, when asked for
-        self._calls: dict[int, _Calls] = {}
-        self._finished: set[int] = set()
+        self._calls: dict[int, _Calls] | None = None  # by choice, as also
+        self._finished: frozenset[int] = frozenset()
         self._is_first = self._looks_closer = True
         self._broken_by: UpstreamError | BadAnswer | None = None
         self.answer_id = ""
@@ -201,6 +201,8 @@ class OpenAIStream:
             self._finish(choice.finish_reason, chunk)
 
     def _read_calls(self, delta: Said, chunk: Chunk) -> None:
+        if self._calls is None:
+            self._calls = {}
         calls = self._calls.get(chunk.index)
         if calls is None:
             calls = self._calls[chunk.index] = _Calls()
@@ -210,12 +212,12 @@ class OpenAIStream:
     def _finish(self, sent: str, chunk: Chunk) -> None:
         if is_broken(sent):
             raise UpstreamError(Failure(ErrorCode.GENERATION_FAILED))
-        calls = self._calls.get(chunk.index)
+        calls = None if self._calls is None else self._calls.get(chunk.index)
         reason = finish_reason_of(sent, has_calls=calls is not None)
         if not reason:
             return
         if chunk.index not in self._finished:
-            self._finished.add(chunk.index)
+            self._finished |= {chunk.index}
             chunk.finish_reason = reason
             if calls is not None:
                 chunk.tool_calls = [*chunk.tool_calls, *calls.close(is_whole=reason == "tool_calls")]

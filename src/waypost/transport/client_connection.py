@@ -287,7 +287,7 @@ class ClientConnection:
             self._is_head_told = True
             if reader.body_length is not None and reader.body_length > call.body_bytes_max and not reader.is_complete:
                 return TransportFailure.TOO_LARGE
-            call.receiver.on_head(reader.status, reader.headers)
+            call.receiver.on_head(reader.status, reader.take_headers())
         data = reader.take_body()
         if data and self._call is call:
             call.body_bytes += len(data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Protocol
 
@@ -14,6 +13,7 @@ from waypost.transport.server_state import ServerState
 
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 _BODYLESS = frozenset((204, 304))
+_NO_HEADERS: dict[bytes, bytes] = {}
 
 
 CLOSE = b"connection: close\r\n"
@@ -30,11 +30,26 @@ class Caller(Protocol):
 
     transport: asyncio.Transport
 
+    def begun(self) -> None:
+        """A streamed answer has begun, which may take long: what was needed to read its request can go."""
+
     def finish(self, exchange: Exchange, *, is_kept: bool) -> None:
         """The answer has been written to its end."""
 
     def drop(self, exchange: Exchange, *, must_reset: bool) -> None:
         """The answer will not be completed: close, with a TCP reset where nothing else would tell the caller."""
+
+
+class Watcher(Protocol):
+    """Whoever makes an answer, as its connection sees them."""
+
+    def leave(self) -> None:
+        """Called once if the caller goes away, or reads nothing for 30 s, before the answer has ended."""
+
+    def pause(self) -> None:
+        """256 KiB wait to be read by the caller: write no more until `resume`."""
+
+    def resume(self) -> None: ...
 
 
 class Exchange:
@@ -58,12 +73,9 @@ class Exchange:
         "incoming",
         "method",
         "more_headers",
-        "on_blocked",
-        "on_disconnect",
-        "on_writable",
         "path",
         "query",
-        "received_s",
+        "watcher",
     )
 
     def __init__(self, request: RequestReader, caller: Caller, state: ServerState, client_host: str) -> None:
@@ -71,19 +83,14 @@ class Exchange:
         self.path, _, self.query = request.target.decode("ascii").partition("?")
         """Path and query as received, percent-encoded."""
         self.headers = request.headers
-        """Lower-case names; repeated headers joined by a comma. None of those that must stand once stands twice."""
+        """Lower-case names; repeated headers joined by a comma. None of those that must stand once stands twice. Once a
+        streamed answer has begun, none are left."""
         self.body = Payload(request.body)
         self.incoming: Incoming | None = request.incoming
         """The body, where it is handed on as it arrives and not held; `body` is empty then."""
         self.client_host = client_host
         """The peer's address, or the one that a trusted proxy told by a PROXY header; empty on a Unix socket."""
-        self.received_s = request.head_done_s
-        """`loop.time()` when the headers were complete."""
-        self.on_disconnect: Callable[[], None] | None = None
-        """Called once if the caller goes away, or reads nothing for 30 s, before the answer has ended."""
-        self.on_blocked: Callable[[], None] | None = None
-        """256 KiB wait to be read by the caller: write no more until `on_writable`."""
-        self.on_writable: Callable[[], None] | None = None
+        self.watcher: Watcher | None = None
         self.more_headers = b""
         """Header lines of whichever answer it will be."""
         self._caller: Caller | None = caller
@@ -136,6 +143,9 @@ class Exchange:
         if length is not None:
             framing = b"content-length: %d\r\n" % length
         self._head = b"%b%b\r\n" % (self._head_of(status, headers, is_kept=is_kept), framing)
+        self.headers = _NO_HEADERS
+        if self._caller is not None:
+            self._caller.begun()
 
     def flush_head(self) -> None:
         if self._caller is not None and self._head:
@@ -188,7 +198,7 @@ class Exchange:
         self._caller = None
         if self.incoming is not None:
             self.incoming.detach()
-        self.on_disconnect = self.on_blocked = self.on_writable = None
+        self.watcher = None
 
     def _head_of(self, status: int, headers: bytes, *, is_kept: bool) -> bytes:
         connection = CLOSE if not is_kept else b"connection: keep-alive\r\n" if self._is_http10 else b""

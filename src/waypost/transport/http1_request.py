@@ -73,8 +73,8 @@ class RequestReader:
     A body is held, and `on_request` called when it is complete; or, where `streams` says so, `on_request` is called
     with the head, and `incoming` is pushed what follows, which its connection hands on after each feed.
 
-    During `on_request`, which is given the reader itself, `method`, `target`, `headers`, `body`, `is_http10`,
-    `is_keep_alive` and `head_done_s` are those of the request that is complete.
+    During `on_request`, which is given the reader itself, `method`, `target`, `headers`, `body`, `is_http10` and
+    `is_keep_alive` are those of the request that is complete.
     """
 
     __slots__ = (
@@ -84,6 +84,7 @@ class RequestReader:
         "_completed",
         "_completed_before_feed",
         "_feed_bytes",
+        "_is_closed",
         "_limits",
         "_on_request",
         "_parser",
@@ -91,10 +92,8 @@ class RequestReader:
         "_repeats",
         "_state",
         "_streams",
-        "_time",
         "body",
         "body_bytes",
-        "head_done_s",
         "headers",
         "incoming",
         "is_http10",
@@ -110,15 +109,14 @@ class RequestReader:
         limits: ServerLimits,
         state: ServerState,
         on_request: Callable[[RequestReader], None],
-        time: Callable[[], float],
         streams: Streams | None = None,
     ) -> None:
         self._limits = limits
         self._state = state
         self._on_request = on_request
-        self._time = time
         self._streams = streams
-        self._parser: HttpRequestParser | None = HttpRequestParser(self)
+        self._parser: HttpRequestParser | None = None  # made by the first byte
+        self._is_closed = False
         self._refusal: ErrorCode | None = None
         self._completed = 0
         self._completed_before_feed = 0
@@ -135,7 +133,6 @@ class RequestReader:
         """The body under way, when it is handed on as it arrives."""
         self.is_http10 = False
         self.is_keep_alive = False
-        self.head_done_s = 0.0
         self.body_bytes = 0
         """What has arrived of an unfinished body."""
         self.phase = _IDLE
@@ -144,8 +141,10 @@ class RequestReader:
 
     def feed(self, data: bytes) -> ErrorCode | None:
         """Read on. A code: what follows the requests handed out so far is refused, and the connection over."""
+        assert not self._is_closed, "fed after close"
         parser = self._parser
-        assert parser is not None, "fed after close"
+        if parser is None:
+            parser = self._parser = HttpRequestParser(self)
         self._completed_before_feed = self._completed
         self._feed_bytes = len(data)
         try:
@@ -167,6 +166,14 @@ class RequestReader:
         """Whether the request being read is a HEAD, as far as is known."""
         return self._parser is not None and bool(self.target) and self._parser.get_method() == b"HEAD"
 
+    def rest(self) -> None:
+        """Nothing will be read for a while: between two requests all of llhttp's state is that it is there, 1 KiB of
+        it, and the headers of the request before are somebody else's. What a request that is the last one leaves
+        behind stays: its llhttp knows that nothing may follow."""
+        if self.phase is _IDLE and self.is_keep_alive:
+            self._parser = None
+            self.headers = {}
+
     def close(self) -> None:
         """Let go of an unfinished body, and of llhttp, which holds on to this object."""
         if self.incoming is None:
@@ -176,6 +183,7 @@ class RequestReader:
         self.body = b""
         self._buffer = None
         self._parser = None
+        self._is_closed = True
         self._on_request = _nobody  # whom it called back: without the cycles all go at once
 
     # What llhttp calls.
@@ -226,7 +234,6 @@ class RequestReader:
         if method == "PUT" and self._streams is not None:
             streamed_max = self._streams(target.partition(b"?")[0])
         self._check_framing(self._limits.body_bytes if streamed_max is None else streamed_max)
-        self.head_done_s = self._time()
         self.phase = _BODY
         if streamed_max is not None:
             self._begin_stream(streamed_max)

@@ -11,6 +11,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 _LENGTH_DIGITS_MAX = 19
 _SWITCHING_PROTOCOLS = 101
+_TAKEN: dict[bytes, bytes] = {}
 _REPEATS_MAX = 256  # headers that repeat another; each repetition copies what is there
 
 
@@ -54,6 +55,7 @@ class ResponseReader:
         "has_head",
         "headers",
         "is_asked_on",
+        "is_close_delimited",
         "is_complete",
         "is_reusable",
         "status",
@@ -81,14 +83,11 @@ class ResponseReader:
         """Status and headers of the final answer are known."""
         self.is_asked_on = False
         """The origin wants the body of the request (`100 Continue`), and has not answered yet."""
+        self.is_close_delimited = False
+        """Whether the end of the connection is the end of this answer, so that nobody can tell it from a break."""
         self.is_complete = False
         self.is_reusable = False
         """After a complete answer: whether the connection may carry another."""
-
-    @property
-    def is_close_delimited(self) -> bool:
-        """Whether the end of the connection is the end of this answer, so that nobody can tell it from a break."""
-        return self.has_head and self.body_length is None and b"transfer-encoding" not in self.headers
 
     def feed(self, data: bytes) -> TransportFailure | None:
         """Read on. What arrived before a failure counts: look at `has_head` and `take_body` first."""
@@ -108,6 +107,11 @@ class ResponseReader:
             if self._arrived > self._header_bytes_max:
                 return TransportFailure.MALFORMED
         return None
+
+    def take_headers(self) -> dict[bytes, bytes]:
+        """Those of the final answer, once: they are the receiver's, and not kept here as long as a stream runs."""
+        headers, self.headers = self.headers, _TAKEN
+        return headers
 
     def take_body(self) -> bytes:
         """What arrived of the body since the last call."""
@@ -168,6 +172,7 @@ class ResponseReader:
         elif coding is not None and (coding.lower() != b"chunked" or version == "1.0"):
             self._fail(TransportFailure.MALFORMED)
         self.status = status
+        self.is_close_delimited = length is None and coding is None
         self.has_head = True
         if self._is_head_request:
             self.is_complete = True

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -89,8 +88,8 @@ class Connection:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._reader = RequestReader(rules.limits, rules.state, self._on_request, rules.time, rules.streams)
-        self._queue: deque[Exchange] = deque()
+        self._reader = RequestReader(rules.limits, rules.state, self._on_request, rules.streams)
+        self._queue: list[Exchange] = []  # a deque would take 700 bytes of each connection
         self._exchange: Exchange | None = None
         self._incoming: Incoming | None = None  # of the exchange, until all of its body is there
         self._refusal: ErrorCode | None = None  # waits for the answers before it
@@ -186,8 +185,8 @@ class Connection:
         self._is_blocked = True
         self._blocked_bytes = self.transport.get_write_buffer_size()
         self.deadline_s = self._rules.time() + self._rules.limits.stalled_reader_s
-        if self._exchange is not None and self._exchange.on_blocked is not None:
-            self._guard(self._exchange, self._exchange.on_blocked)
+        if self._exchange is not None and self._exchange.watcher is not None:
+            self._guard(self._exchange, self._exchange.watcher.pause)
 
     def resume_writing(self) -> None:
         self._is_blocked = False
@@ -201,10 +200,14 @@ class Connection:
         if self._incoming is not None:
             self._watched = None
             self._flow()
-        if self._exchange.on_writable is not None:
-            self._guard(self._exchange, self._exchange.on_writable)
+        if self._exchange.watcher is not None:
+            self._guard(self._exchange, self._exchange.watcher.resume)
 
     # What an exchange calls.
+
+    def begun(self) -> None:
+        if not self._queue:
+            self._reader.rest()
 
     def finish(self, exchange: Exchange, *, is_kept: bool) -> None:
         self._release(exchange)
@@ -265,7 +268,7 @@ class Connection:
         queue = self._queue
         self._is_advancing = True  # an answer given within the handler comes back to this loop, not into a deeper one
         while queue and self._exchange is None and not self._is_blocked and not self._is_closing:
-            self._start(queue.popleft())
+            self._start(queue.pop(0))
         self._is_advancing = False
         if self._is_closing:
             return
@@ -422,10 +425,10 @@ class Connection:
         """The caller has gone away."""
         exchange = self._exchange
         if exchange is not None:
-            callback = exchange.on_disconnect
+            watcher = exchange.watcher
             self._release(exchange)
-            if callback is not None:
-                self._guard(exchange, callback)
+            if watcher is not None:
+                self._guard(exchange, watcher.leave)
 
     def _close(self) -> None:
         """Close once everything written has been sent."""

@@ -24,6 +24,7 @@ from waypost.wire.openai_chat_answer import (
 from waypost.wire.sse import EVENTS, HEARTBEAT
 
 _DONE = b"data: [DONE]\n\n"
+_FIRST_CHOICE = b'{"index":0,"delta":{'
 
 
 class StreamRenderer:
@@ -35,37 +36,39 @@ class StreamRenderer:
         "_after_delta",
         "_end",
         "_finish_reasons",
-        "_head",
+        "_first_head",
+        "_has_first",
         "_heads",
         "_identity",
         "_includes_usage",
-        "_stretches",
-        "_thinking",
+        "_reasoning",
     )
 
     def __init__(self, identity: AnswerIdentity, include_usage: bool) -> None:
         self._identity = identity
         self._includes_usage = include_usage
-        self._head = b'data: {"id":"%b","object":"chat.completion.chunk","created":%d,"model":%b,%b,"choices":[' % (
+        # Everything up to the fields of the delta. All that most streams have is the first choice.
+        self._first_head = b'data: {"id":"%b","object":"chat.completion.chunk","created":%d,"model":%b,%b%b' % (
             identity.completion_id.encode(),
             identity.created_s,
             encode_value(identity.model),
-            b'"service_tier":"default"',
+            b'"service_tier":"default","choices":[',
+            _FIRST_CHOICE,
         )
+        self._has_first = False
+        self._heads: dict[int, bytes] | None = None  # of the other choices, from the first chunk of each on
         self._end = b"]%b}\n\n" % (b',"usage":null' if include_usage else b"")
         self._after_delta = b'},"logprobs":null,"finish_reason":null}' + self._end
-        self._heads: dict[int, bytes] = {}  # by choice, from its first chunk on: everything up to the delta's fields
-        self._finish_reasons: dict[int, str] = {}
-        self._thinking: dict[int, list[str]] = {}  # by choice: the stretch of reasoning under way
-        self._stretches: dict[int, int] = {}  # and how many there were before
+        self._finish_reasons: dict[int, str] | None = None
+        self._reasoning: _Reasoning | None = None
 
     def render(self, chunks: Iterable[Chunk]) -> bytes:
         """The events to send now, joined; b"" when there is nothing to show yet."""
         out: list[bytes] = []
         for chunk in chunks:
             index = chunk.index
-            head = self._heads.get(index) or self._start(index, out)
-            if chunk.reasoning or chunk.signature is not None or self._thinking:
+            head = self._first_head if index == 0 and self._has_first else self._head_of(index, out)
+            if chunk.reasoning or chunk.signature is not None or self._reasoning is not None:
                 self._render_reasoning(head, chunk, out)
             logprobs = chunk.logprobs
             if logprobs is not None:
@@ -83,19 +86,19 @@ class StreamRenderer:
             if chunk.exposed or chunk.exposed_top:
                 self._render_exposed(head, chunk, out)
             if chunk.finish_reason:
-                self._finish_reasons[index] = chunk.finish_reason
+                self._finish_reasons = {**(self._finish_reasons or {}), index: chunk.finish_reason}
         return b"".join(out)
 
     def finish(self, usage: Usage, cost: str) -> bytes:
         """The end of a complete answer. `cost` is decimal USD text."""
         out: list[bytes] = []
-        for index in sorted(self._finish_reasons):
-            head = self._heads.get(index) or self._start(index, out)
+        for index, finish_reason in sorted((self._finish_reasons or {}).items()):
+            head = self._head_of(index, out)
             self._end_stretch(head, index, None, out)
-            reason = shown_finish_reason(self._finish_reasons[index], self._identity)
+            reason = shown_finish_reason(finish_reason, self._identity)
             out += (head, b'},"logprobs":null,"finish_reason":"', reason, b'"}', self._end)
         if self._includes_usage:
-            out += (self._head, b'],"usage":', render_usage(usage, cost), b"}\n\n")
+            out += (self._first_head[: -len(_FIRST_CHOICE)], b'],"usage":', render_usage(usage, cost), b"}\n\n")
         out.append(_DONE)
         return b"".join(out)
 
@@ -103,31 +106,47 @@ class StreamRenderer:
         """The end of an answer that broke: an error event, which SDKs raise, and no `[DONE]`."""
         return b"data: " + render_error("openai", refusal, request_id) + b"\n\n"
 
-    def _start(self, index: int, out: list[bytes]) -> bytes:
-        head = self._heads[index] = self._head + b'{"index":%d,"delta":{' % index
+    def _head_of(self, index: int, out: list[bytes]) -> bytes:
+        """Of a choice; the first time, it opens with its role."""
+        if index == 0:
+            head = self._first_head
+            if self._has_first:
+                return head
+            self._has_first = True
+        else:
+            if self._heads is None:
+                self._heads = {}
+            known = self._heads.get(index)
+            if known is not None:
+                return known
+            head = b'%b{"index":%d,"delta":{' % (self._first_head[: -len(_FIRST_CHOICE)], index)
+            self._heads[index] = head
         out += (head, b'"role":"assistant","content":"","refusal":null', self._after_delta)
         return head
 
     def _render_reasoning(self, head: bytes, chunk: Chunk, out: list[bytes]) -> None:
         """Reasoning, and the end of a stretch of it: at its signature, or where something else begins."""
-        index = chunk.index
+        index, reasoning = chunk.index, self._reasoning
+        if reasoning is None:
+            reasoning = self._reasoning = _Reasoning()
         if chunk.opens_block or (not chunk.reasoning and chunk.signature is None and has_content(chunk)):
             self._end_stretch(head, index, None, out)
         if chunk.reasoning:
             out += (head, b'"reasoning_content":', encode_value(chunk.reasoning), self._after_delta)
-            self._thinking.setdefault(index, []).append(chunk.reasoning)
+            reasoning.under_way.setdefault(index, []).append(chunk.reasoning)
         if chunk.signature is not None:
-            self._thinking.setdefault(index, [])
+            reasoning.under_way.setdefault(index, [])
             self._end_stretch(head, index, chunk.signature, out)
         elif chunk.reasoning and (chunk.content or chunk.refusal or chunk.tool_calls):
             self._end_stretch(head, index, None, out)
 
     def _end_stretch(self, head: bytes, index: int, signature: Signature | None, out: list[bytes]) -> None:
-        texts = self._thinking.pop(index, None)
-        if texts is None:
+        reasoning = self._reasoning
+        texts = None if reasoning is None else reasoning.under_way.pop(index, None)
+        if reasoning is None or texts is None:
             return
-        at = self._stretches.get(index, 0)
-        self._stretches[index] = at + 1
+        at = reasoning.ended.get(index, 0)
+        reasoning.ended[index] = at + 1
         detail = render_reasoning_detail("".join(texts), signature, at, self._identity)
         out += (head, b'"reasoning_details":[', detail, b"]", self._after_delta)
 
@@ -163,3 +182,13 @@ class StreamRenderer:
         delta = render_exposed(chunk.exposed)[1:]
         top = render_exposed(chunk.exposed_top)
         out += (head, delta, self._after_delta[:-3], top, b"}\n\n")
+
+
+class _Reasoning:
+    """Stretches of it, by choice."""
+
+    __slots__ = ("ended", "under_way")
+
+    def __init__(self) -> None:
+        self.under_way: dict[int, list[str]] = {}
+        self.ended: dict[int, int] = {}  # how many

@@ -71,6 +71,13 @@ class Around(msgspec.Struct, frozen=True, gc=False):
     pseudonym: Callable[[str], str] = _nobody
 
 
+def _sealed_for_nobody(sealed: str) -> Signature | None:  # noqa: ARG001
+    return None
+
+
+_NOTHING_AROUND = Around(_sealed_for_nobody)
+
+
 class ChatRequest(msgspec.Struct, gc=False):
     """A valid request. Token bounds are None when the caller gave none."""
 
@@ -92,6 +99,13 @@ class ChatRequest(msgspec.Struct, gc=False):
     shows_reasoning: bool = True  # False: the caller did not ask to read what the model thought
     modality: str = "chat"  # of the models that can answer it
     is_array: bool = False  # a stream is written as the elements of one JSON array
+
+
+def let_go_of_call(request: ChatRequest) -> None:
+    """No call will be built from it any more: what only that needs may go. Its fields stay, by which it is counted."""
+    request.around = _NOTHING_AROUND
+    request.conversation = None
+    request.upstream_headers = b""
 
 
 def contexts(request: ChatRequest) -> int:

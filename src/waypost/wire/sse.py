@@ -34,9 +34,9 @@ class SseParser:
     )
 
     def __init__(self) -> None:
-        self._line: list[bytes] = []  # pieces of a line whose end has not come yet
+        self._line: list[bytes] | None = None  # pieces of a line whose end has not come yet
         self._line_bytes = 0
-        self._data: list[bytes] = []  # data lines of the event under way
+        self._data: list[bytes] | None = None  # data lines of the event under way
         self._data_bytes = 0
         self._name = b""
         self._is_first_line = True
@@ -77,11 +77,13 @@ class SseParser:
             if self._line:
                 self._line.append(line)
                 line = b"".join(self._line)  # noqa: PLW2901  the line with its beginning from earlier reads
-                self._line, self._line_bytes = [], 0
+                self._line, self._line_bytes = None, 0
             if len(line) > LINE_BYTES_MAX:
                 raise SseTooLarge
             self._take_line(line, events)
         if rest:
+            if self._line is None:
+                self._line = []
             self._line.append(rest)
             self._line_bytes += len(rest)
             if self._line_bytes > LINE_BYTES_MAX:
@@ -96,11 +98,13 @@ class SseParser:
             if self._data:
                 data = b"\n".join(self._data)
                 events.append((self._name, data) if self._name and self._name != b"message" else data)
-            self._data, self._data_bytes, self._name = [], 0, b""
+            self._data, self._data_bytes, self._name = None, 0, b""
             return
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
+            if self._data is None:
+                self._data = []
             self._data.append(value)
             self._data_bytes += len(value) + 1
             if self._data_bytes > EVENT_BYTES_MAX:
