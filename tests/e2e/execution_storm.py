@@ -72,8 +72,9 @@ async def storm(
     markers = Markers(dice)
     lasting = document(stack.sim)
     for each in lasting["models"]:
-        each |= {"deadline_s": deadline_s} if deadline_s else {}
-    await stack.adopt(lasting)
+        each["deadline_s"] = deadline_s
+    if deadline_s:  # else it is what is in force already
+        await stack.adopt(lasting)
     began_s = time.monotonic()
     waiting = list(range(executions))
     made: dict[int, str] = {}
