@@ -26,7 +26,7 @@ from waypost.transport.server_state import ServerState
 from waypost.wire.canonical import Usage
 from waypost.wire.sse import SseParser, SseTooLarge
 
-_BYTES_ALONE = 24
+_BYTES_ALONE = 12
 LIMITS = ServerLimits(header_bytes=2000, line_bytes=800, body_bytes=1000)
 
 
