@@ -199,8 +199,8 @@ _OF_BOOKING = (
     Bug(
         "no dedup of settlements",
         "storage/settlement.py",
-        'SETTLE_AGAIN = _settle("ON CONFLICT DO NOTHING")\n',
-        'SETTLE_AGAIN = _settle("ON CONFLICT DO NOTHING").replace("DO NOTHING",'
+        'SETTLE_AGAIN = _settle(_UNITS, "ON CONFLICT DO NOTHING")\n',
+        'SETTLE_AGAIN = _settle(_UNITS, "ON CONFLICT DO NOTHING").replace("DO NOTHING",'
         ' "(attempt_id) DO UPDATE SET charge = excluded.charge", 1)\n',
         _SETTLEMENT,
     ),

@@ -95,6 +95,18 @@ class Close(msgspec.Struct, frozen=True, gc=False):
     answer: bytes = b""  # digest of the provider's name for its answer (`answer_digest`), 16 bytes
 
     @property
+    def has_rare_units(self) -> bool:
+        """Whether anything was used that hardly any call uses: sound, images, seconds, characters."""
+        return bool(
+            self.audio_input_tokens
+            or self.image_input_tokens
+            or self.audio_output_tokens
+            or self.images
+            or self.duration_ms
+            or self.characters
+        )
+
+    @property
     def all_input_tokens(self) -> int:
         return (
             self.input_tokens

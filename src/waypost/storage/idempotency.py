@@ -25,7 +25,8 @@ WITH claimed AS (
        SET fingerprint = excluded.fingerprint, execution_id = excluded.execution_id, node_id = excluded.node_id,
            node_epoch = excluded.node_epoch, created_at = now()
      WHERE kept.created_at < now() - interval '{KEPT_HOURS} hours'
-        OR EXISTS (SELECT FROM execution WHERE execution.id = kept.execution_id AND execution.charge = 0)
+        OR EXISTS (SELECT FROM execution
+                    WHERE execution.org_id = kept.org_id AND execution.id = kept.execution_id AND execution.charge = 0)
     RETURNING execution_id
 )
 SELECT (SELECT execution_id FROM claimed), kept.fingerprint, kept.execution_id, execution.charge,
@@ -36,7 +37,7 @@ SELECT (SELECT execution_id FROM claimed), kept.fingerprint, kept.execution_id, 
   FROM (SELECT) AS one
   LEFT JOIN idempotency_key AS kept
        ON kept.org_id = %(org_id)s AND kept.endpoint = %(endpoint)s AND kept.key_digest = %(key_digest)s
-  LEFT JOIN execution ON execution.id = kept.execution_id
+  LEFT JOIN execution ON execution.org_id = kept.org_id AND execution.id = kept.execution_id
 """  # noqa: S608 - a number of ours
 
 FORGET = "DELETE FROM idempotency_key WHERE org_id = %(org_id)s AND execution_id = %(execution_id)s"
@@ -45,7 +46,8 @@ FORGET = "DELETE FROM idempotency_key WHERE org_id = %(org_id)s AND execution_id
 FORGET_INTERRUPTED = """
 DELETE FROM idempotency_key
  WHERE node_id = %(node_id)s AND node_epoch < %(node_epoch)s
-   AND NOT EXISTS (SELECT FROM execution WHERE execution.id = idempotency_key.execution_id)
+   AND NOT EXISTS (SELECT FROM execution
+                    WHERE execution.org_id = idempotency_key.org_id AND execution.id = idempotency_key.execution_id)
 """
 
 SWEEP = f"DELETE FROM idempotency_key WHERE created_at < now() - interval '{KEPT_HOURS} hours'"  # noqa: S608

@@ -177,8 +177,8 @@ SELECT attempt_id, coalesce(settlement.refunded, 0), coalesce(given.amount, 0)
 _EXECUTIONS = """
 SELECT execution.id, execution.charge, coalesce(booked.charge, 0) + coalesce(long_hold.charge, 0)
   FROM execution
-  LEFT JOIN (SELECT execution_id, sum(charge) AS charge FROM settlement GROUP BY execution_id) AS booked
-       ON booked.execution_id = execution.id
+  LEFT JOIN (SELECT org_id, execution_id, sum(charge) AS charge FROM settlement GROUP BY org_id, execution_id) AS booked
+       ON booked.execution_id = execution.id AND booked.org_id = execution.org_id
   LEFT JOIN long_hold ON long_hold.id = execution.id AND long_hold.org_id = execution.org_id
  WHERE execution.charge <> coalesce(booked.charge, 0) + coalesce(long_hold.charge, 0)
 """

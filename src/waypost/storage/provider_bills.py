@@ -60,7 +60,7 @@ SELECT key, day, model, amount, answer
 # The id's time is when the attempt was opened, so the bounds prune whole partitions.
 ATTEMPTS = f"""
 SELECT attempt_id, execution_id, cogs, charge, is_estimated OR outcome = {Outcome.CRASHED.value}, answer, {COST_KIND}
-  FROM (SELECT *, charge + house AS worth FROM settlement) AS settlement
+  FROM settlement
  WHERE attempt_id >= %(lowest)s AND attempt_id < %(highest)s AND deployment = %(deployment)s
 """  # noqa: S608 - put together from names of ours
 

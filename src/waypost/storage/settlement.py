@@ -34,38 +34,40 @@ _NUMBERS = (
     "cache_write_1h_tokens",
     "output_tokens",
     "reasoning_tokens",
-    "audio_input_tokens",
-    "image_input_tokens",
-    "audio_output_tokens",
-    "images",
-    "duration_ms",
-    "characters",
-    "outcome",
-    "flags",
     "accepted_at_ms",
     "closed_at_ms",
     "first_content_ms",
-    "attempts",
-    "status",
-    "model",  # these four are places in the array of texts
-    "provider",
-    "deployment",
-    "error_code",
+    "small",  # what has few bits: see `_SMALL`
 )
-_NO_ANSWER = UUID(int=0)  # its provider gave the answer no name
+_NO_ANSWER = bytes(16)  # its provider gave the answer no name
 _TEXTS = ("model", "provider", "deployment", "error_code")
-_ESTIMATED, _FINAL, _STREAM = 1, 2, 4
+_USUAL_UNITS = tuple(name for name in _NUMBERS if name.endswith("_tokens"))
+# NULL takes no room in a row, and hardly any call has one of these: a batch without any of them does not send them.
 _RARE_UNITS = ("audio_input_tokens", "image_input_tokens", "audio_output_tokens", "images", "duration_ms", "characters")
-_UNITS = ", ".join(name for name in _NUMBERS if name.endswith("_tokens") or name in _RARE_UNITS)
-# NULL takes no room in a row, and hardly any call has one of these.
-_UNIT_VALUES = ", ".join(f"nullif({name}, 0)" if name in _RARE_UNITS else name for name in _UNITS.split(", "))
+# Where each part stands in `small`: its first bit, and the mask over it. With a number of its own for each of the eight
+# and for the rare units, a row cost 3.3 µs of this process's CPU instead of 2.1.
+_SMALL = {
+    "outcome": (0, 0xFF),
+    "flags": (8, 0xFF),
+    "attempts": (16, 0xFF),
+    "status": (24, 0xFFFF),
+    "texts": (40, 0x3FFFFF),  # which of the (model, provider, deployment, error code) of the batch
+}
+_ESTIMATED, _FINAL, _STREAM = 1, 2, 4
+_UNITS = (*_USUAL_UNITS, *_RARE_UNITS)
 
 
 def _element(name: str) -> str:
     if name in _IDS:
         return f"(%(ids)s)[i * {len(_IDS)} + {_IDS.index(name) + 1}]"
-    element = f"(%(numbers)s)[i * {len(_NUMBERS)} + {_NUMBERS.index(name) + 1}]"
-    return f"(%(texts)s::text[])[{element}]" if name in _TEXTS else element
+    if name in _RARE_UNITS:
+        return f"nullif((%(rare)s)[i * {len(_RARE_UNITS)} + {_RARE_UNITS.index(name) + 1}], 0)"
+    if name in _TEXTS:
+        return f"(%({name}s)s::text[])[{_element('texts')}]"
+    if name in _SMALL:
+        first_bit, mask = _SMALL[name]
+        return f"({_element('small')} >> {first_bit} & {mask})"
+    return f"(%(numbers)s)[i * {len(_NUMBERS)} + {_NUMBERS.index(name) + 1}]"
 
 
 # A double holds milliseconds exactly enough; with numeric the division would go through text.
@@ -75,31 +77,38 @@ _MOMENT = "to_timestamp({} / 1000::double precision)"
 # Where the cost of an attempt is debited: nobody, somebody late, or the customer paid for it.
 COST_KIND = f"""
 CASE WHEN outcome = {Outcome.CRASHED.value} THEN {AccountKind.HOUSE_CRASH.value}
-     WHEN worth > charge THEN {AccountKind.HOUSE_LATE.value}
+     WHEN house > 0 THEN {AccountKind.HOUSE_LATE.value}
      WHEN outcome IN ({Outcome.FAILED.value}, {Outcome.REJECTED.value}) THEN {AccountKind.COGS_FAILED_ATTEMPT.value}
      ELSE {AccountKind.COGS_PROVIDER.value} END
 """
 _COST_KINDS = range(AccountKind.COGS_PROVIDER, AccountKind.HOUSE_LATE + 1)
 
 
-def _insert(on_conflict: str) -> str:
+def _columns(units: Sequence[str]) -> str:
+    """Of `attempt`, but for charge and house."""
+    small = [name for name in _SMALL if name != "texts"]
+    names = (*_IDS, *_NUMBERS[1:3], *units, "accepted_at_ms", "closed_at_ms", "first_content_ms", *small, *_TEXTS)
+    return ", ".join(f"{_element(name)} AS {name}" for name in names)
+
+
+def _insert(units: Sequence[str], on_conflict: str) -> str:
     """The CTEs that write what `attempt` holds and post its cost. `fresh` is what was not booked before."""
     return f"""
 fresh AS (
     INSERT INTO settlement (attempt_id, execution_id, org_id, lease_id, charge, house, cogs, price_version,
-                            {_UNITS}, outcome, is_estimated, model, provider, deployment, answer)
-    SELECT attempt_id, execution_id, org_id, lease_id, charge, worth - charge, cogs, price_version,
-           {_UNIT_VALUES}, outcome::smallint, flags & {_ESTIMATED} <> 0, model, provider, deployment,
-           nullif(answer, '{_NO_ANSWER}'::uuid)
+                            {", ".join(units)}, outcome, is_estimated, model, provider, deployment, answer)
+    SELECT attempt_id, execution_id, org_id, lease_id, charge, house, cogs, price_version,
+           {", ".join(units)}, outcome::smallint, flags & {_ESTIMATED} <> 0, model, provider, deployment,
+           nullif(answer, '{_NO_ANSWER.hex()}'::uuid)
       FROM attempt
         {on_conflict}
-    RETURNING lease_id, org_id, charge, charge + house AS worth, cogs, outcome
+    RETURNING lease_id, org_id, charge, house, cogs, outcome
 ),
 ended AS (
-    INSERT INTO execution (id, org_id, api_key_id, accepted_at, closed_at, charge, price_version, {_UNITS},
+    INSERT INTO execution (id, org_id, api_key_id, accepted_at, closed_at, charge, price_version, {", ".join(units)},
                            first_content_ms, attempts, outcome, status, is_stream, is_estimated, model, error_code)
     SELECT execution_id, org_id, api_key_id, {_MOMENT.format("accepted_at_ms")}, {_MOMENT.format("closed_at_ms")},
-           charge, price_version, {_UNIT_VALUES}, first_content_ms,
+           charge, price_version, {", ".join(units)}, first_content_ms,
            attempts::smallint, outcome::smallint, status::smallint, flags & {_STREAM} <> 0,
            flags & {_ESTIMATED} <> 0, model, error_code
       FROM attempt
@@ -115,10 +124,7 @@ cost_posted AS (
 )"""  # noqa: S608 - put together from the names above
 
 
-_COLUMNS = ", ".join(f"{_element(name)} AS {name}" for name in (*_IDS, *_NUMBERS) if name != "charge")
-
-
-def _settle(on_conflict: str) -> str:
+def _settle(units: Sequence[str], on_conflict: str) -> str:
     """For what comes in time. A lease that is not the organisation's gives a charge of -1, which no row may have: but
     nothing is taken for nothing, so an attempt without a charge, as on a long hold, needs none."""
     return f"""
@@ -126,12 +132,12 @@ WITH open_lease AS MATERIALIZED (
     SELECT id, org_id FROM lease WHERE id = ANY (%(lease_ids)s) ORDER BY id FOR NO KEY UPDATE
 ),
 attempt AS MATERIALIZED (
-    SELECT {_COLUMNS}, {_element("charge")} AS worth,
+    SELECT {_columns(units)}, 0 AS house,
            CASE WHEN open_lease.id IS NULL AND {_element("charge")} > 0 THEN -1 ELSE {_element("charge")} END AS charge
       FROM generate_series(0, %(count)s - 1) AS i
       LEFT JOIN open_lease ON open_lease.id = {_element("lease_id")} AND open_lease.org_id = {_element("org_id")}
 ),
-{_insert(on_conflict)},
+{_insert(units, on_conflict)},
 spent AS (
     SELECT lease_id, org_id, sum(charge)::bigint AS charge
       FROM fresh GROUP BY lease_id, org_id HAVING sum(charge) > 0
@@ -176,17 +182,18 @@ open_lease AS MATERIALIZED (
        FOR NO KEY UPDATE OF lease
 ),
 asked AS MATERIALIZED (
-    SELECT {_COLUMNS}, {_element("charge")} AS worth, coalesce(room, 0) AS room, coalesce(suspended, 0) AS suspended,
-           coalesce(back, 0) AS back
+    SELECT {_columns(_UNITS)}, {_element("charge")} AS worth, coalesce(room, 0) AS room,
+           coalesce(suspended, 0) AS suspended, coalesce(back, 0) AS back
       FROM generate_series(0, 0) AS i LEFT JOIN open_lease ON true
 ),
 attempt AS MATERIALIZED (
-    SELECT *, least(worth, room + suspended + back) AS charge, least(worth, room) AS from_lease,
+    SELECT *, least(worth, room + suspended + back) AS charge, greatest(0, worth - room - suspended - back) AS house,
+           least(worth, room) AS from_lease,
            least(greatest(0, worth - room), suspended) AS from_suspense,
            least(greatest(0, worth - room - suspended), back) AS from_wallet
       FROM asked
 ),
-{_insert("ON CONFLICT DO NOTHING")},
+{_insert(_UNITS, "ON CONFLICT DO NOTHING")},
 {_posted_late("from_lease", TransferCode.SETTLE, AccountKind.LEASE, 1)},
 {_posted_late("from_suspense", TransferCode.LATE, AccountKind.SUSPENSE, 2)},
 {_posted_late("from_wallet", TransferCode.LATE, AccountKind.WALLET, 3)},
@@ -207,10 +214,13 @@ UPDATE lease
 
 
 # Looking for a conflict before each insert costs a third of the whole, and there is one only when a batch is resent.
-SETTLE_FRESH = _settle("")
-SETTLE_AGAIN = _settle("ON CONFLICT DO NOTHING")
+SETTLE_FRESH = _settle(_USUAL_UNITS, "")
+SETTLE_FRESH_OF_ALL_UNITS = _settle(_UNITS, "")
+SETTLE_AGAIN = _settle(_UNITS, "ON CONFLICT DO NOTHING")
 
 _ROW = int8_row(len(_NUMBERS))
+_RARE_ROW = int8_row(len(_RARE_UNITS))
+_NO_RARE = Int8Array((), 0)
 _IDS_OF_LATE = 3
 
 
@@ -219,7 +229,8 @@ async def settle(connection: AsyncConnection, batch: Sequence[ClosedAttempt], id
 
     Raises psycopg.Error for a row that can never be booked, when all before it are."""
     parameters = settle_parameters(batch, ids_source)
-    for statement in (SETTLE_FRESH, SETTLE_AGAIN):
+    fresh = SETTLE_FRESH if parameters["rare"] is _NO_RARE else SETTLE_FRESH_OF_ALL_UNITS
+    for statement in (fresh, SETTLE_AGAIN):
         try:
             await connection.execute(statement, parameters, prepare=True)
         except (psycopg.errors.UniqueViolation, psycopg.errors.CheckViolation):
@@ -238,11 +249,20 @@ def settle_parameters(
     Attempts are ordered by id, so that two batches never wait for each other in a ring."""
     ids: list[bytes] = []
     rows: list[bytes] = []
-    places: dict[str, int] = {}
-    for attempt in sorted(batch, key=_attempt_id):
+    texts: dict[tuple[str, str, str, str], int] = {}
+    ordered = sorted(batch, key=_attempt_id)
+    for attempt in ordered:
         opened, closed = attempt.open, attempt.close
-        ids += (opened.attempt_id, opened.execution_id, opened.org_id, opened.lease_id, opened.api_key_id)
-        ids.append(closed.answer or _NO_ANSWER.bytes)
+        ids += (
+            opened.attempt_id,
+            opened.execution_id,
+            opened.org_id,
+            opened.lease_id,
+            opened.api_key_id,
+            closed.answer or _NO_ANSWER,
+        )
+        named = (opened.model, opened.provider, opened.deployment, closed.error_code)
+        place = texts.setdefault(named, len(texts) + 1)
         flags = _ESTIMATED * closed.is_estimated + _FINAL * closed.is_final + _STREAM * opened.is_stream
         # fmt: off
         rows.append(_ROW.pack(
@@ -255,35 +275,45 @@ def settle_parameters(
             8, closed.cache_write_1h_tokens,
             8, closed.output_tokens,
             8, closed.reasoning_tokens,
-            8, closed.audio_input_tokens,
-            8, closed.image_input_tokens,
-            8, closed.audio_output_tokens,
-            8, closed.images,
-            8, closed.duration_ms,
-            8, closed.characters,
-            8, closed.outcome,
-            8, flags,
             8, opened.accepted_at_ms,
             8, closed.closed_at_ms,
             8, closed.first_content_ms,
-            8, opened.attempt_number,
-            8, closed.status,
-            8, places.setdefault(opened.model, len(places) + 1),
-            8, places.setdefault(opened.provider, len(places) + 1),
-            8, places.setdefault(opened.deployment, len(places) + 1),
-            8, places.setdefault(closed.error_code, len(places) + 1),
+            8, closed.outcome | flags << 8 | opened.attempt_number << 16 | closed.status << 24 | place << 40,
         ))
         # fmt: on
     lease_ids = sorted(set(ids[_IDS.index("lease_id") :: len(_IDS)]))
+    models, providers, deployments, error_codes = zip(*texts, strict=True) if texts else ((),) * len(_TEXTS)
     return {
         "count": len(rows),
         "ids": UuidArray(ids),
         "numbers": Int8Array(rows, len(rows) * len(_NUMBERS)),
-        "texts": list(places),
+        "rare": _rare_units(ordered),
+        "models": list(models),
+        "providers": list(providers),
+        "deployments": list(deployments),
+        "error_codes": list(error_codes),
         "lease_ids": UuidArray(lease_ids),
         "transfer_ids": UuidArray([ids_source.new() for _ in range(transfers or len(lease_ids))]),
         "cost_ids": UuidArray([ids_source.new() for _ in _COST_KINDS]),
     }
+
+
+def _rare_units(batch: Sequence[ClosedAttempt]) -> Int8Array:
+    """Those of every row, when any row has one."""
+    if not any(attempt.close.has_rare_units for attempt in batch):
+        return _NO_RARE
+    rows = [
+        _RARE_ROW.pack(
+            *(8, closed.audio_input_tokens),
+            *(8, closed.image_input_tokens),
+            *(8, closed.audio_output_tokens),
+            *(8, closed.images),
+            *(8, closed.duration_ms),
+            *(8, closed.characters),
+        )
+        for closed in [attempt.close for attempt in batch]
+    ]
+    return Int8Array(rows, len(rows) * len(_RARE_UNITS))
 
 
 def _attempt_id(attempt: ClosedAttempt) -> bytes:

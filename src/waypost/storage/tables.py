@@ -337,7 +337,7 @@ execution = sa.Table(
     "execution",
     METADATA,
     _column("id", _ID, _EXECUTION, primary_key=True),
-    _column("org_id", _ID, _EXECUTION),
+    _column("org_id", _ID, _EXECUTION, primary_key=True),
     _column("api_key_id", _ID, _EXECUTION),
     _column("accepted_at", _TIME, _EXECUTION),
     _column("closed_at", _TIME, _EXECUTION),
