@@ -26,6 +26,7 @@ from waypost.storage.orgs import create_org
 from waypost.storage.partitions import ensure_partitions
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
+from waypost.wire.canonical import Usage
 
 BATCH = 500
 LEASES = 8
@@ -62,19 +63,13 @@ def _attempt(ids: Ids, org_id: bytes, lease_id: bytes, now_ms: int) -> ClosedAtt
         attempt_id=attempt_id,
         outcome=Outcome.COMPLETED,
         is_final=True,
-        is_estimated=False,
         charge_nanos=1_000,
         cogs_nanos=800,
         closed_at_ms=now_ms + 900,
         first_content_ms=300,
         status=200,
         error_code="",
-        input_tokens=100,
-        cache_read_tokens=0,
-        cache_write_5m_tokens=0,
-        cache_write_1h_tokens=0,
-        output_tokens=50,
-        reasoning_tokens=0,
+        usage=Usage(100, 0, 0, 0, 50, 0),
     )
     return ClosedAttempt(opened, closed)
 

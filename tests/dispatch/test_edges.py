@@ -103,7 +103,7 @@ async def test_a_defect_in_making_the_bill_of_a_whole_stream_is_booked_at_a_gues
         (attempt,) = gateway.books.closed_attempts
         assert attempt.close.outcome is Outcome.FAILED
         assert attempt.close.is_final
-        assert attempt.close.is_estimated
+        assert attempt.close.usage.is_estimated
         assert attempt.close.charge_nanos > 0
 
 
@@ -126,7 +126,7 @@ async def test_a_caller_who_sends_what_cannot_be_read_and_leaves_is_charged(arou
         gateway.dispatcher.counting.counter.load()
         attempt = await hang_up_in_the_middle(sim, gateway, body)
         assert attempt.close.outcome is Outcome.DISCONNECTED
-        assert attempt.close.input_tokens > 0
+        assert attempt.close.usage.input_tokens > 0
         assert attempt.close.charge_nanos > 0
         assert gateway.dispatcher.running == 0
 

@@ -269,10 +269,10 @@ async def test_a_stream_that_waits_for_its_grant_waits_whatever_its_caller_does(
         (attempt,) = books.closed_attempts
         assert attempt.close.outcome is Outcome.CUT_OFF
         # Of 30,000, whatever one read of the socket brings.
-        assert HELD - 3 * SLACK_TOKENS < attempt.close.output_tokens <= HELD
+        assert HELD - 3 * SLACK_TOKENS < attempt.close.usage.output_tokens <= HELD
         assert caller.pieces <= HELD
         assert (caller.refusal is None) is leaves
-        assert attempt.close.cogs_nanos >= attempt.close.output_tokens * 8_000
+        assert attempt.close.cogs_nanos >= attempt.close.usage.output_tokens * 8_000
 
 
 @pytest.mark.parametrize("is_granted", [False, True])
@@ -309,6 +309,6 @@ async def test_an_answer_that_ends_while_it_waits_ends_when_its_grant_comes(is_g
         else:
             assert attempt.close.outcome is Outcome.CUT_OFF
             assert caller.pieces < 8_500
-            assert HELD - 2 * SLACK_TOKENS < attempt.close.output_tokens <= HELD
-            delivered_cost = attempt.close.all_input_tokens * 2_000 + attempt.close.output_tokens * 8_000
+            assert HELD - 2 * SLACK_TOKENS < attempt.close.usage.output_tokens <= HELD
+            delivered_cost = attempt.close.usage.all_input_tokens * 2_000 + attempt.close.usage.output_tokens * 8_000
             assert attempt.close.cogs_nanos > delivered_cost, "what was read behind it costs too"

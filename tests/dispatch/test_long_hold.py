@@ -145,4 +145,4 @@ async def test_a_provider_is_told_a_maximum_because_the_hold_is_never_raised() -
         _, caller = await run(gateway, "sim: words=20000 delay_ms=0", hold_nanos=10**12, stream=True)
         (attempt,) = gateway.books.closed_attempts
         assert caller.charges[0] > 0
-        assert attempt.close.output_tokens <= 8_192
+        assert attempt.close.usage.output_tokens <= 8_192

@@ -11,6 +11,7 @@ from waypost.gateway.journal import Journal
 from waypost.gateway.segment import SystemFiles
 from waypost.kit.ids import Ids
 from waypost.ledger.record import Close, ClosedAttempt, Open, Outcome
+from waypost.wire.canonical import Usage
 
 ORG = b"organisation-one"
 LEASE = b"lease-number-one"
@@ -102,19 +103,13 @@ def closed(record: Open, *, is_final: bool = True, charge: int = 400, cogs: int 
         attempt_id=record.attempt_id,
         outcome=Outcome.COMPLETED if is_final else Outcome.FAILED,
         is_final=is_final,
-        is_estimated=False,
         charge_nanos=charge if is_final else 0,
         cogs_nanos=cogs,
         closed_at_ms=1_760_000_001_000,
         first_content_ms=120,
         status=200 if is_final else 0,
         error_code="" if is_final else "MODEL_OVERLOADED",
-        input_tokens=10,
-        cache_read_tokens=0,
-        cache_write_5m_tokens=0,
-        cache_write_1h_tokens=0,
-        output_tokens=20,
-        reasoning_tokens=0,
+        usage=Usage(10, 0, 0, 0, 20, 0),
     )
 
 

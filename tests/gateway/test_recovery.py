@@ -189,4 +189,4 @@ def test_progress_and_a_raised_hold_survive_a_death_also_when_they_are_carried_f
     (row,) = recover(open_journal(tmp_path), 7).attempts
 
     assert row.open == long
-    assert (row.close.charge_nanos, row.close.output_tokens) == (1_200, 3)
+    assert (row.close.charge_nanos, row.close.usage.output_tokens) == (1_200, 3)

@@ -18,6 +18,7 @@ from waypost.ledger.journal_format import (
     read_segment,
 )
 from waypost.ledger.record import Ack, Close, Extend, Grant, Open, Outcome, Progress
+from waypost.wire.canonical import Usage
 
 ids = st.binary(min_size=16, max_size=16)
 amounts = st.integers(0, 4 * 10**18)
@@ -48,22 +49,25 @@ records = st.one_of(
         attempt_id=ids,
         outcome=st.sampled_from(Outcome),
         is_final=st.booleans(),
-        is_estimated=st.booleans(),
         charge_nanos=amounts,
         cogs_nanos=amounts,
         closed_at_ms=amounts,
         first_content_ms=amounts,
         status=st.integers(0, 599),
         error_code=st.text(alphabet=string.ascii_uppercase + "_", max_size=40),
-        input_tokens=amounts,
-        cache_read_tokens=amounts,
-        cache_write_5m_tokens=amounts,
-        cache_write_1h_tokens=amounts,
-        output_tokens=amounts,
-        reasoning_tokens=amounts,
-        images=st.sampled_from([0, 3]),
-        duration_ms=st.sampled_from([0, 10**9]),
-        audio_output_tokens=st.sampled_from([0, 7]),
+        usage=st.builds(
+            Usage,
+            input_tokens=amounts,
+            cache_read_tokens=amounts,
+            cache_write_5m_tokens=amounts,
+            cache_write_1h_tokens=amounts,
+            output_tokens=amounts,
+            reasoning_tokens=amounts,
+            images=st.sampled_from([0, 3]),
+            duration_ms=st.sampled_from([0, 10**9]),
+            audio_output_tokens=st.sampled_from([0, 7]),
+            is_estimated=st.booleans(),
+        ),
         answer=st.one_of(st.just(b""), ids),
     ),
     st.builds(Progress, attempt_id=ids, input_tokens=amounts, output_tokens=amounts, charge_nanos=amounts),

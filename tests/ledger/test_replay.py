@@ -35,7 +35,7 @@ def test_an_open_without_close_crashed_at_no_charge_and_at_the_most_it_may_have_
     assert row.close.outcome is Outcome.CRASHED
     assert (row.close.charge_nanos, row.close.cogs_nanos) == (0, 700)
     assert row.close.is_final
-    assert row.close.is_estimated
+    assert row.close.usage.is_estimated
     assert row.close.closed_at_ms == NOW_MS
 
 
@@ -139,8 +139,8 @@ def test_a_crashed_stream_is_charged_as_its_last_progress_tells_and_never_above_
     rows = {row.open.attempt_id: row.close for row in replay(records, NOW_MS)}
 
     first, second = rows[one.attempt_id], rows[two.attempt_id]
-    assert (first.charge_nanos, first.input_tokens, first.output_tokens) == (100, 7, 20)
-    assert first.is_estimated
+    assert (first.charge_nanos, first.usage.input_tokens, first.usage.output_tokens) == (100, 7, 20)
+    assert first.usage.is_estimated
     assert second.charge_nanos == two.hold_nanos + 50
     assert first.cogs_nanos == one.cost_bound_nanos
 

@@ -319,15 +319,15 @@ _OF_LONG_HOLDS = (
     Bug(
         "an attempt on a long hold is charged, which its execution is too",
         "dispatch/execution.py",
-        "charge_nanos=0 if has_long_hold else bill.charge_nanos,\n",
-        "charge_nanos=bill.charge_nanos,\n",
+        "0 if has_long_hold else bill.charge_nanos,\n",
+        "bill.charge_nanos,\n",
         _LONG_HOLD,
     ),
     Bug(
         "an attempt on a long hold ends its execution",
         "dispatch/execution.py",
-        "is_final=is_final and not has_long_hold,\n",
-        "is_final=is_final,\n",
+        "is_final and not has_long_hold,\n",
+        "is_final,\n",
         _LONG_HOLD,
     ),
     Bug(

@@ -135,7 +135,7 @@ class Lockstep:
                 one.open.lease_id.hex(),
                 one.close.charge_nanos,
                 one.close.cogs_nanos,
-                is_estimated=one.close.is_estimated,
+                is_estimated=one.close.usage.is_estimated,
             )
             for one in batch
         )

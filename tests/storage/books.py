@@ -15,6 +15,7 @@ from waypost.storage.ledger_check import LedgerTotals, check_ledger
 from waypost.storage.orgs import create_org
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
+from waypost.wire.canonical import Usage
 
 IDS = Ids()
 NOW_MS = time.time_ns() // 1_000_000
@@ -76,7 +77,7 @@ async def open_books(conninfo: str) -> AsyncIterator[Books]:
 
 
 def attempt(org_id: bytes, lease_id: bytes, charge_nanos: int, **changes: object) -> ClosedAttempt:
-    """A completed, final attempt; `changes` name fields of either record."""
+    """A completed, final attempt; `changes` name fields of either record or of the usage."""
     attempt_id = IDS.new()
     opened = Open(
         attempt_id=attempt_id,
@@ -99,20 +100,18 @@ def attempt(org_id: bytes, lease_id: bytes, charge_nanos: int, **changes: object
         attempt_id=attempt_id,
         outcome=Outcome.COMPLETED,
         is_final=True,
-        is_estimated=False,
         charge_nanos=charge_nanos,
         cogs_nanos=charge_nanos // 2,
         closed_at_ms=NOW_MS + 1234,
         first_content_ms=321,
         status=200,
         error_code="",
-        input_tokens=10,
-        cache_read_tokens=20,
-        cache_write_5m_tokens=30,
-        cache_write_1h_tokens=40,
-        output_tokens=50,
-        reasoning_tokens=5,
+        usage=Usage(10, 20, 30, 40, 50, 5),
     )
     of_open = {name: value for name, value in changes.items() if name in Open.__struct_fields__}
     of_close = {name: value for name, value in changes.items() if name in Close.__struct_fields__}
-    return ClosedAttempt(msgspec.structs.replace(opened, **of_open), msgspec.structs.replace(closed, **of_close))
+    of_usage = {name: value for name, value in changes.items() if name in Usage.__struct_fields__}
+    usage = msgspec.structs.replace(closed.usage, **of_usage)
+    return ClosedAttempt(
+        msgspec.structs.replace(opened, **of_open), msgspec.structs.replace(closed, usage=usage, **of_close)
+    )

@@ -20,7 +20,7 @@ from waypost.dispatch.counting import Counting
 from waypost.dispatch.extension import Extension
 from waypost.dispatch.failures import BROKEN, OF_TRANSPORT, OUR_FAULT, UNAFFORDABLE
 from waypost.dispatch.fleet import Credential, LiveRoute
-from waypost.dispatch.meter import AttemptMeter
+from waypost.dispatch.meter import AttemptMeter, bill_of, is_believable
 from waypost.dispatch.ports import Candidate, Plan
 from waypost.dispatch.streams import Streams
 from waypost.kit.money import Nanos
@@ -76,6 +76,7 @@ class Attempt:
         "_body",
         "_body_bytes",
         "_call",
+        "_costs",
         "_credential",
         "_extension",
         "_has_arrived",
@@ -83,6 +84,7 @@ class Attempt:
         "_is_ended",
         "_is_held_back",
         "_is_paused",
+        "_meter",
         "_output_bytes_max",
         "_owner",
         "_permit",
@@ -90,7 +92,6 @@ class Attempt:
         "_status",
         "is_over",
         "live",
-        "meter",
         "number",
         "offer",
         "record",
@@ -99,6 +100,7 @@ class Attempt:
     def __init__(self, owner: Owner, candidate: Candidate, number: int, attempt_id: bytes, opened_at_ms: int) -> None:
         plan = owner.plan
         live, offer = candidate.live, candidate.offer
+        request = plan.admission.request
         self._owner = owner
         self._credential: Credential = live.credentials[0]  # until it is sent
         self._permit = UNTIED
@@ -115,12 +117,12 @@ class Attempt:
         self._is_held_back = False  # by the extension
         self._has_arrived = False  # all of the answer, and a part of it waits for the extension
         # What a provider bills is what holds when it is asked; a customer's prices are those of the acceptance.
-        costs = live.costs.in_force(opened_at_ms) if live.costs.changes else live.costs
-        self.meter = AttemptMeter(plan, candidate, costs, owner.counting, owner)
+        costs = self._costs = live.costs.in_force(opened_at_ms) if live.costs.changes else live.costs
+        self._meter: AttemptMeter | None = None  # made when it is needed
         self._extension: Extension | None = None
         output_tokens_max = offer.ceiling.output_tokens_max
-        if plan.admission.request.output_tokens_max is None and plan.admission.request.is_stream:
-            most_tokens = plan.admission.request.n * offer.model.max_output
+        if request.is_stream and request.output_tokens_max is None:
+            most_tokens = request.n * offer.model.max_output
             can_be_cut = live.stops_billing_on_cancel and not (offer.ceiling.may_speak or plan.has_long_hold)
             if can_be_cut and output_tokens_max < most_tokens:
                 output_tokens_max = most_tokens
@@ -132,23 +134,23 @@ class Attempt:
         self.live = live
         self.offer = offer
         self.number = number
-        self.record = Open(
-            attempt_id=attempt_id,
-            execution_id=plan.execution_id,
-            lease_id=plan.hold.lease_id,
-            org_id=plan.org_id,
-            api_key_id=plan.api_key_id,
-            hold_nanos=plan.hold.amount_nanos,
-            cost_bound_nanos=upper_bound(bound, costs),
-            price_version=plan.admission.price_version,
-            attempt_number=number,
-            opened_at_ms=opened_at_ms,
-            accepted_at_ms=plan.accepted_at_ms,
-            is_stream=plan.admission.request.is_stream,
-            model=offer.model.slug,
-            provider=live.provider.id,
-            deployment=live.deployment.id,
-            has_long_hold=plan.has_long_hold,
+        self.record = Open(  # in their order: with names it would take 0.8 µs and not 0.2
+            attempt_id,
+            plan.execution_id,
+            plan.hold.lease_id,
+            plan.org_id,
+            plan.api_key_id,
+            plan.hold.amount_nanos,
+            upper_bound(bound, costs),
+            plan.admission.price_version,
+            number,
+            opened_at_ms,
+            plan.accepted_at_ms,
+            request.is_stream,
+            offer.model.slug,
+            live.provider.id,
+            live.deployment.id,
+            plan.has_long_hold,
         )
 
     def send(self) -> None:
@@ -293,7 +295,7 @@ class Attempt:
         """Raises BadAnswer, UpstreamError when the answer is not whole."""
         reader.end()
         self._owner.dropped_fields(reader.unknown_fields)
-        self._completed(None, reader.usage, reader.output_bytes)
+        self._completed(None, reader.usage, has_output=reader.output_bytes > 0)
 
     def _finish_plain(self, body: bytes) -> None:
         try:
@@ -311,13 +313,20 @@ class Attempt:
             if request.is_stream:
                 self._broke(BROKEN)  # a whole answer where events were asked for
             else:
-                self._owner.dropped_fields(completion.unknown_fields)
+                if completion.unknown_fields:
+                    self._owner.dropped_fields(completion.unknown_fields)
                 self._answer_id = completion.answer_id
-                self._completed(completion, usage, completion.output_bytes)
+                self._completed(completion, usage, has_output=completion.has_output)
 
-    def _completed(self, completion: Completion | None, reported: Usage | None, output_bytes: int) -> None:
+    def _completed(self, completion: Completion | None, reported: Usage | None, *, has_output: bool) -> None:
         self.is_over = True
-        self.meter.whole(
+        plan, offer = self._owner.plan, self.offer
+        if reported is not None and is_believable(reported, plan, offer):
+            bill = bill_of(reported, plan, self.live, offer, self._costs, self._owner, has_output=has_output)
+            self._end(Outcome.COMPLETED, bill, None, completion)
+            return
+        output_bytes = self.output_bytes if completion is None else completion.output_bytes
+        self.meter.counted(
             completion, reported, output_bytes, lambda bill: self._settle(Outcome.COMPLETED, bill, None, completion)
         )
 
@@ -386,6 +395,14 @@ class Attempt:
     # What its meter and its hold need.
 
     @property
+    def meter(self) -> AttemptMeter:
+        meter = self._meter
+        if meter is None:
+            owner = self._owner
+            meter = self._meter = AttemptMeter(owner.plan, self.live, self.offer, self._costs, owner.counting, owner)
+        return meter
+
+    @property
     def output_bytes(self) -> int:
         """That were delivered."""
         read_bytes = 0 if self._reader is None else self._reader.output_bytes
@@ -447,7 +464,7 @@ class Attempt:
         self.is_over = self._is_ended = True
         self._body = []
         self._extension = None  # it holds on to this object
-        if self.meter.tally is not None:
+        if self._meter is not None and self._meter.tally is not None:
             self._owner.streams.discard(self)
         verdict = verdict_of(outcome, failure, self._status)
         self._credential.health.end(self._permit, verdict, self._owner.now_s())

@@ -12,7 +12,7 @@ import msgspec
 
 from waypost.dispatch.counting import Counting
 from waypost.dispatch.fleet import LiveRoute
-from waypost.dispatch.ports import Candidate, Plan
+from waypost.dispatch.ports import Offer, Plan
 from waypost.dispatch.tally import Tally, count_input
 from waypost.kit.money import Nanos
 from waypost.ledger.record import Progress
@@ -21,7 +21,7 @@ from waypost.metering.charge import bill_delivered, bill_lost
 from waypost.metering.estimate import likely_tokens
 from waypost.metering.price import PriceRow, amount
 from waypost.metering.tokens import TokenCounter, chunk_bytes, completion_texts
-from waypost.metering.usage import Metered, meter
+from waypost.metering.usage import is_plausible
 from waypost.wire.canonical import Chunk, Completion, Usage
 from waypost.wire.request import contexts
 
@@ -33,15 +33,37 @@ class Alarms(Protocol):
     def hold_was_overrun(self, live: LiveRoute, over_nanos: Nanos) -> None: ...
 
 
+def is_believable(reported: Usage, plan: Plan, offer: Offer) -> bool:
+    """Whether a provider's usage can be."""
+    model, request = offer.model, plan.admission.request
+    return is_plausible(
+        reported, context_window=contexts(request) * model.context_window, max_output=model.max_output, n=request.n
+    )
+
+
+def bill_of(
+    usage: Usage, plan: Plan, live: LiveRoute, offer: Offer, costs: PriceRow, alarms: Alarms, *, has_output: bool
+) -> Bill:
+    """What an attempt that delivered comes to."""
+    hold_nanos = plan.hold.amount_nanos
+    bill = bill_delivered(usage, prices=offer.prices, costs=costs, hold_nanos=hold_nanos, has_output=has_output)
+    if bill.overrun_nanos:
+        alarms.hold_was_overrun(live, bill.overrun_nanos)
+    return bill
+
+
 class AttemptMeter:
-    """Of one attempt. Its bills are made once; counts that take long are waited for."""
+    """Of one attempt that its provider's word at the end is not enough for: a stream, which may stop anywhere, or an
+    answer without a usage that can be. Its bills are made once; counts that take long are waited for."""
 
     __slots__ = ("_alarms", "_costs", "_counting", "_live", "_offer", "_plan", "_progress", "tally")
 
-    def __init__(self, plan: Plan, candidate: Candidate, costs: PriceRow, counting: Counting, alarms: Alarms) -> None:
+    def __init__(
+        self, plan: Plan, live: LiveRoute, offer: Offer, costs: PriceRow, counting: Counting, alarms: Alarms
+    ) -> None:
         self._plan = plan
-        self._live = candidate.live
-        self._offer = candidate.offer
+        self._live = live
+        self._offer = offer
         self._costs = costs
         self._counting = counting
         self._alarms = alarms
@@ -55,19 +77,15 @@ class AttemptMeter:
 
     # Bills.
 
-    def whole(
+    def counted(
         self,
         completion: Completion | None,
         reported: Usage | None,
         output_bytes: int,
         then: Callable[[Bill], None],
     ) -> None:
-        """The bill of a whole answer."""
+        """The bill of a whole answer whose provider reported nothing, or what cannot be."""
         if reported is not None:
-            metered = self._metered(reported, Usage())
-            if not metered.is_alarming:
-                then(self._bill(metered.usage, has_output=output_bytes > 0))
-                return
             self._alarms.usage_was_doubtful(self._live)
         self._count(completion, output_bytes, lambda counted: then(self._bill(counted, has_output=output_bytes > 0)))
 
@@ -152,25 +170,14 @@ class AttemptMeter:
 
     def _believable(self, reported: Usage | None) -> Usage | None:
         """What a provider told before the end, when it can be."""
-        return None if reported is None or self._metered(reported, Usage()).is_alarming else reported
-
-    def _metered(self, reported: Usage, estimate: Usage) -> Metered:
-        model, request = self._offer.model, self._plan.admission.request
-        return meter(
-            reported,
-            estimate,
-            context_window=contexts(request) * model.context_window,
-            max_output=model.max_output,
-            n=request.n,
-        )
+        return reported if reported is not None and is_believable(reported, self._plan, self._offer) else None
 
     def _running(self, reported: Usage | None) -> Usage | None:
         """The provider's own count so far, where it counts along: one that is below the number of pieces told was made
         before them."""
         if reported is None or (self.tally is not None and reported.all_output_tokens < self.tally.deltas):
             return None
-        metered = self._metered(reported, Usage())
-        return None if metered.is_alarming else metered.usage
+        return self._believable(reported)
 
     def _count(self, completion: Completion | None, output_bytes: int, then: Callable[[Usage], None]) -> None:
         request = self._plan.admission.request
@@ -204,16 +211,7 @@ class AttemptMeter:
         )
 
     def _bill(self, usage: Usage, *, has_output: bool) -> Bill:
-        bill = bill_delivered(
-            usage,
-            prices=self._offer.prices,
-            costs=self._costs,
-            hold_nanos=self._plan.hold.amount_nanos,
-            has_output=has_output,
-        )
-        if bill.overrun_nanos:
-            self._alarms.hold_was_overrun(self._live, bill.overrun_nanos)
-        return bill
+        return bill_of(usage, self._plan, self._live, self._offer, self._costs, self._alarms, has_output=has_output)
 
 
 def _nothing(_: TokenCounter) -> int:

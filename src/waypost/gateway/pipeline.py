@@ -426,7 +426,7 @@ class Gateway:
         close, opened = attempt.close, attempt.open
         self._answers_counted.add(opened.model, _OUTCOME_LABELS[close.outcome], close.error_code)
         self._answers_timed.observe((close.closed_at_ms - opened.accepted_at_ms) / 1000, opened.model)
-        used = close.all_input_tokens + close.output_tokens + close.audio_output_tokens
+        used = close.usage.all_input_tokens + close.usage.all_output_tokens
         self._forget(opened.execution_id, used, close.charge_nanos)
 
     def unused(self, plan: Plan) -> None:

@@ -25,9 +25,10 @@ def parse_usd(value: str) -> Nanos:
 
 def format_usd(nanos: Nanos) -> str:
     """Exact, without trailing zeros, at least two decimals: 12_000 → `0.000012`, 2_500_000_000 → `2.50`."""
-    sign = "-" if nanos < 0 else ""
-    whole, part = divmod(abs(nanos), NANOS_PER_USD)
-    return f"{sign}{whole}.{f'{part:09d}'.rstrip('0').ljust(2, '0')}"
+    if nanos < 0:
+        return "-" + format_usd(-nanos)
+    digits = f"{nanos % NANOS_PER_USD:09d}".rstrip("0")
+    return f"{nanos // NANOS_PER_USD}.{digits if len(digits) > 1 else digits.ljust(2, '0')}"
 
 
 def format_usd_floor(nanos: Nanos) -> str:

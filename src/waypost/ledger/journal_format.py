@@ -13,13 +13,13 @@ a few scattered bit errors in one record, and cost a dependency.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is an exception
 from zlib import crc32
 
-import msgspec
-
 from waypost.ledger.record import Ack, Close, Extend, Grant, Open, Outcome, Progress
+from waypost.wire.canonical import Usage
 
 MAGIC = b"waypost\x01"  # the last byte is the version of the layout
 RECORD_BYTES_MAX = 16_384  # an acknowledgement of 500 attempts is 8 KiB; OPEN and CLOSE are some 200 bytes
@@ -31,15 +31,16 @@ Record = Grant | Open | Close | Ack | Progress | Extend
 _FRAME = Struct("<II")
 _BODY = Struct("<QB")
 _GRANT = Struct("<16s16sq")
-_OPEN = Struct("<QB16s16s16s16s16sqqqBqqBHHH")  # this and CLOSE with LSN and type before the payload
+_OPEN = Struct("<QB16s16s16s16s16sqqqBqqB")  # then names; this and CLOSE with LSN and type before the payload
 _CLOSE = Struct("<QB16sB??qqqqiqqqqqqH")
 _OTHER_UNITS = Struct("<6q")  # behind a CLOSE's text, when any of them is not zero; then the answer's digest, if any
 _NO_OTHERS = (0,) * 6
+_NAMES = Struct("<HHH")
 _PROGRESS = Struct("<16sqqq")
 _EXTEND = Struct("<16sq")
 _FRAME_BYTES = _FRAME.size
 _PREFIX_BYTES = _FRAME.size + _BODY.size
-_STREAM, _LONG_HOLD = 1, 2  # bits of the byte before OPEN's lengths, which once was 1 for a stream and else 0
+_STREAM, _LONG_HOLD = 1, 2  # bits of the byte before OPEN's names, which once was 1 for a stream and else 0
 _TYPE_GRANT, _TYPE_OPEN, _TYPE_CLOSE, _TYPE_ACK, _TYPE_PROGRESS, _TYPE_EXTEND = 1, 2, 3, 4, 5, 6
 
 
@@ -48,7 +49,6 @@ def encode_grant(lsn: int, record: Grant) -> bytes:
 
 
 def encode_open(lsn: int, record: Open) -> bytes:
-    model, provider, deployment = record.model.encode(), record.provider.encode(), record.deployment.encode()
     fixed = _OPEN.pack(
         lsn,
         _TYPE_OPEN,
@@ -64,46 +64,51 @@ def encode_open(lsn: int, record: Open) -> bytes:
         record.opened_at_ms,
         record.accepted_at_ms,
         _STREAM * record.is_stream + _LONG_HOLD * record.has_long_hold,
-        len(model),
-        len(provider),
-        len(deployment),
     )
-    return _framed(b"%b%b%b%b" % (fixed, model, provider, deployment))
+    return _framed(fixed + _names(record.model, record.provider, record.deployment))
+
+
+@lru_cache(4_096)
+def _names(*names: str) -> bytes:
+    """Their lengths, and they: of a route, so there are few of them, and making them took a third of an OPEN."""
+    encoded = [name.encode() for name in names]
+    return _NAMES.pack(*map(len, encoded)) + b"".join(encoded)
 
 
 def encode_close(lsn: int, record: Close) -> bytes:
     error_code = record.error_code.encode()
+    usage = record.usage
     fixed = _CLOSE.pack(
         lsn,
         _TYPE_CLOSE,
         record.attempt_id,
         record.outcome,
         record.is_final,
-        record.is_estimated,
+        usage.is_estimated,
         record.charge_nanos,
         record.cogs_nanos,
         record.closed_at_ms,
         record.first_content_ms,
         record.status,
-        record.input_tokens,
-        record.cache_read_tokens,
-        record.cache_write_5m_tokens,
-        record.cache_write_1h_tokens,
-        record.output_tokens,
-        record.reasoning_tokens,
+        usage.input_tokens,
+        usage.cache_read_tokens,
+        usage.cache_write_5m_tokens,
+        usage.cache_write_1h_tokens,
+        usage.output_tokens,
+        usage.reasoning_tokens,
         len(error_code),
     )
-    others = (
-        record.audio_input_tokens,
-        record.image_input_tokens,
-        record.audio_output_tokens,
-        record.images,
-        record.duration_ms,
-        record.characters,
+    if not usage.has_rare_units:
+        return _framed(fixed + error_code + record.answer)
+    others = _OTHER_UNITS.pack(
+        usage.audio_input_tokens,
+        usage.image_input_tokens,
+        usage.audio_output_tokens,
+        usage.images,
+        usage.duration_ms,
+        usage.characters,
     )
-    if any(others):
-        return _framed(fixed + error_code + _OTHER_UNITS.pack(*others) + record.answer)
-    return _framed(fixed + error_code + record.answer)
+    return _framed(fixed + error_code + others + record.answer)
 
 
 def encode_progress(lsn: int, record: Progress) -> bytes:
@@ -215,10 +220,12 @@ def _decode(data: bytes, at: int, end: int) -> Record | None:
 
 
 def _decode_open(body: bytes) -> Open:
-    *fixed, flags, model_bytes, provider_bytes, deployment_bytes = _OPEN.unpack_from(body)[2:]
-    provider_at = _OPEN.size + model_bytes
+    *fixed, flags = _OPEN.unpack_from(body)[2:]
+    model_bytes, provider_bytes, deployment_bytes = _NAMES.unpack_from(body, _OPEN.size)
+    model_at = _OPEN.size + _NAMES.size
+    provider_at = model_at + model_bytes
     deployment_at = provider_at + provider_bytes
-    model, provider = body[_OPEN.size : provider_at], body[provider_at:deployment_at]
+    model, provider = body[model_at:provider_at], body[provider_at:deployment_at]
     deployment = body[deployment_at : deployment_at + deployment_bytes]
     fixed += (bool(flags & _STREAM), model.decode(), provider.decode(), deployment.decode())
     return Open(*fixed, bool(flags & _LONG_HOLD))  # type: ignore[call-arg]  # it counts `fixed` as any number of them
@@ -231,19 +238,16 @@ def _decode_close(body: bytes) -> Close:
     end = _CLOSE.size + length
     others = _OTHER_UNITS.unpack_from(body, end) if len(body) - end >= _OTHER_UNITS.size else _NO_OTHERS
     end_of_units = end + _OTHER_UNITS.size if others is not _NO_OTHERS else end
-    close = Close(
+    return Close(
         attempt_id,
         Outcome(outcome),
         is_final,
-        is_estimated,
         charge,
         cogs,
         closed_at,
         first_content,
         status,
         body[_CLOSE.size : end].decode(),
-        *tokens,
-        *others,
+        Usage(*(*tokens, *others), is_estimated),  # type: ignore[call-arg]  # as above
+        body[end_of_units:],
     )
-    answer = body[end_of_units:]
-    return msgspec.structs.replace(close, answer=answer) if answer else close

@@ -16,6 +16,8 @@ from hashlib import blake2b
 
 import msgspec
 
+from waypost.wire.canonical import Usage
+
 
 class Outcome(IntEnum):
     """How an attempt ended; the last attempt's outcome is the execution's. Values are stored: never renumber."""
@@ -73,49 +75,14 @@ class Close(msgspec.Struct, frozen=True, gc=False):
     attempt_id: bytes
     outcome: Outcome
     is_final: bool  # the execution ends with this attempt
-    is_estimated: bool  # the provider reported no usable usage
     charge_nanos: int  # ≤ hold
     cogs_nanos: int
     closed_at_ms: int
     first_content_ms: int  # from acceptance to the first content sent to the caller; 0 = none was sent
     status: int  # HTTP status that the caller saw (200 for a begun stream), 0 = none
     error_code: str  # canonical code, "" when completed
-    input_tokens: int  # uncached
-    cache_read_tokens: int
-    cache_write_5m_tokens: int
-    cache_write_1h_tokens: int
-    output_tokens: int  # reasoning included
-    reasoning_tokens: int
-    audio_input_tokens: int = 0
-    image_input_tokens: int = 0
-    audio_output_tokens: int = 0
-    images: int = 0  # generated
-    duration_ms: int = 0
-    characters: int = 0
+    usage: Usage  # what it is charged for, and booked as
     answer: bytes = b""  # digest of the provider's name for its answer (`answer_digest`), 16 bytes
-
-    @property
-    def has_rare_units(self) -> bool:
-        """Whether anything was used that hardly any call uses: sound, images, seconds, characters."""
-        return bool(
-            self.audio_input_tokens
-            or self.image_input_tokens
-            or self.audio_output_tokens
-            or self.images
-            or self.duration_ms
-            or self.characters
-        )
-
-    @property
-    def all_input_tokens(self) -> int:
-        return (
-            self.input_tokens
-            + self.cache_read_tokens
-            + self.cache_write_5m_tokens
-            + self.cache_write_1h_tokens
-            + self.audio_input_tokens
-            + self.image_input_tokens
-        )
 
 
 class Ack(msgspec.Struct, frozen=True, gc=False):

@@ -11,6 +11,7 @@ import msgspec
 
 from waypost.ledger.journal_format import Record
 from waypost.ledger.record import Ack, Close, ClosedAttempt, Extend, Grant, Open, Outcome, Progress
+from waypost.wire.canonical import Usage
 
 
 def replay(records: Iterable[Record], now_ms: int) -> list[ClosedAttempt]:
@@ -128,17 +129,15 @@ def _crashed(attempt: _Attempt, now_ms: int, *, is_final: bool = True) -> Close:
         attempt_id=opened.attempt_id,
         outcome=Outcome.CRASHED,
         is_final=is_final,
-        is_estimated=True,
         charge_nanos=charge_nanos,
         cogs_nanos=opened.cost_bound_nanos,
         closed_at_ms=max(now_ms, opened.opened_at_ms),  # the clock may have stepped back
         first_content_ms=0,
         status=0,
         error_code="INTERNAL_ERROR",
-        input_tokens=0 if progress is None else progress.input_tokens,
-        cache_read_tokens=0,
-        cache_write_5m_tokens=0,
-        cache_write_1h_tokens=0,
-        output_tokens=0 if progress is None else progress.output_tokens,
-        reasoning_tokens=0,
+        usage=Usage(
+            input_tokens=0 if progress is None else progress.input_tokens,
+            output_tokens=0 if progress is None else progress.output_tokens,
+            is_estimated=True,
+        ),
     )

@@ -31,13 +31,19 @@ def meter(
     max_output: int = 0,
     n: int = 1,
 ) -> Metered:
-    """The usage to bill by: the reported one, or where that cannot be, the estimate. Bounds are generous (a context and
-    an answer more than fits), because an answer somewhat longer than allowed is an overrun to be booked, not a
-    misreport."""
+    """The usage to bill by: the reported one, or where that cannot be, the estimate."""
     if reported is None:
         return Metered(_estimated(estimate), False)
+    if is_plausible(reported, context_window=context_window, max_output=max_output, n=n):
+        return Metered(reported, False)
+    return Metered(_estimated(estimate), True)
+
+
+def is_plausible(reported: Usage, *, context_window: int, max_output: int, n: int) -> bool:
+    """Whether that can be. Bounds are generous (a context and an answer more than fits), because an answer somewhat
+    longer than allowed is an overrun to be booked, not a misreport."""
     per_choice_max = context_window + max_output
-    if (
+    return (
         min(
             reported.input_tokens,
             reported.cache_read_tokens,
@@ -58,9 +64,7 @@ def meter(
         and reported.images <= IMAGES_MAX
         and reported.duration_ms <= DURATION_MS_MAX
         and reported.characters <= CHARACTERS_MAX
-    ):
-        return Metered(reported, False)
-    return Metered(_estimated(estimate), True)
+    )
 
 
 def _estimated(usage: Usage) -> Usage:

@@ -110,7 +110,7 @@ class OpenAIChat:
         except (ValueError, RecursionError):
             # From the decoder: not JSON, cut off, not UTF-8, of wrong types, out of range or too deep.
             raise BadAnswer from None
-        completion = Completion(choices, answer_id=text_of(answer.id))
+        completion = Completion(choices, None, 0, text_of(answer.id))
         if closer is not None:
             completion.unknown_fields, completion.exposed, exposed = closer
             for choice, fields in zip(choices, exposed, strict=True):
@@ -183,11 +183,15 @@ def change_fields(fields: dict[str, msgspec.Raw], changes: RequestChanges) -> No
 
 
 def _choice(sent: SentChoice, position: int) -> Choice:
-    if is_broken(sent.finish_reason):
-        raise UpstreamError(Failure(ErrorCode.GENERATION_FAILED))
     said = sent.message
-    calls = _tool_calls(said) if said.tool_calls or said.function_call is not None else ()
-    reason = finish_reason_of(sent.finish_reason, has_calls=bool(calls))
+    if sent.finish_reason == "stop" and not said.tool_calls and said.function_call is None:  # nearly always
+        calls: Sequence[ToolCall] = ()
+        reason = "stop"
+    elif is_broken(sent.finish_reason):
+        raise UpstreamError(Failure(ErrorCode.GENERATION_FAILED))
+    else:
+        calls = _tool_calls(said) if said.tool_calls or said.function_call is not None else ()
+        reason = finish_reason_of(sent.finish_reason, has_calls=bool(calls))
     if not reason:
         raise BadAnswer  # it stopped in the middle
     if reason == "tool_calls":

@@ -252,7 +252,7 @@ def settle_parameters(
     texts: dict[tuple[str, str, str, str], int] = {}
     ordered = sorted(batch, key=_attempt_id)
     for attempt in ordered:
-        opened, closed = attempt.open, attempt.close
+        opened, closed, usage = attempt.open, attempt.close, attempt.close.usage
         ids += (
             opened.attempt_id,
             opened.execution_id,
@@ -263,18 +263,18 @@ def settle_parameters(
         )
         named = (opened.model, opened.provider, opened.deployment, closed.error_code)
         place = texts.setdefault(named, len(texts) + 1)
-        flags = _ESTIMATED * closed.is_estimated + _FINAL * closed.is_final + _STREAM * opened.is_stream
+        flags = _ESTIMATED * usage.is_estimated + _FINAL * closed.is_final + _STREAM * opened.is_stream
         # fmt: off
         rows.append(_ROW.pack(
             8, closed.charge_nanos,
             8, closed.cogs_nanos,
             8, opened.price_version,
-            8, closed.input_tokens,
-            8, closed.cache_read_tokens,
-            8, closed.cache_write_5m_tokens,
-            8, closed.cache_write_1h_tokens,
-            8, closed.output_tokens,
-            8, closed.reasoning_tokens,
+            8, usage.input_tokens,
+            8, usage.cache_read_tokens,
+            8, usage.cache_write_5m_tokens,
+            8, usage.cache_write_1h_tokens,
+            8, usage.output_tokens,
+            8, usage.reasoning_tokens,
             8, opened.accepted_at_ms,
             8, closed.closed_at_ms,
             8, closed.first_content_ms,
@@ -300,18 +300,18 @@ def settle_parameters(
 
 def _rare_units(batch: Sequence[ClosedAttempt]) -> Int8Array:
     """Those of every row, when any row has one."""
-    if not any(attempt.close.has_rare_units for attempt in batch):
+    if not any(attempt.close.usage.has_rare_units for attempt in batch):
         return _NO_RARE
     rows = [
         _RARE_ROW.pack(
-            *(8, closed.audio_input_tokens),
-            *(8, closed.image_input_tokens),
-            *(8, closed.audio_output_tokens),
-            *(8, closed.images),
-            *(8, closed.duration_ms),
-            *(8, closed.characters),
+            *(8, usage.audio_input_tokens),
+            *(8, usage.image_input_tokens),
+            *(8, usage.audio_output_tokens),
+            *(8, usage.images),
+            *(8, usage.duration_ms),
+            *(8, usage.characters),
         )
-        for closed in [attempt.close for attempt in batch]
+        for usage in [attempt.close.usage for attempt in batch]
     ]
     return Int8Array(rows, len(rows) * len(_RARE_UNITS))
 

@@ -48,6 +48,18 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     def all_output_tokens(self) -> int:
         return self.output_tokens + self.audio_output_tokens
 
+    @property
+    def has_rare_units(self) -> bool:
+        """Whether anything was used that hardly any call uses: sound, images, seconds, characters."""
+        return bool(
+            self.audio_input_tokens
+            or self.image_input_tokens
+            or self.audio_output_tokens
+            or self.images
+            or self.duration_ms
+            or self.characters
+        )
+
 
 # ── what was said ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -209,6 +221,18 @@ class Completion(msgspec.Struct, gc=False):
     unknown_fields: int = 0
     answer_id: str = ""  # the provider's name for it, which its bill may have; callers get one of ours
     vectors: Sequence[bytes] = ()  # of embeddings, in the order of their inputs: little-endian 32-bit floats
+
+    @property
+    def has_output(self) -> bool:
+        """Whether anything was said."""
+        if self.vectors:
+            return True
+        for choice in self.choices:
+            if choice.content or choice.reasoning or choice.refusal or choice.tool_calls or choice.blocks:
+                return True
+            if choice.audio is not None and (choice.audio.data or choice.audio.transcript):
+                return True
+        return False
 
     @property
     def output_bytes(self) -> int:
