@@ -158,28 +158,22 @@ class Attempt:
         the books. Whoever left while it was synced is not sent for."""
         if self.is_over:
             return
+        request, live, offer = self._owner.plan.admission.request, self.live, self.offer
         try:
-            self._send()
+            now_s = self._owner.now_s()
+            credential = self._credential = live.credential(now_s)
+            self._permit = credential.health.circuit.begin(now_s)
+            # What the hold covers; or all that the model can answer, when the hold can be raised or the answer cut.
+            output_tokens_max = offer.output_tokens_max if self._extension is None else offer.model.max_output
+            head, body = live.kind.call(request, credential.target, output_tokens_max=output_tokens_max)
+            if request.is_stream:
+                # What counts is what was said in it: see `_read_events`.
+                timeouts, bytes_max = live.stream_timeouts, UNBOUNDED
+            else:
+                timeouts, bytes_max = live.call_timeouts, None
+            self._call = live.pool.call(head, body, self, timeouts, body_bytes_max=bytes_max)
         except Exception as bug:  # noqa: BLE001  an edge: a defect of ours must still end the attempt in the books
             self.end_by_bug(bug)
-
-    def _send(self) -> None:
-        plan = self._owner.plan
-        now_s = self._owner.now_s()
-        self._credential = self.live.credential(now_s)
-        self._permit = self._credential.health.begin(now_s)
-        # What the hold covers; or all that the model can answer, when the hold can be raised or the answer cut.
-        offer = self.offer
-        output_tokens_max = offer.output_tokens_max if self._extension is None else offer.model.max_output
-        head, body = self.live.kind.call(
-            plan.admission.request, self._credential.target, output_tokens_max=output_tokens_max
-        )
-        if plan.admission.request.is_stream:
-            # What counts is what was said in it: see `_read_events`.
-            timeouts, bytes_max = self.live.stream_timeouts, UNBOUNDED
-        else:
-            timeouts, bytes_max = self.live.call_timeouts, None
-        self._call = self.live.pool.call(head, body, self, timeouts, body_bytes_max=bytes_max)
 
     # What the transport tells.
 

@@ -109,16 +109,15 @@ class Execution:
         if live.gate.places.take():
             self._open(live)
         self._services.began(self)
-        self._guarded(self._begun, live)
-
-    def _begun(self, live: LiveRoute) -> None:
-        attempt = self._attempt
-        if self._caller is not None:
-            self._caller.attach(self)
-        if attempt is not None:
-            self._send(attempt)
-        else:
-            self._queue_for(live)
+        try:
+            if self._caller is not None:
+                self._caller.attach(self)
+            if self._attempt is not None:
+                self._send(self._attempt)
+            else:
+                self._queue_for(live)
+        except Exception as bug:  # noqa: BLE001  an edge, see `_went_wrong`
+            self._went_wrong(bug)
 
     # What the caller's side says.
 
@@ -239,19 +238,23 @@ class Execution:
     # Steps.
 
     def _guarded(self, step: Callable[[_Input], None], given: _Input) -> None:
-        """An edge, around whatever happens before an attempt: a defect of ours ends the execution, in the books and for
-        its caller. Nobody above could: a timer has nobody, and who begins it releases the hold of what never began."""
+        """An edge, around whatever happens before an attempt."""
         try:
             step(given)
-        except Exception as bug:  # noqa: BLE001  as said above
-            if self._attempt is not None:
-                self._attempt.end_by_bug(bug)
-                return
-            report_bug(bug)
-            if self._is_over:
-                self.break_off()
-            else:
-                self._end_before_next(Outcome.FAILED, Refusal(ErrorCode.INTERNAL_ERROR))
+        except Exception as bug:  # noqa: BLE001  see `_went_wrong`
+            self._went_wrong(bug)
+
+    def _went_wrong(self, bug: Exception) -> None:
+        """A defect of ours ends the execution, in the books and for its caller. Nobody above could: a timer has nobody,
+        and who begins it releases the hold of what never began."""
+        if self._attempt is not None:
+            self._attempt.end_by_bug(bug)
+            return
+        report_bug(bug)
+        if self._is_over:
+            self.break_off()
+        else:
+            self._end_before_next(Outcome.FAILED, Refusal(ErrorCode.INTERNAL_ERROR))
 
     def _next_step(self, failed: LiveRoute, outcome: Outcome) -> TryNext | GiveUp:
         """Never raises: the attempt's record comes after it."""

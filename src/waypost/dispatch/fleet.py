@@ -46,54 +46,50 @@ class Credential:
 class LiveDeployment:
     """One deployment as it can be reached: where, by which credentials, through which gate."""
 
-    __slots__ = ("_credentials", "_next", "deployment", "gate", "pool", "provider")
+    __slots__ = ("_next", "credentials", "deployment", "gate", "pool", "provider")
 
     def __init__(self, route: Route, pool: Pool, gate: Gate, credentials: tuple[Credential, ...]) -> None:
         self.provider = route.provider
         self.deployment = route.deployment
         self.pool = pool
         self.gate = gate
-        self._credentials = credentials
+        self.credentials = credentials
         self._next = 0
-
-    @property
-    def credentials(self) -> tuple[Credential, ...]:
-        return self._credentials
 
     def is_ready(self, now_s: float) -> bool:
         """Whether any credential may be used: none of its circuit and its rest stands against it."""
-        for credential in self._credentials:  # noqa: SIM110  `any` costs a microsecond more
+        for credential in self.credentials:  # noqa: SIM110  `any` costs a microsecond more
             if credential.health.is_ready(now_s):
                 return True
         return False
 
     def is_last_resort(self, now_s: float) -> bool:
         """Whether it is to be called all the same when no other route is ready."""
-        return any(credential.health.is_last_resort(now_s) for credential in self._credentials)
+        return any(credential.health.is_last_resort(now_s) for credential in self.credentials)
 
     def is_passable(self, now_s: float) -> bool:
         """Whether a circuit lets through a request that was here before; a rest is the failure's own to tell."""
         return any(
             credential.health.circuit.blocked_until_s <= now_s or not credential.health.circuit.is_total
-            for credential in self._credentials
+            for credential in self.credentials
         )
 
     def wait_s(self, now_s: float) -> float:
         """Until a credential may be used again, as far as that can be told."""
-        return min(credential.health.wait_s(now_s) for credential in self._credentials)
+        return min(credential.health.wait_s(now_s) for credential in self.credentials)
 
     def credential(self, now_s: float) -> Credential:
         """The next credential in turn that is ready; else one of last resort; else the one that will be ready first."""
-        count = len(self._credentials)
+        count = len(self.credentials)
         if count == 1:
-            return self._credentials[0]
+            return self.credentials[0]
         for step in range(count):
             index = (self._next + step) % count
-            if self._credentials[index].health.is_ready(now_s):
+            if self.credentials[index].health.is_ready(now_s):
                 self._next = index + 1
-                return self._credentials[index]
+                return self.credentials[index]
         return min(
-            self._credentials,
+            self.credentials,
             key=lambda credential: (not credential.health.is_last_resort(now_s), credential.health.wait_s(now_s)),
         )
 
@@ -141,7 +137,7 @@ class Fleet:
         self._read_secret = read_secret
         self._dice = dice
         self._circuits_opened = circuits_opened or Counter("circuits_opened", "", ("provider", "deployment"))
-        self._credentials_rested = credentials_rested or Counter("credentials_rested", "", ("provider", "deployment"))
+        self.credentials_rested = credentials_rested or Counter("credentials_rested", "", ("provider", "deployment"))
         self._bulkheads_refused = bulkheads_refused or Counter("bulkheads_refused", "", ("provider",))
         self._repetitions_refused = repetitions_refused or Counter("repetitions_refused", "", ("provider",))
         self._egress = Egress()
@@ -281,7 +277,7 @@ class Fleet:
                 provider.breaker,
                 self._dice,
                 opened=self._circuits_opened,
-                rested=self._credentials_rested,
+                rested=self.credentials_rested,
             )
         if is_newest:
             health.circuit.adopt(provider.breaker)

@@ -36,9 +36,7 @@ class Alarms(Protocol):
 def is_believable(reported: Usage, plan: Plan, offer: Offer) -> bool:
     """Whether a provider's usage can be."""
     model, request = offer.model, plan.admission.request
-    return is_plausible(
-        reported, context_window=contexts(request) * model.context_window, max_output=model.max_output, n=request.n
-    )
+    return is_plausible(reported, contexts(request) * model.context_window, model.max_output, request.n)
 
 
 def bill_of(

@@ -17,10 +17,8 @@ class Pace:
     def observe(self, *, first_content_s: float | None, output_tokens: int, total_s: float) -> None:
         """A whole answer. `first_content_s` is None for one that came at once."""
         if first_content_s is not None:
-            self.first_content_s = _averaged(self.first_content_s, first_content_s)
+            before = self.first_content_s
+            self.first_content_s = first_content_s if before is None else before + (first_content_s - before) * _WEIGHT
         if total_s > 0:
-            self.tokens_per_s = _averaged(self.tokens_per_s, output_tokens / total_s)
-
-
-def _averaged(before: float | None, new: float) -> float:
-    return new if before is None else before + (new - before) * _WEIGHT
+            before, new = self.tokens_per_s, output_tokens / total_s
+            self.tokens_per_s = new if before is None else before + (new - before) * _WEIGHT

@@ -14,7 +14,7 @@ from waypost.gateway.settler import Settler
 from waypost.gateway.wallet import Hold, Wallet
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.money import Nanos
-from waypost.ledger.record import ClosedAttempt, Extend, InsufficientFunds, Open, Progress
+from waypost.ledger.record import ClosedAttempt, Extend, InsufficientFunds, Open
 from waypost.telemetry.events import report_bug
 
 
@@ -30,6 +30,9 @@ class GatewayBooks:
         self._wallet = wallet
         self._settler = settler
         self._asking: set[asyncio.Task[None]] = set()
+        # What would only be passed on is the journal's own.
+        self.when_safe = journal.when_safe
+        self.progress = journal.progress
 
     def opened(self, record: Open) -> None:
         try:
@@ -37,17 +40,11 @@ class GatewayBooks:
         except (JournalFull, JournalFailed) as error:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=5) from error
 
-    def when_safe(self, then: Callable[[], None]) -> None:
-        self._journal.when_safe(then)
-
     def unused(self, plan: Plan) -> None:
         if plan.has_long_hold:
             return  # neither the hold nor the execution is ours to end
         self._wallet.release(cast(Hold, plan.hold))
         self.on_unused(plan)
-
-    def progress(self, record: Progress) -> None:
-        self._journal.progress(record)
 
     def extend(self, attempt_id: bytes, plan: Plan, extra_nanos: Nanos) -> bool:
         hold = cast(Hold, plan.hold)

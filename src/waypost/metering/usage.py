@@ -34,12 +34,12 @@ def meter(
     """The usage to bill by: the reported one, or where that cannot be, the estimate."""
     if reported is None:
         return Metered(_estimated(estimate), False)
-    if is_plausible(reported, context_window=context_window, max_output=max_output, n=n):
+    if is_plausible(reported, context_window, max_output, n):
         return Metered(reported, False)
     return Metered(_estimated(estimate), True)
 
 
-def is_plausible(reported: Usage, *, context_window: int, max_output: int, n: int) -> bool:
+def is_plausible(reported: Usage, context_window: int, max_output: int, n: int) -> bool:
     """Whether that can be. Bounds are generous (a context and an answer more than fits), because an answer somewhat
     longer than allowed is an overrun to be booked, not a misreport."""
     per_choice_max = context_window + max_output

@@ -77,6 +77,7 @@ class Target(msgspec.Struct, frozen=True):
     credential_header: str = ""  # that carries the credential, instead of `authorization: Bearer`
     api_version: str = ""  # for the query, where the provider wants one
     head: bytes = b""  # the constant head of a call, once a kind has prepared the target
+    model: msgspec.Raw | None = None  # its name as JSON, likewise where a call's body has it
 
     def __post_init__(self) -> None:
         if _HOST.fullmatch(self.host_header) is None:

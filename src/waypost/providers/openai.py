@@ -69,7 +69,8 @@ class OpenAIChat:
         return openai_build.losses(conversation)
 
     def prepare(self, target: Target) -> Target:
-        return msgspec.structs.replace(target, head=head_of(target, "/chat/completions"))
+        model = msgspec.Raw(_encode(target.upstream_model))
+        return msgspec.structs.replace(target, head=head_of(target, "/chat/completions"), model=model)
 
     def call(self, request: ChatRequest, target: Target, *, output_tokens_max: int | None) -> tuple[bytes, bytes]:
         if request.format == NAME:
@@ -80,10 +81,12 @@ class OpenAIChat:
             fields = openai_build.build(conversation_of(request))
             if request.is_stream:
                 fields["stream"] = msgspec.Raw(b"true")
-        fields["model"] = msgspec.Raw(_encode(target.upstream_model))
+        fields["model"] = target.model or msgspec.Raw(_encode(target.upstream_model))
         if request.is_stream:
             fields["stream_options"] = _stream_options(fields.get("stream_options"))
-        if output_tokens_max is not None:
+        if output_tokens_max is not None and (
+            request.output_tokens_max is None or request.output_tokens_max > output_tokens_max
+        ):
             _bound_output(fields, request.output_tokens_max, output_tokens_max)
         withhold(fields, request.around)
         if target.changes is not None:
@@ -147,10 +150,10 @@ def head_of(target: Target, path: str) -> bytes:
 
 
 def _bound_output(fields: dict[str, msgspec.Raw], asked: int | None, most: int) -> None:
-    """What the caller asked for stands, unless it is more than the model gives and the hold covers."""
+    """To what the model gives and the hold covers, where the caller asked for more, or for nothing."""
     if asked is None:
         fields["max_completion_tokens"] = msgspec.Raw(b"%d" % most)
-    elif asked > most:
+    else:
         for name in ("max_completion_tokens", "max_tokens"):
             if name in fields:
                 fields[name] = msgspec.Raw(b"%d" % most)

@@ -29,14 +29,15 @@ _FINISH_REASONS = {
 
 def render_completion(completion: Completion, identity: AnswerIdentity, usage: Usage, cost: str) -> bytes:
     """The whole answer as JSON. `cost` is decimal USD text."""
+    choices = [_render_choice(choice, identity) for choice in completion.choices]
     return b'{"id":"%b","object":"chat.completion","created":%d,"model":%b,"choices":[%b],"usage":%b,%b%b}' % (
         identity.completion_id.encode(),
         identity.created_s,
         encode_value(identity.model),
-        b",".join([_render_choice(choice, identity) for choice in completion.choices]),
+        choices[0] if len(choices) == 1 else b",".join(choices),
         render_usage(usage, cost),
         b'"service_tier":"default"',
-        render_exposed(completion.exposed),
+        render_exposed(completion.exposed) if completion.exposed else b"",
     )
 
 
@@ -97,7 +98,7 @@ def _render_choice(choice: Choice, identity: AnswerIdentity) -> bytes:
             encode_value(choice.refusal) if choice.refusal else b"null",
             _render_calls(choice, identity) if choice.tool_calls else b"",
             b',"audio":' + render_audio(choice.audio, identity, choice.index) if choice.audio is not None else b"",
-            render_exposed(choice.exposed),
+            render_exposed(choice.exposed) if choice.exposed else b"",
             b"null" if logprobs is None else encode_value(logprobs),
             shown_finish_reason(choice.finish_reason, identity),
         )
