@@ -224,15 +224,11 @@ class Completion(msgspec.Struct, gc=False):
 
     @property
     def has_output(self) -> bool:
-        """Whether anything was said."""
-        if self.vectors:
-            return True
+        """Whether anything was said: `output_bytes` is more than 0."""
         for choice in self.choices:
-            if choice.content or choice.reasoning or choice.refusal or choice.tool_calls or choice.blocks:
+            if choice.content or choice.reasoning or choice.refusal:
                 return True
-            if choice.audio is not None and (choice.audio.data or choice.audio.transcript):
-                return True
-        return False
+        return self.output_bytes > 0
 
     @property
     def output_bytes(self) -> int:
