@@ -44,6 +44,8 @@ class Owner(Protocol):
 
     plan: Plan
     is_committed: bool
+    counting: Counting
+    streams: Streams
 
     def now_s(self) -> float: ...
 
@@ -57,9 +59,6 @@ class Owner(Protocol):
 
     def break_off(self) -> None:
         """A defect of ours kept the caller from being told the end."""
-
-    counting: Counting
-    streams: Streams
 
     def usage_was_doubtful(self, live: LiveRoute) -> None: ...
     def hold_was_overrun(self, live: LiveRoute, over_nanos: Nanos) -> None: ...
@@ -179,11 +178,10 @@ class Attempt:
 
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         self._status = status
-        plan = self._owner.plan
-        is_events = plan.admission.request.is_stream and status == 200
+        is_events = self.record.is_stream and status == 200
         # Some providers answer a streamed call with a whole JSON object when they refuse it.
         if is_events and not headers.get(b"content-type", b"").startswith(b"application/json"):
-            self._reader = self.live.kind.stream(n=plan.admission.request.n, target=self._credential.target)
+            self._reader = self.live.kind.stream(n=self._owner.plan.admission.request.n, target=self._credential.target)
         else:
             self._headers = headers
 
@@ -217,17 +215,17 @@ class Attempt:
     def _take(self, data: bytes) -> None:
         if self._reader is not None:
             self._read_events(self._reader, data)
-        elif self._is_whole_answer or self._body_bytes < ERROR_BODY_BYTES_MAX:
+        elif self._body_bytes < ERROR_BODY_BYTES_MAX or (self._status == 200 and not self.record.is_stream):
             self._body.append(data)
             self._body_bytes += len(data)
 
     def _read_whole(self) -> None:
+        body = b"".join(self._body)
         if self._reader is not None:
             self._end_events(self._reader)
         elif self._status == 200:
-            self._finish_plain(b"".join(self._body))
+            self._finish_plain(body)
         else:
-            body = b"".join(self._body)
             self._refused(self.live.kind.failure(self._status, self._headers, body, self.live.provider.error_map))
 
     # How it ends.
@@ -390,11 +388,10 @@ class Attempt:
 
     @property
     def meter(self) -> AttemptMeter:
-        meter = self._meter
-        if meter is None:
+        if self._meter is None:
             owner = self._owner
-            meter = self._meter = AttemptMeter(owner.plan, self.live, self.offer, self._costs, owner.counting, owner)
-        return meter
+            self._meter = AttemptMeter(owner.plan, self.live, self.offer, self._costs, owner.counting, owner)
+        return self._meter
 
     @property
     def output_bytes(self) -> int:
@@ -447,11 +444,6 @@ class Attempt:
     def _may_be_billed(self) -> bool:
         """Sent, and not being refused: providers do not bill refusals."""
         return self.is_sent and self._status in (0, 200)
-
-    @property
-    def _is_whole_answer(self) -> bool:
-        """Whether the body that arrives is the answer to a plain call, bounded by the pool; any other is an error."""
-        return self._status == 200 and not self._owner.plan.admission.request.is_stream
 
     def _end(self, outcome: Outcome, bill: Bill, failure: Failure | None, completion: Completion | None = None) -> None:
         assert not self._is_ended, "an attempt ends once"
