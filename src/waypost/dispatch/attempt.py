@@ -165,11 +165,9 @@ class Attempt:
             # What the hold covers; or all that the model can answer, when the hold can be raised or the answer cut.
             output_tokens_max = offer.output_tokens_max if self._extension is None else offer.model.max_output
             head, body = live.kind.call(request, credential.target, output_tokens_max=output_tokens_max)
-            if request.is_stream:
-                # What counts is what was said in it: see `_read_events`.
+            timeouts, bytes_max = live.call_timeouts, None
+            if request.is_stream:  # what counts is what was said in it: see `_read_events`
                 timeouts, bytes_max = live.stream_timeouts, UNBOUNDED
-            else:
-                timeouts, bytes_max = live.call_timeouts, None
             self._call = live.pool.call(head, body, self, timeouts, body_bytes_max=bytes_max)
         except Exception as bug:  # noqa: BLE001  an edge: a defect of ours must still end the attempt in the books
             self.end_by_bug(bug)
