@@ -5,11 +5,15 @@ from __future__ import annotations
 from waypost.ledger.record import Ack, Close, Extend, Grant, Open, Progress
 from waypost.privacy.data_map import drift, mistakes, sentence
 from waypost.privacy.journal import journal_map
+from waypost.wire.canonical import Usage
 
+RECORDS = (Grant, Open, Progress, Extend, Close, Ack)
+# A usage is written unit by unit.
 LIVE = [
-    (record.__name__, field)
-    for record in (Grant, Open, Progress, Extend, Close, Ack)
+    (record.__name__, written)
+    for record in RECORDS
     for field in record.__struct_fields__
+    for written in (Usage.__struct_fields__ if field == "usage" else (field,))
 ]
 
 
