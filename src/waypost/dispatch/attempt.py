@@ -257,8 +257,7 @@ class Attempt:
                     self._extension.take(chunks, reader.output_bytes)
             if self.is_over or self._waiting:
                 return
-            if reader.output_bytes > self._output_bytes_max:
-                # It goes on and on, whatever maximum it was given.
+            if reader.output_bytes > self._output_bytes_max:  # it goes on and on, whatever maximum it was given
                 self._stop_call()
                 self._broke(BROKEN)
             elif reader.is_done or reader.is_broken:
