@@ -13,6 +13,7 @@ _ONE_SIMULATION = (*_SIMULATION, "-k", "[0]")
 _LEDGER = ("tests/storage/test_ledger.py", "-n", "0")
 _SETTLEMENT = ("tests/storage/test_settlement.py", "-n", "0")
 _BILLS = ("tests/storage/test_provider_bills.py", "-n", "0")
+_WALLET = ("tests/gateway/test_wallet.py", "-n", "0")
 _METERING = ("tests/metering", "-n", "0")
 _REPLAY = ("tests/ledger/test_replay.py", "-n", "0")
 _CRASH = ("tests/e2e/test_crash.py", "-n", "0", "-k", "11")
@@ -161,7 +162,7 @@ _OF_LEASES = (
         "gateway/wallet.py",
         "            is_done = not draining.holds and self._settler.is_booked(draining.lease_id)\n",
         "            is_done = True\n",
-        _SIMULATION,
+        _WALLET,
     ),
     Bug(
         "orphan to available",
