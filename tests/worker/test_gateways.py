@@ -225,6 +225,22 @@ async def test_a_model_to_fall_back_to_has_no_price_when_it_was_not_there_at_the
         assert now.status == 200
 
 
+async def test_a_model_that_was_renamed_and_answers_to_its_old_name_runs_what_was_accepted_under_it(
+    database: str, tmp_path: Path
+) -> None:
+    async with InsideStack(database, tmp_path) as stack, working(stack) as worker:
+        call = await worker.held()
+        changed = dearer(stack)
+        (only,) = changed["models"]
+        only["aliases"] = [*only.get("aliases", []), only["slug"]]
+        only["slug"] = "swift-9"
+        await stack.adopt(changed)
+        answer = await worker.call(call, ask("sim: words=20"))
+        assert answer.status == 200
+        assert answer.usage is not None
+        assert answer.charge_nanos == 2_500 * answer.usage.input_tokens + 10_000 * answer.usage.output_tokens
+
+
 async def test_without_the_database_a_call_at_earlier_prices_waits(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

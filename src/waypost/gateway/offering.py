@@ -96,7 +96,7 @@ class Offerings:
     def find_at(self, earlier: View, name: str) -> Offering | None:
         """The same at the prices of an earlier version; None too for a model that was not there then."""
         found = self._current_view().find(name)
-        then = None if found is None else repriced(found, earlier)
+        then = None if found is None else repriced(found, earlier, name)
         return None if then is None else Offering(then, earlier.version, self._fleet, self._dice)
 
 

@@ -47,11 +47,14 @@ class View(msgspec.Struct, frozen=True):
         return None
 
 
-def repriced(found: ModelView, earlier: View) -> ModelView | None:
+def repriced(found: ModelView, earlier: View, name: str) -> ModelView | None:
     """A model and its routes of now at the prices of an earlier version: what can answer is asked, and costs its
-    customer what it cost then. None for a model that was not there then: it has no price."""
+    customer what it cost then. `name` is how it was asked for, which counts where the model has been renamed since.
+    None for a model that was not there then: it has no price."""
     before = earlier.exact.get(found.model.slug)
     if before is None or before.model.slug != found.model.slug:
+        before = earlier.find(name)
+    if before is None:
         return None
     return msgspec.structs.replace(found, model=msgspec.structs.replace(found.model, price=before.model.price))
 
