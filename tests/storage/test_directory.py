@@ -10,6 +10,8 @@ import pytest
 from tests.storage.books import IDS, Books, open_books
 from waypost.metering.price import price_row
 from waypost.policy.catalogue import Catalogue, Deployment, Model, Provider
+from waypost.policy.snapshot import View
+from waypost.storage import catalogues
 from waypost.storage.api_keys import (
     Limits,
     Secret,
@@ -20,6 +22,7 @@ from waypost.storage.api_keys import (
     rotate_api_key,
 )
 from waypost.storage.catalogues import (
+    EARLIER_VIEWS_MAX,
     apply_catalogue,
     catalogue_history,
     catalogue_since,
@@ -27,6 +30,7 @@ from waypost.storage.catalogues import (
     roll_back_catalogue,
 )
 from waypost.storage.directory import PostgresDirectory
+from waypost.storage.pool import Pool
 from waypost.tenancy.api_key import ApiKey, Scope
 
 PRICES = price_row({"input": 1, "output": 2})
@@ -193,3 +197,65 @@ async def test_competing_appliers_make_one_version(database: str) -> None:
             *(apply_catalogue(books.app, CATALOGUE, source="file", now_s=1) for _ in range(6))
         )
         assert sorted(version or 0 for version in versions) == [0, 0, 0, 0, 0, 1]
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The versions that are read from the database, one after another."""
+    read: list[int] = []
+    catalogue_of = catalogues.catalogue_of
+
+    async def noted(pool: Pool, version: int) -> Catalogue:
+        read.append(version)
+        return await catalogue_of(pool, version)
+
+    monkeypatch.setattr(catalogues, "catalogue_of", noted)
+    return read
+
+
+async def versions_of(books: Books, count: int) -> None:
+    for number in range(1, count + 1):
+        model = msgspec.structs.replace(CATALOGUE.models[0], max_output=number)
+        applied = msgspec.structs.replace(CATALOGUE, models=(model,))
+        assert await apply_catalogue(books.app, applied, source="file", now_s=1) == number
+
+
+async def test_an_earlier_version_is_read_once_for_all_who_ask_at_the_same_time(
+    database: str, loaded: list[int]
+) -> None:
+    async with open_books(database) as books:
+        await versions_of(books, 2)
+        directory = PostgresDirectory(database)
+        views = await asyncio.gather(*(directory.view_at(1 + number % 2) for number in range(64)))
+        assert sorted(loaded) == [1, 2]
+        assert [view.version for view in views if view is not None] == [1, 2] * 32
+        await directory.close_connections()
+
+
+async def test_one_who_stops_waiting_for_an_earlier_version_takes_it_from_nobody(
+    database: str, loaded: list[int]
+) -> None:
+    async with open_books(database) as books:
+        await versions_of(books, 1)
+        directory = PostgresDirectory(database)
+        first, second = (asyncio.ensure_future(directory.view_at(1)) for _ in range(2))
+        await asyncio.sleep(0)  # both ask
+        first.cancel()
+        view = await second
+        assert isinstance(view, View)
+        assert (view.version, first.cancelled(), loaded) == (1, True, [1])
+        await directory.close_connections()
+
+
+async def test_of_earlier_versions_those_that_were_used_last_are_kept(database: str, loaded: list[int]) -> None:
+    async with open_books(database) as books:
+        await versions_of(books, EARLIER_VIEWS_MAX + 2)
+        directory = PostgresDirectory(database)
+        for version in range(1, EARLIER_VIEWS_MAX + 1):
+            await directory.view_at(version)
+        assert await directory.view_at(EARLIER_VIEWS_MAX + 9) is None
+        loaded.clear()
+        for version in (1, EARLIER_VIEWS_MAX + 1, 1, EARLIER_VIEWS_MAX + 2, 1, 2, 5):
+            await directory.view_at(version)
+        assert loaded == [EARLIER_VIEWS_MAX + 1, EARLIER_VIEWS_MAX + 2, 2]
+        await directory.close_connections()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from datetime import datetime
 
@@ -34,7 +35,7 @@ HISTORY = (
 )
 
 
-_EARLIER_VIEWS_MAX = 8  # kept at hand: what was accepted under an older one has mostly ended
+EARLIER_VIEWS_MAX = 32  # kept at hand, 400 KiB each with 200 models: more are hardly in use at the same time
 
 
 class CatalogueVersion(msgspec.Struct, frozen=True):
@@ -108,19 +109,37 @@ class EarlierViews:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._views: dict[int, View] = {}
+        self._views: dict[int, View] = {}  # by their last use
+        self._loading: dict[int, asyncio.Future[View | None]] = {}
 
     async def at(self, version: int) -> View | None:
-        """That version; None when there is none. Raises LedgerUnavailable."""
-        if version not in self._views:
-            try:
-                catalogue = await catalogue_of(self._pool, version)
-            except LookupError:
-                return None
-            while len(self._views) >= _EARLIER_VIEWS_MAX:
+        """That version; None when there is none. Raises LedgerUnavailable.
+
+        It is loaded once for all who ask meanwhile: after a change a whole backlog does, and a large catalogue takes
+        the loop some milliseconds."""
+        view = self._views.pop(version, None)
+        if view is not None:
+            self._views[version] = view
+            return view
+        loading = self._loading.get(version)
+        if loading is None:
+            loading = self._loading[version] = asyncio.ensure_future(self._load(version))
+            loading.add_done_callback(lambda done: self._loaded(version, done))
+        return await asyncio.shield(loading)  # who gives up waiting takes it from nobody
+
+    async def _load(self, version: int) -> View | None:
+        try:
+            return build_view(await catalogue_of(self._pool, version), version)
+        except LookupError:
+            return None
+
+    def _loaded(self, version: int, done: asyncio.Future[View | None]) -> None:
+        del self._loading[version]
+        view = None if done.cancelled() or done.exception() is not None else done.result()
+        if view is not None:
+            while len(self._views) >= EARLIER_VIEWS_MAX:
                 del self._views[next(iter(self._views))]
-            self._views[version] = build_view(catalogue, version)
-        return self._views[version]
+            self._views[version] = view
 
 
 async def _newest(connection: AsyncConnection) -> tuple[Catalogue, int] | None:
