@@ -87,6 +87,7 @@ def test_what_was_made_is_what_the_provider_says_else_what_was_kept_or_asked_for
     assert made_by(silent, images=0, asked_ms=5_000, measured_ms=4_900) == Usage(duration_ms=4_900)
     assert made_by(silent, images=0, asked_ms=5_000, measured_ms=5_040) == Usage(duration_ms=5_000)
     assert made_by(silent, images=0, asked_ms=0, measured_ms=5_040) == Usage(duration_ms=5_040)
+    assert made_by(silent, images=1, asked_ms=5_000, measured_ms=4_900) == Usage(images=1, duration_ms=4_900)
 
 
 def test_a_job_costs_what_its_provider_bills_by() -> None:

@@ -77,15 +77,15 @@ def end_of(job: Job, *, is_cancel_asked: bool) -> tuple[State, ErrorCode | None]
 def made_by(job: Job, *, images: int, asked_ms: int, measured_ms: int = 0) -> Usage:
     """What came out, as its customer pays for it. `images` are the image files that were kept, and `measured_ms` how
     much video or sound their containers say; `asked_ms` was asked for, which counts where nobody tells how much it
-    became, and is the most that a container is believed."""
+    became and nobody kept a picture, and is the most that a container is believed."""
     made = job.made
     if not made.images and images:
         made = msgspec.structs.replace(made, images=images)
-    if made.duration_ms or images:
+    if made.duration_ms:
         return made
-    if measured_ms:
+    if measured_ms:  # also of a film that came with a picture
         return msgspec.structs.replace(made, duration_ms=min(measured_ms, asked_ms or measured_ms))
-    if asked_ms:
+    if asked_ms and not images:
         made = msgspec.structs.replace(made, duration_ms=asked_ms, is_estimated=True)
     return made
 
