@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.storage.books import IDS, Books, attempt
 from waypost.app.operator import CommandRefused, NewKey
 from waypost.kit import ids
 from waypost.ledger.record import ClosedAttempt
+from waypost.storage import funding
 from waypost.tenancy.api_key import Scope
 from waypost.tenancy.budget import Budget, Period
 
@@ -94,6 +96,30 @@ async def test_an_operator_refunds_an_execution_once(database: str, tmp_path: Pa
         assert (await plane.ask("GET", "/v1/usage")).json["total"]["refunded_nanos"] == "3000"
         # The hold has no execution here, which is another rule's affair.
         assert not [each for each in (await plane.operator.check_ledger()).violations if "refund" in each]
+        await close(books)
+
+
+async def test_a_refund_that_another_one_came_before_is_refused_and_given_another_time(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Plane(database, tmp_path) as plane:
+        books = Books(database)
+        await plane.operator.add_credit(plane.org_id, 2_000_000_000, "one")
+        execution_id = IDS.new()
+        attempt_id = ids.sibling(execution_id, 1)
+        await served(books, plane.org_id, plane.key, execution_id=execution_id, attempt_id=attempt_id)
+        refund_charge = funding.refund_charge
+
+        async def overtaken(*arguments: Any, **named: Any) -> bool:
+            await books.ledger.refund(attempt_id=attempt_id, refund_key="some", amount_nanos=500)
+            return await refund_charge(*arguments, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(funding, "refund_charge", overtaken)
+            with pytest.raises(CommandRefused, match="try again"):
+                await plane.operator.refund(execution_id)
+        assert await plane.operator.refund(execution_id) == 1_000
+        assert (await plane.operator.balance(plane.org_id)).total_nanos == 2_000_000_000
         await close(books)
 
 

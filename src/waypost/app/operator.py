@@ -190,6 +190,8 @@ class Operator:
             return await refund_execution(self._settling, UUID(bytes=self._ids.new()), execution_id=execution_id)
         except LookupError:
             raise CommandRefused(f"{ids.text('exec', execution_id)} was charged nothing, or is not known") from None
+        except ValueError:
+            raise CommandRefused("some of it was given back at this moment, by somebody else: try again") from None
 
     async def balance(self, org_id: bytes) -> Balance:
         try:
