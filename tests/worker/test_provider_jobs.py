@@ -319,6 +319,29 @@ async def test_a_believed_callback_of_an_earlier_attempt_leads_to_the_booking_of
         assert sum(cogs for _, cogs in await stage.costs()) == stage.sim.bill.nanos
 
 
+async def test_an_earlier_attempts_job_is_booked_though_the_execution_ended_without_any(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        stage.sim.set_prices({"acme/paint": {"image": "30000"}})
+        refusals = iter([503, 400])
+
+        def refused(errand: Errand, sent: Sent) -> Sent:
+            status = next(refusals, None) if is_submission(errand) else None
+            return sent if status is None else msgspec.structs.replace(sent, status=status, body=b"{}")
+
+        stage.carrier.after = refused
+        execution_id = await stage.execute(prompt="sim: run_ms=20")
+        ended = await stage.ended(execution_id)
+        assert (ended.state, ended.attempt, ended.provider_job) == (State.FAILED, 2, None)
+        first, _ = stage.sim.jobs
+        told = {"execution": execution_id.hex(), "attempt": 1, "job": first.id, "provider": "fal", "is_believed": 1}
+        await stage.run(HEAR, told)
+        await stage.work()
+        assert [each.is_cancel_asked for each in stage.sim.jobs] == [True, False]
+        ((_, cogs),) = await stage.costs()
+        assert cogs == 30_000_000
+        await money_is_right(stage, 0)
+
+
 async def test_a_job_that_never_tells_its_end_is_told_to_the_operator(
     database: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -229,7 +229,7 @@ class ProviderJobs:
             again |= {"is_believed": 1, "provider": provider}
             await self._steps.queue(HEAR, again, after_s=_HEAR_AGAIN_S)
             return
-        if row.provider_job in (None, job_id):
+        if row.provider_job == job_id:
             return
         candidates = await self._desk.earlier_rows(row, provider)
         known = candidates[:1]
