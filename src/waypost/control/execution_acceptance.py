@@ -131,11 +131,10 @@ class Acceptance:
         modality, schema = ("", "") if model is None else (model.modality, model.input_schema)
 
         def check() -> tuple[bytes, ...]:
-            found = check_body(fields, modality=modality, input_schema=schema)
             twice = repeated_key(body, _FIELDS)
             if twice is not None:
                 raise invalid(twice, f"'{twice}' stands twice in the body.")
-            return found
+            return check_body(fields, modality=modality, input_schema=schema)
 
         if len(body) < _LARGE_BYTES:
             file_ids = check()
