@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import Any
 
 import msgspec
@@ -9,6 +11,7 @@ import pytest
 
 from tests.policy.samples import catalogue_of, minimal_model
 from tests.wire.samples import AROUND
+from waypost.dispatch.counting import BEFORE_CALLS_MAX, Counting
 from waypost.dispatch.ports import Admission, Candidate, Offer
 from waypost.gateway.recount import recounted
 from waypost.metering.ceiling import Ceiling
@@ -40,7 +43,7 @@ def admission_of(text: Any) -> Admission:
 
 async def test_prose_takes_a_third_of_what_its_bytes_would() -> None:
     before = admission_of(PROSE)
-    after = await recounted(before, TokenCounter())
+    after = await recounted(before, Counting())
     tokens = TokenCounter().count([PROSE])
     assert tokens < after.offers[0].ceiling.input_tokens_max < before.offers[0].ceiling.input_tokens_max // 2
     assert after.first.offer is after.offers[0]
@@ -48,10 +51,10 @@ async def test_prose_takes_a_third_of_what_its_bytes_would() -> None:
 
 
 async def test_a_short_request_is_not_counted() -> None:
-    counter = TokenCounter()
+    counting = Counting()
     before = admission_of("Hello")
-    assert await recounted(before, counter) is before
-    assert not counter.is_loaded
+    assert await recounted(before, counting) is before
+    assert not counting.counter.is_loaded
 
 
 SOUND = {"type": "input_audio", "input_audio": {"data": "A" * 8_000, "format": "wav"}}
@@ -61,6 +64,23 @@ FILE = {"type": "file", "file": {"file_data": "data:text/plain;base64," + "A" * 
 @pytest.mark.parametrize("part", [SOUND, FILE], ids=["a sound", "an inline file"])
 async def test_what_is_no_text_keeps_counting_as_bytes(part: dict[str, Any]) -> None:
     before = admission_of([{"type": "text", "text": PROSE}, part])
-    after = await recounted(before, TokenCounter())
+    after = await recounted(before, Counting())
     tokens = TokenCounter().count([PROSE])
     assert 8_000 + tokens < after.offers[0].ceiling.input_tokens_max < before.offers[0].ceiling.input_tokens_max
+
+
+async def test_counts_that_nobody_pays_keep_neither_each_other_nor_bills_waiting() -> None:
+    counting, go_on = Counting(), threading.Event()
+    running = [asyncio.ensure_future(counting.before_call(lambda _: go_on.wait(30))) for _ in range(BEFORE_CALLS_MAX)]
+    await asyncio.sleep(0)
+    before = admission_of(PROSE)
+    billed: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+    try:
+        assert await recounted(before, counting) is before
+        counting.run(lambda counter: counter.count([PROSE]), billed.set_result, text_bytes=len(PROSE))
+        assert await asyncio.wait_for(billed, 20)
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: True), 20)
+    finally:
+        go_on.set()
+    assert await asyncio.gather(*running) == [True] * BEFORE_CALLS_MAX
+    assert (await recounted(before, counting)).hold_nanos < before.hold_nanos

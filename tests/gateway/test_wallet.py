@@ -2,12 +2,13 @@
 
 import asyncio
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.gateway.disk import ORG, Disk, attempt, closed, opened, write
+from tests.gateway.disk import ORG, Disk, attempt, closed, opened, sync_at_once, write
 from tests.gateway.fake_ledger import Connection, FakeLedger
 from waypost.gateway.journal import Journal, JournalFull
 from waypost.gateway.ports import LedgerUnavailable
@@ -47,6 +48,7 @@ class Desk:
         self.disk = Disk()
         self.refused: list[tuple[ClosedAttempt, type[Exception]]] = []
         self.journal = Journal.open_dir(self.directory, segment_bytes=64 << 10, files=self.disk)
+        sync_at_once(self.journal)
         self.settler = Settler(self.connection, self.journal, self.clock, on_refused=self._refused)
         node = NodeIdentity(name, 1, nodes)
         self.wallet = Wallet(self.connection, self.journal, Ids(), self.clock, node, self.settler)
@@ -544,3 +546,28 @@ async def test_nothing_goes_back_on_a_disk_that_has_failed(tmp_path: Path) -> No
 
     assert desk.journal.is_failed
     assert "release" not in desk.ledger.calls
+
+
+async def test_a_disk_that_stalls_keeps_no_money_and_no_heartbeat_waiting(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, funded(10 * NANOS_PER_USD))
+    stalled = threading.Event()
+    desk.disk.fdatasync = lambda _: stalled.wait(60)  # type: ignore[assignment, method-assign]
+    del desk.journal._keeper.hurry  # its own thread
+    syncing = asyncio.ensure_future(desk.journal.run())
+    hold = await desk.wallet.hold_with_grant(ORG, 50 * CENT)
+    lease = desk.ledger.leases[hold.lease_id]
+    desk.finish(hold, CENT)
+    lease.is_recalled = True
+    try:
+        async with asyncio.timeout(20):
+            await desk.wallet.beat()
+            assert "release" not in desk.ledger.calls
+            # What was not told to the books is still to be spent here.
+            spare = await desk.wallet.hold_with_grant(ORG, 9 * NANOS_PER_USD)
+            desk.wallet.release(spare)
+            stalled.set()
+            while "release" not in desk.ledger.calls:
+                await desk.wallet.beat()
+    finally:
+        stalled.set()
+        syncing.cancel()

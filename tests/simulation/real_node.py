@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from tests.gateway.disk import Killed, closed, kill
+from tests.gateway.disk import Killed, closed, kill, sync_at_once
 from waypost.gateway.journal import Journal, JournalFailed, JournalFull
 from waypost.gateway.ports import KeptLedger, LedgerUnavailable
 from waypost.gateway.recovery import recover
@@ -165,7 +165,7 @@ class Node:
             segments_max=12,
             files=self.disk,
         )
-        self.journal._in_thread = _at_once  # no seed decides how fast a thread is
+        sync_at_once(self.journal)  # no seed decides how fast a thread is
         ledger = cast(KeptLedger, self.line)
         self.settler = Settler(
             ledger, self.journal, world.clock, on_refused=lambda refused, _: world.refused.append(refused)
@@ -345,7 +345,3 @@ class Node:
             self.world.counts["unavailable"] += 1
         except Killed:
             self.world.killed.append(self)
-
-
-async def _at_once(work: Callable[[], None]) -> None:
-    work()

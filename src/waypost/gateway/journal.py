@@ -20,7 +20,7 @@ import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from waypost.gateway.journal_keeper import Keeper
@@ -119,7 +119,6 @@ class Journal:
         self._is_dirty = True
         self._is_shut = False
         self._is_hurry_due = False
-        self._in_thread: Callable[[Callable[[], None]], Awaitable[None]] = asyncio.to_thread
         self._maintenance = threading.Lock()  # a cancelled `run` leaves its thread to finish
         self._keeper = Keeper(
             self._keep, self._waiting, self._let_go, pause_s=SYNC_INTERVAL_S, retry_s=RETRY_INTERVAL_S
@@ -186,22 +185,23 @@ class Journal:
         """Run it when what was written until now survives what it has to: at once, or where that is a loss of power,
         after the next sync, one for all who wait. Never, when the disk fails before."""
         if self._survives_power_loss:
-            self._waiting.append((self._lsn, then))
-            if not self._is_hurry_due:
-                # When this turn of the loop is over: a sync that began at once would miss those who come with it.
-                self._is_hurry_due = True
-                asyncio.get_running_loop().call_soon(self._hurry)
+            self._when_synced(then)
         else:
             then()
 
-    async def sync(self) -> None:
-        """What was written until now survives a loss of power too. Raises JournalFailed."""
-        try:
-            await self._in_thread(self.maintain)
-        except OSError:
-            self._fail()
-        if self.is_failed:
-            raise JournalFailed
+    def _when_synced(self, then: Callable[[], None]) -> None:
+        self._waiting.append((self._lsn, then))
+        if not self._is_hurry_due:
+            # When this turn of the loop is over: a sync that began at once would miss those who come with it.
+            self._is_hurry_due = True
+            asyncio.get_running_loop().call_soon(self._hurry)
+
+    async def is_synced(self, within_s: float) -> bool:
+        """Whether what was written until now survives a loss of power too, within so long."""
+        synced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._when_synced(lambda: None if synced.done() else synced.set_result(None))
+        await asyncio.wait((synced,), timeout=within_s)
+        return synced.done()
 
     def _hurry(self) -> None:
         self._is_hurry_due = False

@@ -123,7 +123,7 @@ class ModelCalls:
         admission = self._admit(request, call, earlier)
         if admission.hold_nanos <= call.hold_nanos:
             return admission
-        return fit_long_hold(await recounted(admission, self._dispatcher.counting.counter), call.hold_nanos)
+        return fit_long_hold(await recounted(admission, self._dispatcher.counting), call.hold_nanos)
 
     def _admit(self, request: ChatRequest, call: ModelCall, earlier: View | None) -> Admission:
         # Any model: which ones the key may call was looked at when the execution was accepted.

@@ -296,8 +296,7 @@ class Gateway:
             try:
                 return await self._wallet.hold_with_grant(org_id, admission.hold_nanos, chain), admission
             except InsufficientFunds as short:
-                counter = self._dispatcher.counting.counter
-                admission = await recounted(admission, counter)
+                admission = await recounted(admission, self._dispatcher.counting)
                 if admission.hold_nanos > short.available_nanos:
                     admission = shrink(admission, short)
                 return await self._wallet.hold_with_grant(org_id, admission.hold_nanos, chain), admission

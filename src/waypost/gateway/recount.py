@@ -4,10 +4,11 @@ its bytes were the bound until then.
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 
 import msgspec
 
+from waypost.dispatch.counting import Counting
 from waypost.dispatch.ports import Admission, Offer
 from waypost.metering.estimate import upper_bound
 from waypost.metering.tokens import TokenCounter, prompt_texts, text_bytes
@@ -19,12 +20,15 @@ _TEMPLATE_TOKENS = 256
 _BYTES_MIN = 1_024  # of a request; the bound of a shorter one is near enough
 
 
-async def recounted(admission: Admission, counter: TokenCounter) -> Admission:
-    """The same request with a ceiling of input from a count of its texts; counting is a thread's work."""
+async def recounted(admission: Admission, counting: Counting) -> Admission:
+    """The same request with a ceiling of input from a count of its texts; as it was, where too many are counted."""
     request = admission.request
     if request.text_bytes < _BYTES_MIN:
         return admission
-    counted, uncounted_bytes = await asyncio.to_thread(_count, counter, request)
+    count = await counting.before_call(partial(_count, request=request))
+    if count is None:
+        return admission
+    counted, uncounted_bytes = count
     text_tokens_max = counted * _MARGIN_PERCENT // 100 + uncounted_bytes + _TEMPLATE_TOKENS + tools_tokens(request)
 
     def tighter(offer: Offer) -> Offer:

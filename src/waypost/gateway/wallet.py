@@ -28,6 +28,7 @@ from waypost.tenancy.budget import Chain, chain_ends_at
 
 __all__ = ["Hold", "NodeIdentity", "Wallet"]
 
+SYNC_S = 1  # that what goes back waits for the disk
 HEARTBEAT_S = 1  # holds are shown in balances at most this late
 BALANCE_AGE_S_MAX = 1  # how old a balance may be that the size of a lease is taken from
 IDLE_S = 30  # a lease without a hold for so long goes back
@@ -389,17 +390,21 @@ class Wallet:
         lease = account.lease
         if lease is not None and account.is_recalled and lease.free_nanos:
             account.is_tail = True
-            await self._release(lease, is_last=False)
-            account.is_recalled = False
+            account.is_recalled = not await self._release(lease, is_last=False)
 
-    async def _release(self, lease: Lease, *, is_last: bool) -> None:
-        """Raises JournalFailed. What came of a call that was not answered, a later one makes good: it tells the total.
+    async def _release(self, lease: Lease, *, is_last: bool) -> bool:
+        """Whether what is free goes back; if not, at a later beat. What came of a call that was not answered, a later
+        one makes good: it tells the total.
 
         The CLOSE of each execution that made this free is synced first: were it lost with the power, the execution
-        would be charged by its progress, of a lease that has too little left."""
+        would be charged by its progress, of a lease that has too little left. On a disk that stalls nobody waits."""
+        returned_before = lease.returned_nanos
         released_nanos = lease.give_back()
-        await self._journal.sync()
+        if not await self._journal.is_synced(SYNC_S):
+            lease.returned_nanos = returned_before  # nobody was told
+            return False
         await self._ledger.release(lease_id=lease.lease_id, released_nanos=released_nanos, is_last=is_last)
+        return True
 
     # What the heartbeat looks at.
 
