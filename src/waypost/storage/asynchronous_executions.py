@@ -48,7 +48,7 @@ _FIXED = (
 )
 _CHANGING = (
     "state", "attempt", "started_at", "ended_at", "cancel_requested_at", "error_code", "mode", "provider", "deployment",
-    "provider_job", "credential", "polls", "sequence", "output_files", "result_until",
+    "catalogue_version", "provider_job", "credential", "polls", "sequence", "output_files", "result_until",
 )
 COLUMNS = (*_FIXED, *_CHANGING, "version")
 _RARE = ("audio_input_tokens", "image_input_tokens", "audio_output_tokens", "images", "duration_ms", "characters")
@@ -185,6 +185,7 @@ class AsynchronousExecution(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode | None = None
     provider: str | None = None
     deployment: str | None = None
+    catalogue_version: int | None = None  # that its newest submission was made under
     provider_job: str | None = None  # the provider's name for its job
     credential: bytes | None = None  # digest of the key that the job was submitted with
     polls: int = 0
@@ -474,8 +475,7 @@ def _parameters(execution: AsynchronousExecution) -> dict[str, object]:
     values |= {name: UUID(bytes=getattr(execution, name)) for name in ("id", "org_id", "api_key_id")}
     values |= {"estimate": execution.estimate_nanos, "hold": execution.hold_nanos, "state": execution.state.name}
     values["mode"] = None if execution.mode is None else execution.mode.value
-    files = [_file_value(file) for file in execution.output_files]
-    values["output_files"] = Jsonb(files) if files else None
+    values["output_files"] = Jsonb([*map(_file_value, execution.output_files)]) if execution.output_files else None
     return values
 
 

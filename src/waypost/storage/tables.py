@@ -380,6 +380,7 @@ asynchronous_execution = sa.Table(
     _column("mode", Text, _EXECUTION, nullable=True),
     _column("provider", Text, _RECIPIENT, nullable=True),
     _column("deployment", Text, _RECIPIENT, nullable=True),
+    _column("catalogue_version", BigInteger, _EXECUTION, nullable=True),  # that its job was submitted under
     _column("provider_job", Text, _RECIPIENT, nullable=True),  # the provider's name for its job
     _column("credential", LargeBinary, _RECIPIENT, nullable=True),  # digest of the key that submitted it
     _column("polls", Integer, _EXECUTION, server_default="0"),

@@ -55,7 +55,8 @@ class Seat(msgspec.Struct, frozen=True):
     deployment: Deployment
     kind: JobKind
     target: JobTarget
-    version: int = 0  # of an earlier catalogue that has it, 0 = it is in force
+    version: int  # of the catalogue that has it
+    is_in_force: bool = True
 
 
 class JobDesk:
@@ -71,28 +72,28 @@ class JobDesk:
 
     def choose(self, model: str, without: Collection[str]) -> Seat | None:
         """One of the best priority by weight, of those that take jobs and are not among `without` (deployments)."""
-        found = self._places.view().find(model)
+        view = self._places.view()
+        found = view.find(model)
         routes = [each for each in (found.routes if found is not None else ()) if each.provider.kind in JOB_KINDS]
         routes = [each for each in routes if each.deployment.id not in without]
         if not routes:
             return None
         best = [each for each in routes if each.deployment.priority == routes[0].deployment.priority]
-        return _seat(_drawn(best, self._dice()))
+        return _seat(_drawn(best, self._dice()), view.version)
 
     async def seat_of(self, execution: AsynchronousExecution) -> Seat | None:
         """Where its job is, in force or not; None when no version of the catalogue in question has that."""
         place = await self._places.of(execution)
         if place is None:
             return None
-        is_in_force = place.version == self._places.view().version
-        return _seat(place.route, 0 if is_in_force else place.version)
+        return _seat(place.route, place.version, is_in_force=place.version == self._places.view().version)
 
     async def earlier_rows(self, execution: AsynchronousExecution, provider: str) -> list[AsynchronousExecution]:
         """The execution as it may have been at that provider in an earlier attempt."""
-        routes = await self._places.at_provider(execution, provider)
+        unknown = msgspec.structs.replace(execution, provider=provider, credential=None)
         return [
-            msgspec.structs.replace(execution, provider=provider, deployment=each.deployment.id, credential=None)
-            for each in routes
+            msgspec.structs.replace(unknown, deployment=each.route.deployment.id, catalogue_version=each.version)
+            for each in await self._places.at_provider(execution, provider)
         ]
 
     def calls_back(self, seat: Seat) -> bool:
@@ -201,7 +202,7 @@ class JobDesk:
             body=call.body,
             credential=(credential or b"").decode(),
             credential_scheme=seat.kind.credential_scheme,
-            catalogue_version=seat.version,
+            catalogue_version=0 if seat.is_in_force else seat.version,
         )
         sent = await self._send(errand)
         if isinstance(sent, NotSent) and sent.reason == "no_credential":
@@ -223,7 +224,7 @@ def _read_submission(seat: Seat, sent: Answered) -> Submitted:
     return Submitted(Next.ACCEPTED, job, credential=credential)
 
 
-def _seat(route: Route, version: int = 0) -> Seat:
+def _seat(route: Route, version: int, *, is_in_force: bool = True) -> Seat:
     provider, deployment = route.provider, route.deployment
     target = JobTarget(
         provider=provider.id,
@@ -233,7 +234,7 @@ def _seat(route: Route, version: int = 0) -> Seat:
         error_rules=provider.error_map,
         description=provider.jobs.description,
     )
-    return Seat(provider, deployment, JOB_KINDS[provider.kind], target, version)
+    return Seat(provider, deployment, JOB_KINDS[provider.kind], target, version, is_in_force)
 
 
 def _path_of(base_url: str) -> str:

@@ -1,10 +1,10 @@
 """Where jobs are at providers, also when the catalogue has forgotten it: whoever was given a job is asked about it, and
-its bill booked, by the last version that knew the deployment.
+its bill booked, by the catalogue under which it was submitted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -12,8 +12,9 @@ from waypost.policy.snapshot import Route, View
 from waypost.providers import JOB_KINDS
 from waypost.storage.asynchronous_executions import AsynchronousExecution
 
-# Of versions after that of its acceptance: most jobs are submitted under that one, or those that came while it waited.
-LATER_VERSIONS_MAX = 7
+# Versions, where that of the submission is not known: of before it was written down, and of an earlier attempt, which
+# came under the last one's or shortly before. Each is loaded, so it is less than what is kept at hand.
+LOOKED_BACK_MAX = 16
 
 EarlierView = Callable[[int], Awaitable[View | None]]
 """A version of the catalogue that is no longer in force; None when there is none."""
@@ -32,31 +33,38 @@ class JobPlaces:
         self.earlier_view = earlier_view
 
     async def of(self, execution: AsynchronousExecution) -> Place | None:
-        """Where its job is; None when no version in question has that."""
+        """Where its job is: by the newest version if that has it, else by the last that had; None when no version in
+        question has."""
         newest = self.view()
         found = _route(newest, execution)
         if found is not None:
             return Place(found, newest.version)
-        last = min(newest.version, execution.price_version + 1 + LATER_VERSIONS_MAX)
-        for version in range(execution.price_version, last):
+        for version in _earlier(newest, execution):
             earlier = await self.earlier_view(version)
             found = None if earlier is None else _route(earlier, execution)
             if found is not None:
                 return Place(found, version)
         return None
 
-    async def at_provider(self, execution: AsynchronousExecution, provider: str) -> list[Route]:
-        """Where an attempt of it may have been at that provider: now, or when it was accepted."""
-        views = [self.view()]
-        if views[0].version != execution.price_version:
-            accepted = await self.earlier_view(execution.price_version)
-            views += [] if accepted is None else [accepted]
-        found: dict[str, Route] = {}
-        for view in views:
-            for route in _routes(view, execution):
+    async def at_provider(self, execution: AsynchronousExecution, provider: str) -> list[Place]:
+        """Where an attempt of it may have been at that provider: each deployment by the last version that had it."""
+        newest = self.view()
+        found: dict[str, Place] = {}
+        for version in (newest.version, *_earlier(newest, execution)):
+            view = newest if version == newest.version else await self.earlier_view(version)
+            for route in () if view is None else _routes(view, execution):
                 if route.provider.id == provider:
-                    found.setdefault(route.deployment.id, route)
+                    found.setdefault(route.deployment.id, Place(route, version))
         return list(found.values())
+
+
+def _earlier(newest: View, execution: AsynchronousExecution) -> Sequence[int]:
+    """The versions in question, from that of its last submission back to that of its acceptance. Whoever submits may be
+    behind whoever accepts."""
+    last = execution.catalogue_version or newest.version - 1
+    first = min(last, max(execution.price_version, last - LOOKED_BACK_MAX + 1))
+    versions = dict.fromkeys((*range(last, first - 1, -1), execution.price_version))
+    return [each for each in versions if each not in (0, newest.version)]
 
 
 def _route(view: View, execution: AsynchronousExecution) -> Route | None:

@@ -257,6 +257,7 @@ class Submissions:
             mode=Mode.CALLBACK if self._desk.calls_back(seat) else Mode.POLL,
             provider=seat.provider.id,
             deployment=seat.deployment.id,
+            catalogue_version=seat.version,
             started_at=row.started_at or self._steps.now(),
         )
 
