@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.storage.relay import Relay
@@ -37,4 +38,17 @@ async def test_who_is_patient_may_take_longer(database: str) -> None:
     with pytest.raises(LedgerUnavailable):
         async with pool.connection() as connection:
             await connection.execute("SELECT pg_sleep(5)")
+    await pool.close()
+
+
+async def test_a_connection_that_the_server_ended_meanwhile_is_not_lent_out(database: str) -> None:
+    pool = Pool(database, Role.APP, size=2)
+    async with pool.connection() as one, pool.connection() as other:
+        pids = [one.info.backend_pid, other.info.backend_pid]
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as operator:
+        await operator.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) AS pid", (pids,))
+
+    async with pool.connection() as connection:
+        await connection.execute("SELECT 1")
+
     await pool.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -51,7 +52,7 @@ class Pool:
         statement's own fault comes through."""
         async with self._places:
             try:
-                connection = self._idle.pop() if self._idle else await connect(self._conninfo, self._role)
+                connection = await self._idle_one() or await connect(self._conninfo, self._role)
             except _UNREACHABLE:
                 raise LedgerUnavailable from None
             limit = None if is_patient else asyncio.get_running_loop().call_later(self._answer_s, _hang_up, connection)
@@ -90,6 +91,16 @@ class Pool:
         self._is_closed = True
         await self._close_idle()
 
+    async def _idle_one(self) -> AsyncConnection | None:
+        """One that is still there. A server that restarted ended those from before without anybody reading of it: who
+        met one first would be told that the database is away, however long it has been back."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not _has_news(connection):
+                return connection
+            await connection.close()
+        return None
+
     async def _take_back(self, connection: AsyncConnection) -> None:
         if connection.info.transaction_status is TransactionStatus.IDLE and not self._is_closed:
             self._idle.append(connection)
@@ -103,6 +114,13 @@ class Pool:
     async def _close_idle(self) -> None:
         while self._idle:
             await self._idle.pop().close()
+
+
+def _has_news(connection: AsyncConnection) -> bool:
+    """Whether the server sent something unasked: its end nearly always, and nothing that is worth keeping it for."""
+    poll = select.poll()
+    poll.register(connection.pgconn.socket, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _hang_up(connection: AsyncConnection) -> None:
