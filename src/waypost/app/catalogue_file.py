@@ -50,7 +50,7 @@ def apply_watched_file(settings: Settings, conninfo: str) -> Sequence[str]:
         return error.mistakes
     mistakes = unreadable_credentials(catalogue, settings.config_path)
     if mistakes:
-        return mistakes
+        return [f"{mistake}; set it, and start again" for mistake in mistakes]
 
     async def work(operator: Operator) -> None:
         await operator.follow_catalogue(catalogue, source=FROM_FILE)
@@ -93,5 +93,5 @@ def unreadable_credentials(catalogue: Catalogue, path: Path) -> list[str]:
                 try:
                     read_credential(reference)
                 except LookupError as error:
-                    mistakes.append(f"{path}: providers[{i}].{name}[{j}]: {error.args[0]}; set it, and start again")
+                    mistakes.append(f"{path}: providers[{i}].{name}[{j}]: {error.args[0]}")
     return mistakes

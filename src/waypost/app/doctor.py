@@ -36,6 +36,7 @@ from waypost.storage.pool import Pool
 from waypost.storage.roles import Role, RolesMissing
 from waypost.storage.webhook_deliveries import Counts, count_deliveries
 from waypost.supervisor.internal_http import get
+from waypost.supervisor.up import running_pid
 
 DISK_FREE_BYTES_MIN = 256 * 1024 * 1024  # a journal segment is 64 MiB and the next one is made ahead
 DISK_FREE_BYTES_LOW = 2 * 1024 * 1024 * 1024
@@ -91,8 +92,13 @@ def _configuration(settings: Settings, path: Path) -> Iterator[Finding]:
             yield Finding("configuration", Verdict.BAD, mistake)
         return
     missing = unreadable_credentials(catalogue, path)
+    runs = running_pid(settings.data_dir) is not None
     for mistake in missing:
-        yield Finding("configuration", Verdict.BAD, mistake)
+        if runs:  # with an environment of its own, which may well be another than this terminal's
+            sentence = f"{mistake}: so it is for this command; the `up` that runs here reads its own environment"
+            yield Finding("configuration", Verdict.DOUBTFUL, sentence)
+        else:
+            yield Finding("configuration", Verdict.BAD, f"{mistake}; set it, and start again")
     if not missing:
         yield Finding("configuration", Verdict.FINE, str(path))
 
