@@ -95,7 +95,7 @@ def test_an_ordinary_owner_who_was_given_the_roles_backs_up_and_restores(postgre
             first, second = (conninfos.make_conninfo(postgres, dbname=name, user=user) for name in names)
             migrate(first)
             asyncio.run(_make_org(first))
-            back_up(settings_of(tmp_path / "one", first), tmp_path / "backup.tar.gz")
+            back_up(settings_of(tmp_path / "one", first), tmp_path / "backup.tar.gz", with_secrets=False)
             restore(settings_of(tmp_path / "two", second), tmp_path / "backup.tar.gz")
             with psycopg.connect(second, autocommit=True) as restored:
                 restored.execute("SET ROLE waypost_owner")
@@ -112,6 +112,12 @@ async def _make_org(conninfo: str) -> None:
     await create_org(books.app, books.ledger, org_id=IDS.new(), name="Acme", is_unlimited=True)
     await books.ledger.close_connections()
     await books.app.close()
+
+
+def test_a_directory_without_secrets_is_not_taken_for_the_deployment(database: str, tmp_path: Path) -> None:
+    with pytest.raises(CommandRefused, match=r"no secrets in .*typo.*--data-dir"):
+        back_up(settings_of(tmp_path / "typo", database), tmp_path / "backup.tar.gz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_that_is_there_is_overwritten(database: str, tmp_path: Path) -> None:

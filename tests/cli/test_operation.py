@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -17,6 +19,7 @@ import pytest
 from tests.cli.conftest import Waypost
 from tests.policy.samples import FULL
 from waypost.app import failure
+from waypost.supervisor.up import LOCK_NAME
 
 DEARER = FULL.replace('output = "10.00"', 'output = "12.00"')
 
@@ -153,6 +156,43 @@ def test_the_doctor_says_of_the_file_what_up_would_say(
     assert done.code == 1
     assert findings(done.out)["configuration"] == "FAIL"
     assert "ALPHA_API_KEY is not set" in done.out
+
+
+def test_a_credential_that_only_the_running_up_has_is_a_doubt(
+    waypost: Waypost, nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ALPHA_API_KEY", raising=False)
+    write(nowhere / "waypost.toml", FULL)
+    (tmp_path / "data").mkdir(0o700)
+    with (tmp_path / "data" / LOCK_NAME).open("w") as lock:
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = waypost("doctor")
+
+    assert findings(done.out)["configuration"] == "warn"
+    assert "ALPHA_API_KEY is not set: so it is for this command" in done.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("org", "list"),
+        ("node", "list"),
+        ("backup", "b.tgz"),
+        ("ledger", "check"),
+        ("catalog", "show"),
+        ("file", "rotate-key"),
+        ("doctor",),
+    ],
+)
+def test_a_mistyped_data_directory_makes_no_deployment(run: Waypost, tmp_path: Path, words: tuple[str, ...]) -> None:
+    typo = tmp_path / "typo"
+    done = run(*words, "--data-dir", str(typo))
+
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"waypost: there is no deployment in {typo}: check --data-dir")
+    assert not typo.exists()
 
 
 def test_the_doctor_tells_what_is_wrong(waypost: Waypost, nowhere: Path, tmp_path: Path) -> None:

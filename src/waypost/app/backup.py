@@ -43,7 +43,10 @@ def back_up(settings: Settings, file: Path, *, with_secrets: bool = True) -> Non
     """Write the archive, readable by its owner only; whether or not the deployment runs. Raises CommandRefused."""
     if file.exists():
         raise CommandRefused(f"{file} is there already: name a file that is not")
-    has_secrets = with_secrets and settings.secrets_dir.is_dir()
+    if with_secrets and not settings.secrets_dir.is_dir():
+        raise CommandRefused(
+            f"there are no secrets in {settings.secrets_dir}: check --data-dir, or leave them out (--without-secrets)"
+        )
     unfinished = file.with_name(f".{file.name}.unfinished")
     try:
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -52,11 +55,11 @@ def back_up(settings: Settings, file: Path, *, with_secrets: bool = True) -> Non
             tarfile.open(fileobj=raw, mode="w:gz", compresslevel=1) as archive,
             tempfile.TemporaryDirectory(dir=file.parent) as directory,
         ):
-            _add_bytes(archive, _HEAD, msgspec.json.encode(Head(FORMAT, has_secrets)), Path(directory))
+            _add_bytes(archive, _HEAD, msgspec.json.encode(Head(FORMAT, with_secrets)), Path(directory))
             for name in _KEPT:
                 if name != FILES_DIR:
                     _add_tree(archive, settings.data_dir / name, name)
-            if has_secrets:
+            if with_secrets:
                 _add_tree(archive, settings.secrets_dir, _SECRETS)
             dump = Path(directory) / _DUMP
             with open_database(settings) as conninfo:

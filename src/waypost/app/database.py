@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from waypost.app.settings import Settings
+from waypost.app.settings import Settings, SettingsError
 from waypost.storage.embedded import EmbeddedPostgres
 from waypost.storage.health import is_migrated
 
@@ -15,6 +15,15 @@ EMBEDDED_DIR = "postgres"  # below the data directory
 def embedded_postgres(settings: Settings) -> EmbeddedPostgres:
     """The PostgreSQL of this data directory, running or not."""
     return EmbeddedPostgres(settings.data_dir / EMBEDDED_DIR)
+
+
+def refuse_absent(settings: Settings) -> None:
+    """Raises SettingsError when the database would be the embedded one, and was never made."""
+    if settings.database_url is None and not embedded_postgres(settings).exists:
+        raise SettingsError(
+            f"there is no deployment in {settings.data_dir}: check --data-dir (WAYPOST_DATA_DIR), name the database "
+            "with --database-url if it is elsewhere, or make a deployment with `waypost up` or `waypost org create`"
+        )
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def org_create(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Make an organisation and print its id."""
-    settings = settings_of(data_dir, database_url, config)
+    settings = settings_of(data_dir, database_url, config, may_be_new=True)
     made = operate(
         settings, lambda operator: operator.create_org(name, is_unlimited=unlimited, in_flight_max=in_flight)
     )
@@ -87,7 +87,7 @@ def project_create(
 ) -> None:
     """Make a project and print its id: its keys share its budget."""
     budget = parse_budget(budget_usd, window)
-    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    owner, settings = parse_id("org", org_id, "--org"), settings_of(data_dir, database_url, config)
     made = operate(settings, lambda operator: operator.create_project(owner, name=name, budget=budget))
     project_id = show_id("proj", made)
     if as_json:
@@ -113,7 +113,7 @@ def budget_set(
     kind = owner.partition("_")[0]
     if kind not in _OWNERS:
         raise typer.BadParameter("an id that begins with org_, proj_ or key_", param_hint="OWNER")
-    settings, owner_id = settings_of(data_dir, database_url, config), parse_id(kind, owner, "OWNER")
+    owner_id, settings = parse_id(kind, owner, "OWNER"), settings_of(data_dir, database_url, config)
     operate(settings, lambda operator: operator.set_budget(_OWNERS[kind], owner_id, budget))
     typer.echo(f"{owner} may spend {format_usd(budget.amount_nanos)} USD, window: {budget.period.value}")
 
@@ -126,7 +126,7 @@ def budget_list(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Show the budgets of an organisation, its projects and its keys, and what is taken of each."""
-    settings, raw_id = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    raw_id, settings = parse_id("org", org_id, "--org"), settings_of(data_dir, database_url, config)
     kinds = {owner: kind for kind, owner in _OWNERS.items()}
     rows: list[dict[str, object]] = [
         {
@@ -148,7 +148,7 @@ def project_list(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Show the projects of an organisation."""
-    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    owner, settings = parse_id("org", org_id, "--org"), settings_of(data_dir, database_url, config)
     rows = [
         {"id": show_id("proj", each.id), "name": each.name, "created_at": show_time(each.created_at)}
         | show_budget(each.budget_nanos, each.period)
@@ -183,7 +183,7 @@ def key_create(
         raise typer.BadParameter("slugs with commas between them", param_hint="--models")
     limits = Limits(requests_per_minute, tokens_per_minute, slugs, in_flight)
     budget = parse_budget(budget_usd, window)
-    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    owner, settings = parse_id("org", org_id, "--org"), settings_of(data_dir, database_url, config)
     project_id = None if project is None else parse_id("proj", project, "--project")
     made = operate(
         settings,
@@ -208,7 +208,7 @@ def key_list(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Show the keys of an organisation, as far as anybody can still see them."""
-    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    owner, settings = parse_id("org", org_id, "--org"), settings_of(data_dir, database_url, config)
     rows = [
         {
             "id": show_id("key", each.id),
@@ -230,7 +230,7 @@ def key_revoke(
     key_id: KeyId, config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None
 ) -> None:
     """End a key: within two seconds no gateway takes it any more."""
-    settings, raw_id = settings_of(data_dir, database_url, config), parse_id("key", key_id, "KEY_ID")
+    raw_id, settings = parse_id("key", key_id, "KEY_ID"), settings_of(data_dir, database_url, config)
     operate(settings, lambda operator: operator.revoke_key(raw_id))
     typer.echo(f"{key_id} is revoked")
 
@@ -243,7 +243,7 @@ def key_rotate(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Give a key a new text and print it, alone: it is shown this once. The text before it stays valid for 1 h."""
-    settings, raw_id = settings_of(data_dir, database_url, config), parse_id("key", key_id, "KEY_ID")
+    raw_id, settings = parse_id("key", key_id, "KEY_ID"), settings_of(data_dir, database_url, config)
     made = operate(settings, lambda operator: operator.rotate_key(raw_id))
     assert made.previous_valid_until is not None
     until = show_time(made.previous_valid_until)
@@ -270,7 +270,7 @@ def credit_add(
         raise typer.BadParameter(str(error), param_hint="--usd") from None
     if reference is not None and not 1 <= len(reference) <= 255:
         raise typer.BadParameter("1 to 255 characters", param_hint="--reference")
-    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    owner, settings = parse_id("org", org_id, "--org"), settings_of(data_dir, database_url, config)
     is_new = operate(settings, lambda operator: operator.add_credit(owner, amount_nanos, reference))
     if as_json:
         print_json({"org": org_id, "credited": is_new, "amount_nanos": str(amount_nanos)})
@@ -288,7 +288,7 @@ def credit_refund(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Give a customer back what was charged for one execution. Once: a second time changes nothing."""
-    settings, raw_id = settings_of(data_dir, database_url, config), parse_id("exec", execution_id, "EXECUTION_ID")
+    raw_id, settings = parse_id("exec", execution_id, "EXECUTION_ID"), settings_of(data_dir, database_url, config)
     amount_nanos = operate(settings, lambda operator: operator.refund(raw_id))
     if as_json:
         print_json({"execution": execution_id, "refunded_nanos": str(amount_nanos)})
@@ -306,7 +306,7 @@ def balance(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Show an organisation's money: available, held by running requests, and locked in leases of lost nodes."""
-    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    owner, settings = parse_id("org", org_id, "--org"), settings_of(data_dir, database_url, config)
     found = operate(settings, lambda operator: operator.balance(owner))
     parts = {"available": found.available_nanos, "held": found.held_nanos, "suspense": found.suspense_nanos}
     usd = format_usd_floor(found.total_nanos)
@@ -330,8 +330,8 @@ def usage(
     """Show what an organisation used, by day (UTC) and model, and what it paid, less what was refunded."""
     from waypost.storage.usage import UsageRow, total_of
 
-    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
     from_moment = None if since is None else parse_moment(since, "--since")
+    owner, settings = parse_id("org", org_id, "--org"), settings_of(data_dir, database_url, config)
     found = operate(settings, lambda operator: operator.usage(owner, since=from_moment))
 
     def counts(row: UsageRow) -> dict[str, object]:

@@ -38,7 +38,7 @@ def file_limits(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Change the limits of an organisation's files, where given, and show them."""
-    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    owner, settings = parse_id("org", org_id, "--org"), settings_of(data_dir, database_url, config)
     found = operate(
         settings, lambda operator: operator.set_file_limits(owner, ttl_days=ttl_days, bytes_max=storage_bytes)
     )
@@ -59,7 +59,7 @@ def file_audit(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Show who uploaded and deleted files, and which expired: those of the last 90 days."""
-    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    owner, settings = parse_id("org", org_id, "--org"), settings_of(data_dir, database_url, config)
     rows: list[dict[str, object]] = [
         {
             "at": show_time(each.created_at),
@@ -81,7 +81,7 @@ def file_erase(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Erase all files of an organisation and the trail of them. Their bytes go within an hour, while `up` runs."""
-    settings, owner = settings_of(data_dir, database_url, config), parse_id("org", org_id, "--org")
+    owner, settings = parse_id("org", org_id, "--org"), settings_of(data_dir, database_url, config)
     if not yes:
         raise typer.BadParameter(f"this erases every file of {org_id}: say --yes", param_hint="--yes")
     count = operate(settings, lambda operator: operator.erase_files(owner))

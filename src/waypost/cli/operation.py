@@ -35,7 +35,7 @@ def catalog_apply(
     """Make a file's providers, models and prices the newest version; a file with a mistake is refused whole."""
     from waypost.app.catalogue_file import read_catalogue_file
 
-    settings = settings_of(data_dir, database_url, config)
+    settings = settings_of(data_dir, database_url, config, may_be_new=True)
     catalogue = read_catalogue_file(settings, file)
     version = operate(settings, lambda operator: operator.apply_catalogue(catalogue))
     typer.echo("unchanged" if version is None else f"version {version}")
@@ -120,7 +120,7 @@ def node_retire(
     """Declare that a node and its journal are lost: what is left of its leases comes back at once.
 
     What it had under way is then paid by you, not by your customers."""
-    settings, raw_id = settings_of(data_dir, database_url, config), parse_id("node", node_id, "NODE_ID")
+    raw_id, settings = parse_id("node", node_id, "NODE_ID"), settings_of(data_dir, database_url, config)
     operate(settings, lambda operator: operator.retire_node(raw_id))
     typer.echo(f"{node_id} is retired")
 
@@ -156,7 +156,7 @@ def restore(
     """Make a deployment from a backup, in an empty data directory and an empty database."""
     from waypost.app.backup import restore as restore_deployment
 
-    head = restore_deployment(settings_of(data_dir, database_url, config), file)
+    head = restore_deployment(settings_of(data_dir, database_url, config, may_be_new=True), file)
     typer.echo("restored; run `waypost ledger check`, then `waypost up`: it books what the journals hold")
     if not head.has_secrets:
         typer.echo("waypost: the backup has no secrets: put yours in place before the first start", err=True)

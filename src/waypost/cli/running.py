@@ -35,7 +35,7 @@ def up(
     """
     from waypost.app.up import serve
 
-    settings = settings_of(data_dir, database_url, config)
+    settings = settings_of(data_dir, database_url, config, may_be_new=True)
     check_listening(settings, host)
     raise typer.Exit(serve(settings, host=host, port=port, metrics_port=metrics_port, workers=workers))
 
@@ -56,7 +56,7 @@ def demo(
     """
     from waypost.app.demo import serve_demo
 
-    settings = settings_of(data_dir, database_url, config)
+    settings = settings_of(data_dir, database_url, config, may_be_new=True)
     check_listening(settings, host)
     code = serve_demo(
         settings, host=host, port=port, metrics_port=metrics_port, is_simulated=simulated, has_embeddings=embeddings
@@ -81,7 +81,7 @@ def gateway(
     """
     from waypost.app.gateway import serve_gateway
 
-    settings = settings_of(data_dir, database_url, config)
+    settings = settings_of(data_dir, database_url, config, may_be_new=True)
     check_listening(settings, host)
     raise typer.Exit(serve_gateway(settings, host=host, port=port, metrics_port=metrics_port))
 
@@ -97,7 +97,7 @@ def control(
     """Start the control process alone: for a cluster, beside each gateway whose `control_socket` names its socket."""
     from waypost.app.control import serve_control
 
-    settings = settings_of(data_dir, database_url, config)
+    settings = settings_of(data_dir, database_url, config, may_be_new=True)
     raise typer.Exit(serve_control(settings, socket or settings.data_dir / "run" / "control.sock"))
 
 
@@ -112,7 +112,7 @@ def vault(
     """Start the vault alone: payloads of executions, in memory only. `up` starts one by itself."""
     from waypost.app.vault import serve_vault, vault_socket
 
-    settings = settings_of(data_dir, database_url, config)
+    settings = settings_of(data_dir, database_url, config, may_be_new=True)
     raise typer.Exit(serve_vault(settings, socket or vault_socket(settings)))
 
 
@@ -123,7 +123,7 @@ def restart(config: Config = None, data_dir: DataDir = None) -> None:
     """
     from waypost.app.up import ask_for_replacement
 
-    pid = ask_for_replacement(settings_of(data_dir, None, config))
+    pid = ask_for_replacement(settings_of(data_dir, None, config, may_be_new=True))
     typer.echo(f"process {pid} replaces its gateways; its log has a line WorkerReplaced for each")
 
 

@@ -92,6 +92,11 @@ class EmbeddedPostgres:
         self._child_pid: int | None = None
 
     @property
+    def exists(self) -> bool:
+        """Whether a cluster was made here; it need not run."""
+        return (self._cluster / "PG_VERSION").exists()
+
+    @property
     def pid(self) -> int | None:
         """The live postmaster of this directory, whoever started it."""
         pid = self._recorded_pid()
