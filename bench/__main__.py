@@ -22,7 +22,7 @@ from bench.product import product
 from bench.profiling import profile
 from bench.report import Check, Report, Sample, publish, render, save, summarise
 from bench.scenario import SCENARIOS, Shape
-from bench.system import DIRECT, ENVOY, NGINX, WAYPOST, Place, System
+from bench.system import ENVOY, NGINX, WAYPOST, Place, System
 from bench.tools import choose_cores, describe_machine, find_tools, raise_file_limit
 
 README = Path(__file__).parent / "README.md"
@@ -93,7 +93,7 @@ def measure(place: Place, found: list[System], shape: Shape, chosen: argparse.Na
         rounds = 1 if name == "memory" else chosen.rounds  # a second round would find the memory of the first
         for round_number in range(1, rounds + 1):
             for system in found:
-                if system.name == DIRECT and name != "latency":
+                if system.scenarios and name not in system.scenarios:
                     continue
                 started_s = time.monotonic()
                 calls_before = systems.plain_calls(place)

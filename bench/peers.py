@@ -44,7 +44,8 @@ def litellm(place: Place, shape: Shape) -> Iterator[System]:
     cores = (place.cores.proxy,)
     with Child([*command, "--num_workers", "1"], cores=cores, log=folder / "out.log", env=env) as child:
         wait_listening(child, (port,), timeout_s=_START_S)
-        yield System(LITELLM, port, port, lambda: [child.pid], f"Bearer {_MASTER_KEY}")
+        # At a thousand calls a second, or with thousands of streams open, it answers next to nothing in time.
+        yield System(LITELLM, port, port, lambda: [child.pid], f"Bearer {_MASTER_KEY}", scenarios=("plain", "stream"))
 
 
 def litellm_config(place: Place, shape: Shape) -> str:
@@ -85,7 +86,8 @@ def portkey(place: Place) -> Iterator[System]:
             lambda: [child.pid],
             "Bearer bench-upstream",
             plain_headers=portkey_headers(place.ports.plain_mocks[0]),
-            stream_headers=portkey_headers(place.ports.stream_mocks[0]),
+            # A streamed call it answers with 500, on Node.js 22 and 24: "TypeError: immutable", it logs.
+            scenarios=("plain",),
         )
 
 

@@ -39,11 +39,12 @@ class System(msgspec.Struct, frozen=True):
     authorization: str = ""
     plain_headers: tuple[tuple[str, str], ...] = ()  # beside it, of plain calls
     stream_headers: tuple[tuple[str, str], ...] = ()  # and of streams
+    scenarios: tuple[str, ...] = ()  # the only ones it is measured in; all of them when empty
 
 
 def direct(place: Place) -> System:
     """No proxy at all: the load speaks to the mocks. What latency is compared with."""
-    return System(DIRECT, place.ports.plain_mocks[0], place.ports.stream_mocks[0], list)
+    return System(DIRECT, place.ports.plain_mocks[0], place.ports.stream_mocks[0], list, scenarios=("latency",))
 
 
 def target(port: int, pid: int) -> System:
