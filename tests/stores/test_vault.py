@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.stores.vaults import MIB, fake_vault, socket_vault, valkey, valkey_vault
-from waypost.stores.valkey_vault import ValkeyVault
+from waypost.stores.valkey_vault import _ENDS_PREFIX, ValkeyVault
 from waypost.stores.vault import (
     VALUE_BYTES_MAX,
     ValueTooLarge,
@@ -117,6 +117,25 @@ async def test_one_owner_has_a_share_of_a_valkey_server_and_what_ends_makes_room
                 await vault.delete("h")
         await vault.close()
         await second.close()
+
+
+@pytest.mark.parametrize("is_server_full", [False, True])
+async def test_many_payloads_that_are_over_make_room_for_a_large_one(is_server_full: bool) -> None:
+    owner = b"1" * 16
+    async with valkey() as url:
+        vault = ValkeyVault(url, bytes_max=MIB)
+        await asyncio.gather(*(vault.put(f"key-{n}", b"x" * 100, 2, owner=owner) for n in range(1_500)))
+        await asyncio.sleep(2.1)
+        if is_server_full:
+            await vault._redis.config_set("maxmemory", "1")
+            with pytest.raises(VaultFull):
+                await vault.put("large", bytes(MIB - 1024), 60, owner=owner)
+            assert await vault._redis.zcard(_ENDS_PREFIX + owner) == 0, "taken off all the same"
+            await vault._redis.config_set("maxmemory", "0")
+        await vault.put("large", bytes(MIB - 1024), 60, owner=owner)
+        with pytest.raises(VaultFull):
+            await vault.put("one more", bytes(1024), 60, owner=owner)
+        await vault.close()
 
 
 async def test_a_full_valkey_server_refuses_an_owner_and_lets_what_is_there_be_deleted() -> None:

@@ -27,20 +27,27 @@ _ENDS_PREFIX, _BYTES_PREFIX = b"waypost:vault-ends:", b"waypost:vault-bytes:"
 _ROOM_S = 60.0  # until the server is asked anew how much it may hold
 _KEEP_MS = round(TTL_S_MAX * 1000) + 60_000
 _OUT_OF_MEMORY = "OOM"  # in the text of a script's error
+_OVER_MAX = 1000  # of what is over, in one script: the server does nothing else meanwhile, for some 3 ms
+_ROUNDS_MAX = 1000  # of such scripts for one put; the next one goes on
+_FULL, _KEPT, _FULL_OF_OVER = 0, 1, 2  # the last one: there may be more that is over
+_FIND_OVER = f"""
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local over = redis.call('ZRANGEBYSCORE', ends, '-inf', now_ms, 'LIMIT', 0, {_OVER_MAX})
+"""
 # What is over is counted off before the decision, and taken off after the value is set: a server that is full lets
 # a script go on that has written, so the value has to be the first that it writes.
 _PUT = f"""
 local value, owner, ends, bytes = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local ttl_ms, cost, most = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local over = redis.call('ZRANGEBYSCORE', ends, '-inf', now_ms, 'LIMIT', 0, 1000)
+{_FIND_OVER}
+local is_all = #over < {_OVER_MAX}
 local replaced = true
 for _, each in ipairs(over) do replaced = replaced and each ~= value end
 if replaced then over[#over + 1] = value end
 local total = tonumber(redis.call('HGET', bytes, '') or 0)
 for _, each in ipairs(over) do total = total - tonumber(redis.call('HGET', bytes, each) or 0) end
-if total + cost > most then return 0 end
+if total + cost > most then return is_all and {_FULL} or {_FULL_OF_OVER} end
 redis.call('SET', value, ARGV[1], 'PX', ttl_ms)
 redis.call('SET', owner, ARGV[5], 'PX', ttl_ms)
 for _, each in ipairs(over) do
@@ -51,7 +58,22 @@ redis.call('HSET', bytes, value, cost, '', string.format('%.0f', total + cost))
 redis.call('ZADD', ends, string.format('%.0f', now_ms + ttl_ms), value)
 redis.call('PEXPIRE', bytes, {_KEEP_MS})
 redis.call('PEXPIRE', ends, {_KEEP_MS})
-return 1
+return {_KEPT}
+"""
+# What a server that is full lets a script do comes first, as above.
+_TAKE_OFF = f"""
+local ends, bytes = KEYS[1], KEYS[2]
+{_FIND_OVER}
+local freed = 0
+for _, each in ipairs(over) do
+    freed = freed + tonumber(redis.call('HGET', bytes, each) or 0)
+    redis.call('HDEL', bytes, each)
+    redis.call('ZREM', ends, each)
+end
+if freed > 0 then
+    redis.call('HSET', bytes, '', string.format('%.0f', tonumber(redis.call('HGET', bytes, '') or 0) - freed))
+end
+return #over
 """
 _DELETE = """
 for at = 1, #KEYS, 2 do
@@ -83,6 +105,7 @@ class ValkeyVault:
         self._share_percent = share_percent
         self._room_bytes, self._room_until_s = bytes_max, 0.0
         self._put_owned = self._redis.register_script(_PUT)
+        self._take_off = self._redis.register_script(_TAKE_OFF)
         self._delete = self._redis.register_script(_DELETE)
 
     async def put(self, key: str, value: bytes, ttl_s: float, *, owner: bytes = b"") -> None:
@@ -94,14 +117,18 @@ class ValkeyVault:
                 return
             keys = [_PREFIX + raw, _OWNER_PREFIX + raw, _ENDS_PREFIX + owner, _BYTES_PREFIX + owner]
             cost, most = len(raw) + len(value) + OVERHEAD_BYTES, await self._share_bytes()
-            fits = await self._put_owned(keys, [value, ttl_ms, cost, most, owner])
+            arguments: list[bytes | int] = [value, ttl_ms, cost, most, owner]
+            told = await self._put_owned(keys, arguments)
+            if told == _FULL_OF_OVER:
+                await self._take_off_over(keys[2:])
+                told = await self._put_owned(keys, arguments)
         except exceptions.OutOfMemoryError:
             raise VaultFull from None
         except exceptions.ResponseError as refused:
             raise (VaultFull if _OUT_OF_MEMORY in str(refused) else VaultUnavailable) from None
         except (TimeoutError, exceptions.RedisError, OSError):
             raise VaultUnavailable from None
-        if not fits:
+        if told != _KEPT:
             raise VaultFull
 
     async def get(self, key: str) -> bytes | None:
@@ -139,6 +166,12 @@ class ValkeyVault:
 
     async def close(self) -> None:
         await self._redis.aclose()
+
+    async def _take_off_over(self, keys: list[bytes]) -> None:
+        """All of an owner's that is over, without the value that is to come: it may be large."""
+        for _ in range(_ROUNDS_MAX):
+            if await self._take_off(keys) < _OVER_MAX:
+                return
 
     async def _share_bytes(self) -> int:
         if time.monotonic() >= self._room_until_s:
