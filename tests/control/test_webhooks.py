@@ -112,12 +112,29 @@ async def test_urls_are_sealed_in_every_row_and_shown_to_their_owner(database: s
             assert "example.com" not in rows
 
 
+async def test_a_row_that_was_read_before_it_was_sealed_is_announced_sealed(database: str, tmp_path: Path) -> None:
+    own = "https://own.example.com/token-canary"
+    async with plane_with(database, tmp_path) as plane:
+        executions = Executions(plane.books, plane.ids, plane.webhooks.announcer)
+        first, _ = await executions.create(received(plane.org_id, webhook_url=own, hold_nanos=1_000))
+        await plane.webhooks.seal_plain_urls(plane.books)
+
+        assert await executions.step(first, run(first)) is not None
+
+        for table in ("webhook_delivery", "asynchronous_execution"):
+            rows = str(await plane.rows(f"SELECT to_jsonb(t)::text FROM {table} t"))
+            assert "sealed:" in rows
+            assert "canary" not in rows
+
+
 async def test_what_stood_readable_is_sealed_and_still_sent(database: str, tmp_path: Path) -> None:
     async with receivers() as there, plane_with(database, tmp_path, allow=("127.0.0.1",)) as plane:
         endpoint = await made(plane, url=there.url("/ok/1"))
         await started(plane, there.url("/ok/own"))  # as it was written before
         async with plane.pool.system() as connection:
             await connection.execute("UPDATE webhook_endpoint SET url = %s", (there.url("/ok/1"),))
+            own = (there.url("/ok/own"),)
+            await connection.execute("UPDATE webhook_delivery SET url = %s WHERE endpoint_id IS NULL", own)
         assert (await plane.ask("GET", f"{PATH}/{endpoint['id']}")).json["url"] == there.url("/ok/1")
 
         await plane.webhooks.seal_plain_urls(plane.books)

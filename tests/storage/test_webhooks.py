@@ -44,12 +44,13 @@ from waypost.storage.webhook_endpoints import (
     rotate_secret,
 )
 from waypost.storage.webhook_history import Inactive, Wanted, find_delivery, list_deliveries, redeliver, replay
-from waypost.storage.webhooks import Announcer, url_lane
+from waypost.storage.webhooks import Announcer
 from waypost.webhooks.event import EventType
 from waypost.webhooks.schedule import Attempt, Dead, Delivered, Reason, Retry
 from waypost.webhooks.sealed import Sealed
 from waypost.wire.canonical import Usage
 
+SEALED = Sealed(b"k" * 32)
 URL = "https://hooks.example.com/a"
 DAY_S = 86_400.0
 OK = Attempt(status=200, took_s=0.01)
@@ -62,7 +63,7 @@ class Desk:
     def __init__(self, books: Books, settling: Pool) -> None:
         self.books = books
         self.pool = books.app
-        self.executions = Executions(settling, IDS, Announcer(IDS, Sealed(b"k" * 32)))
+        self.executions = Executions(settling, IDS, Announcer(IDS, SEALED))
         self.org_id = b""
 
     async def endpoint(self, *events: str, url: str = URL, org_id: bytes | None = None, most: int = 20) -> Endpoint:
@@ -128,9 +129,9 @@ async def test_a_step_is_announced_to_who_wants_to_know_and_to_the_url_of_the_re
 
         done = await here.completed(webhook_url="https://own.example.com/b")
 
-        own = url_lane(here.org_id, "https://own.example.com/b")
+        own = SEALED.lane(here.org_id, "https://own.example.com/another")
         taken = await here.take(free={every.id: 4, ends.id: 4, own: 4})
-        told = {(each.endpoint_id, each.url, each.event.type) for each in taken}
+        told = {(each.endpoint_id, each.url and SEALED.url(here.org_id, each.url), each.event.type) for each in taken}
         assert (every.id, URL, EventType.STARTED) in told
         assert (every.id, URL, EventType.COMPLETED) in told
         assert (ends.id, URL, EventType.COMPLETED) in told

@@ -217,3 +217,14 @@ def test_what_is_sealed_opens_for_its_owner_and_with_our_key_alone() -> None:
     for sealed, who in ((Sealed(b"o" * 32), owner), (ours, IDS.new())):
         with pytest.raises(Unreadable):
             sealed.secret(who, secret)
+
+
+def test_urls_of_one_organisation_and_host_share_a_lane_that_tells_nobody_without_the_key_where() -> None:
+    ours, owner, url = Sealed(b"k" * 32), IDS.new(), "https://Hooks.example.com/a"
+    lane = ours.lane(owner, url)
+    assert len(lane) == 16
+    assert ours.lane(owner, ours.seal_url(owner, "https://hooks.example.com/b?c")) == lane
+    others = (Sealed(b"o" * 32).lane(owner, url), ours.lane(IDS.new(), url), ours.lane(owner, "https://example.com/a"))
+    assert lane not in others
+    unreadable = Sealed(b"o" * 32).seal_url(owner, url)
+    assert len(ours.lane(owner, unreadable)) == 16, "no execution fails for it"

@@ -447,7 +447,7 @@ webhook_delivery = sa.Table(
     _column("org_id", _ID, _DELIVERY),
     _column("endpoint_id", _ID, _DELIVERY, nullable=True),
     _column("url", Text, _DELIVERY, nullable=True),  # sealed; of the request, in place of an endpoint
-    _column("lane", _ID, _DELIVERY),  # the endpoint, or a digest of organisation and host
+    _column("lane", _ID, _DELIVERY),  # the endpoint, or a keyed digest of organisation and host
     _column("event_id", _ID, _DELIVERY),
     _column("event", Text, _DELIVERY),
     _column("execution_id", _ID, _DELIVERY, nullable=True),

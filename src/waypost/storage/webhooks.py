@@ -5,9 +5,7 @@ A delivery is its own job: `worker.webhooks` takes what is due. Nobody waits for
 
 from __future__ import annotations
 
-import hashlib
 from datetime import timedelta
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import msgspec
@@ -18,7 +16,7 @@ from waypost.executions.lifecycle import public_status
 from waypost.kit.ids import Ids, text
 from waypost.storage.asynchronous_executions import AsynchronousExecution, Ending, OutputFile
 from waypost.webhooks.event import FILES_MAX, EventType, ExecutionFacts, ResultFile
-from waypost.webhooks.sealed import Sealed, Unreadable
+from waypost.webhooks.sealed import Sealed
 from waypost.wire.canonical import Usage
 
 CHANNEL = "waypost_webhook"
@@ -67,7 +65,7 @@ class Announcer:
     ) -> None:
         """Tell the organisation's endpoints that want to know, and the URL that came with the request, when the
         connection's transaction is committed. One statement; the connection is of who keeps the books."""
-        url = execution.webhook_url  # sealed to the organisation, as the delivery needs it
+        url = execution.webhook_url  # sealed to the organisation, as the delivery needs it, unless the row is older
         parameters = {
             "org_id": UUID(bytes=execution.org_id),
             "execution_id": UUID(bytes=execution.id),
@@ -75,18 +73,12 @@ class Announcer:
             "event_id": UUID(bytes=self._ids.new()),
             "sequence": execution.sequence,
             "facts": Jsonb(msgspec.to_builtins(facts_of(execution, ending))),
-            "url": url,
-            "url_lane": None if url is None else UUID(bytes=self._lane(execution.org_id, url)),
+            "url": None if url is None else self._sealed.seal_url(execution.org_id, url),
+            "url_lane": None if url is None else UUID(bytes=self._sealed.lane(execution.org_id, url)),
             "first_id": str(UUID(bytes=self._ids.new())),  # the others differ in their last two digits
             "expires_s": self.expires_s,
         }
         await connection.execute(ANNOUNCE, parameters)
-
-    def _lane(self, org_id: bytes, stored: str) -> bytes:
-        try:
-            return url_lane(org_id, self._sealed.url(org_id, stored))
-        except Unreadable:  # nobody can send there, and no execution is to fail for it
-            return url_lane(org_id, stored)
 
 
 def facts_of(execution: AsynchronousExecution, ending: Ending | None) -> ExecutionFacts:
@@ -104,11 +96,6 @@ def facts_of(execution: AsynchronousExecution, ending: Ending | None) -> Executi
         error_code=execution.error_code or None,
         files=tuple(_file(each) for each in execution.output_files[:FILES_MAX]),
     )
-
-
-def url_lane(org_id: bytes, url: str) -> bytes:
-    """What per-request URLs of one organisation and host share."""
-    return hashlib.sha256(org_id + urlsplit(url).netloc.lower().encode()).digest()[:16]
 
 
 def _usage(usage: Usage) -> dict[str, int | bool]:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 import msgspec
 
-from waypost.kit.crypto import Sealer
+from waypost.kit.crypto import HmacSha256, Sealer, hmac_sha256
 
 _decode = msgspec.json.Decoder(dict[str, str]).decode
 _encode = msgspec.json.Encoder().encode
@@ -28,6 +29,7 @@ class Sealed:
         self._secrets = Sealer(envelope_key, "webhook secrets")
         self._headers = Sealer(envelope_key, "webhook headers")
         self._urls = Sealer(envelope_key, "webhook URLs")
+        self._lanes = HmacSha256(hmac_sha256(envelope_key, b"webhook lanes"))
 
     def seal_secret(self, owner_id: bytes, text: str) -> bytes:
         return self._secrets.seal(text.encode(), bound_to=owner_id)
@@ -59,6 +61,15 @@ class Sealed:
         except binascii.Error:
             raise Unreadable from None
         return _opened(self._urls, owner_id, sealed).decode()
+
+    def lane(self, owner_id: bytes, stored: str) -> bytes:
+        """What per-request URLs of one organisation and host share, 16 bytes: keyed, as hosts are easily guessed. One
+        that cannot be opened has a lane of its own: nobody can send there, and no execution is to fail for it."""
+        try:
+            host = urlsplit(self.url(owner_id, stored)).netloc.lower()
+        except Unreadable:
+            host = stored
+        return self._lanes.digest(owner_id + host.encode())[:16]
 
 
 def _opened(sealer: Sealer, owner_id: bytes, sealed: bytes) -> bytes:
