@@ -38,7 +38,7 @@ from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
 from waypost.supervisor.hardening import keep_memory_private, open_many_files
 from waypost.supervisor.inheritance import die_with_supervisor
-from waypost.telemetry.events import ProcessStarted, emit, quieten_third_parties
+from waypost.telemetry.events import ProcessStarted, emit, quieten_third_parties, report_bug
 from waypost.telemetry.metrics import Page
 from waypost.tenancy.keyring import Keyring
 
@@ -160,11 +160,10 @@ class ControlProcess:
         background.start(self._news.run())
         background.start(self._reloading.run())
         work = Work(self._settings, self._conninfo, self._services, self._webhooks.session, self._page)
-        starting = asyncio.ensure_future(self._catch_up(background, work))
+        background.start(self._catch_up(background, work), may_end=True)
         try:
             yield
         finally:
-            starting.cancel()
             await background.end()
             await self._webhooks.close()
             await work.close()
@@ -177,14 +176,27 @@ class ControlProcess:
         while True:
             with contextlib.suppress(LedgerUnavailable):
                 await self._following.catch_up()
-                await self._webhooks.seal_plain_urls(self._books)
                 break
             await asyncio.sleep(_RETRY_S)
         background.start(self._following.run())
         background.start(self._webhooks.worker.run())
         work.start(background)
+        background.start(self._seal_plain_urls(), may_end=True)
         self._is_ready = True
         emit(ProcessStarted(process=NAME, pid=os.getpid(), port=0))
+
+    async def _seal_plain_urls(self) -> None:
+        """Beside everything else, which reads both forms: there may be many."""
+        while True:
+            try:
+                await self._webhooks.seal_plain_urls(self._books)
+            except LedgerUnavailable:
+                await asyncio.sleep(_RETRY_S)
+            except Exception as bug:  # noqa: BLE001  the edge of a task: what is served does not depend on it
+                report_bug(bug)
+                return
+            else:
+                return
 
     def _adopt(self, live: LiveSettings) -> None:
         """What can change of the settings while we serve. Raises SettingUnusable: then nothing has changed."""
