@@ -24,6 +24,7 @@ from waypost.tenancy.api_key import Scope, assemble, digest, shown
 
 CREDIT = parse_usd("5")
 _NAME = "demo"
+_SOURCE = "demo at "  # of a catalogue's version, and then the moment
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -34,6 +35,14 @@ class Account(msgspec.Struct, frozen=True):
     embeddings_port: int = 0
     org_id: str = ""
     api_key: str = ""
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """What `open_account` found or made."""
+
+    account: Account
+    balance: Balance
+    set_aside: int | None  # the version of the catalogue, of somebody's command or file, that gave way to the demo's
 
 
 _decode = msgspec.json.Decoder(Account).decode
@@ -56,9 +65,9 @@ def keep_account(path: Path, account: Account) -> None:
     Path(unfinished).replace(path)
 
 
-def open_account(conninfo: str, account: Account, catalogue: Catalogue, *, pepper: bytes) -> tuple[Account, Balance]:
-    """The account with an organisation, a key and credit that exist in this database, and its balance; the catalogue
-    is in force. Blocks."""
+def open_account(conninfo: str, account: Account, catalogue: Catalogue, *, pepper: bytes) -> Opened:
+    """The account with an organisation, a key and credit that exist in this database; the catalogue is in force.
+    Blocks."""
     return asyncio.run(_Books(conninfo).open(account, catalogue, pepper))
 
 
@@ -68,15 +77,15 @@ class _Books:
         self._ledger = PostgresLedger(conninfo)
         self._ids = Ids()
 
-    async def open(self, account: Account, catalogue: Catalogue, pepper: bytes) -> tuple[Account, Balance]:
+    async def open(self, account: Account, catalogue: Catalogue, pepper: bytes) -> Opened:
         try:
-            await self._put_in_force(catalogue)
+            set_aside = await self._put_in_force(catalogue)
             if not await self._is_known(account):
                 account = await self._create(account, pepper)
             org_id = ids.parse("org", account.org_id)
             reference = f"demo-{account.org_id}"  # of its own, so that it is credited once
             await self._ledger.topup(org_id=org_id, amount_nanos=CREDIT, reference=reference)
-            return account, await self._ledger.snapshot(org_id)
+            return Opened(account, await self._ledger.snapshot(org_id), set_aside)
         finally:
             await self._pool.close()
             await self._ledger.close_connections()
@@ -105,10 +114,14 @@ class _Books:
         )
         return msgspec.structs.replace(account, org_id=ids.text("org", org_id), api_key=api_key)
 
-    async def _put_in_force(self, catalogue: Catalogue) -> None:
-        """Make it the newest version unless it is. The source names the moment, since a source's unchanged content
-        would otherwise not be applied again after another catalogue came between."""
+    async def _put_in_force(self, catalogue: Catalogue) -> int | None:
+        """Make it the newest version unless it is; the one before, where that is not the demo's own. The source names
+        the moment, since a source's unchanged content would otherwise not be applied again after another catalogue
+        came between."""
         now_s = SystemClock().unix_ns() // 1_000_000_000
         newest = await catalogues.newest_catalogue(self._pool)
-        if newest is None or with_creation_times(catalogue, newest[0], now_s) != newest[0]:
-            await catalogues.apply_catalogue(self._pool, catalogue, source=f"demo at {now_s}", now_s=now_s)
+        if newest is not None and with_creation_times(catalogue, newest[0], now_s) == newest[0]:
+            return None
+        before = await catalogues.catalogue_history(self._pool, count=1)
+        await catalogues.apply_catalogue(self._pool, catalogue, source=f"{_SOURCE}{now_s}", now_s=now_s)
+        return next((each.version for each in before if not each.source.startswith(_SOURCE)), None)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from waypost.demo.account import Account
 from waypost.demo.offer import ALIAS, Offer
 from waypost.kit.money import Nanos, format_usd_floor
@@ -44,6 +47,12 @@ def render_card(deployment: Deployment, account: Account, offer: Offer, balance:
             "",
         ]
     )
+
+
+def set_aside_note(version: int, data_dir: Path) -> str:
+    """Tells of a catalogue that the demo's own took the place of, and how to get it back."""
+    back = f"waypost catalog rollback {version} --data-dir {shlex.quote(str(data_dir))}"
+    return f"before   version {version} of the catalogue gave way to the demo's; it comes back by: {back}"
 
 
 def _curl(deployment: Deployment, account: Account, offer: Offer, *, is_stream: bool) -> str:

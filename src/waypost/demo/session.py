@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from waypost.demo import embedding_model, local_model, simulated_model
 from waypost.demo.account import Account, keep_account, open_account, read_account
-from waypost.demo.card import render_card
+from waypost.demo.card import render_card, set_aside_note
 from waypost.demo.offer import LOCAL, LOCAL_VECTORS, SIMULATED, SIMULATED_VECTORS, Offer, catalogue_of
 from waypost.demo.weights import TERMS_URL, assemble_weights, check_embeddings
 from waypost.kit.money import Nanos
@@ -76,6 +76,7 @@ class _Demo:
         self._vectors = vectors
         self._pepper = pepper
         self._balance: Nanos = 0
+        self._notes: list[str] = []
         kept = read_account(self._path)
         port = _free_port(kept.upstream_port)
         embeddings_port = _free_port(kept.embeddings_port) if vectors is LOCAL_VECTORS else port
@@ -86,13 +87,16 @@ class _Demo:
     def prepare(self, conninfo: str) -> None:
         account = self.account
         catalogue = catalogue_of(self._offer, account.upstream_port, self._vectors, account.embeddings_port)
-        self.account, balance = open_account(conninfo, account, catalogue, pepper=self._pepper)
-        self._balance = balance.available_nanos
+        opened = open_account(conninfo, account, catalogue, pepper=self._pepper)
+        self.account, self._balance = opened.account, opened.balance.available_nanos
+        if opened.set_aside is not None:
+            self._notes.append(set_aside_note(opened.set_aside, self._path.parent))
         keep_account(self._path, self.account)
 
     def card_printer(self, notes: list[str]) -> Callable[[Deployment], None]:
         def print_card(deployment: Deployment) -> None:
-            sys.stdout.write(render_card(deployment, self.account, self._offer, self._balance, notes))
+            told = [*notes, *self._notes]
+            sys.stdout.write(render_card(deployment, self.account, self._offer, self._balance, told))
             sys.stdout.flush()
 
         return print_card
