@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.control.plane import Plane
-from tests.control.uploads import announce, kept, path_of, picture, upload
+from tests.control.uploads import FROM, announce, kept, path_of, picture, upload
 from tests.stores.bucket import serving
+from tests.upstream.test_guarded_session import session
 from waypost.app.secrets import add_file_key
+from waypost.control.file_fetch import Outputs
 from waypost.control.file_store import Delivery
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal
-from waypost.storage.file_sweep import erase_files_of
+from waypost.storage.file_sweep import Limits, erase_files_of, set_limits
+from waypost.storage.files import show_outputs_on
 
 PUBLIC = '[server]\npublic_url = "https://ai.example.org"\n'
 
@@ -148,6 +153,50 @@ async def test_erasing_an_organisation_takes_its_files_and_nobody_elses(database
         assert len(kept(plane)) == 1
         assert await plane.rows("SELECT count(*) FROM file_audit WHERE org_id = %s", plane.org_id.hex()) == [(0,)]
         assert (await plane.ask("GET", f"/v1/files/{left['id']}/download", key=other.text)).status == 200
+
+
+async def test_erasing_leaves_the_limits_and_what_is_held_for_an_execution(database: str, tmp_path: Path) -> None:
+    async with Plane(database, tmp_path) as plane, session() as guarded:
+        await upload(plane, picture())
+        execution_id = plane.ids.new()
+        outputs = Outputs(plane.files, guarded, plane.ids)
+        await outputs.rehost(org_id=plane.org_id, execution_id=execution_id, output_index=0, source=picture(300))
+        await set_limits(plane.pool, plane.org_id, ttl_days=1, bytes_max=1_000_000)
+
+        assert await erase_files_of(plane.pool, plane.org_id, plane.files.now()) == 1
+
+        limits = await set_limits(plane.pool, plane.org_id, ttl_days=None, bytes_max=None)
+        assert limits == Limits(bytes=300, bytes_max=1_000_000, ttl_days=1)
+        async with plane.books.connection() as connection, connection.transaction():
+            await show_outputs_on(connection, execution_id)
+        (shown,) = (await plane.ask("GET", "/v1/files")).json["data"]
+        assert len((await plane.ask("GET", f"/v1/files/{shown['id']}/download")).body) == 300
+        assert await erase_files_of(plane.pool, plane.org_id, plane.files.now()) == 1
+        assert (await set_limits(plane.pool, plane.org_id, ttl_days=None, bytes_max=None)).bytes == 0
+
+
+async def test_erasing_while_the_first_file_is_being_filled_counts_none_of_its_bytes(
+    database: str, tmp_path: Path
+) -> None:
+    query = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+    async def wait_for(waiting: int) -> None:
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as watch, asyncio.timeout(5):
+            while (await watch.execute(query)).rowcount != waiting:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    async with Plane(database, tmp_path) as plane:
+        made = await announce(plane)
+        async with await psycopg.AsyncConnection.connect(database) as owner:
+            await owner.execute("SELECT FROM org WHERE id = %s FOR UPDATE", (plane.org_id.hex(),))
+            target = path_of(made["upload_url"])
+            filling = asyncio.ensure_future(plane.ask("PUT", target, picture(), key="", headers=FROM))
+            await wait_for(1)  # its row is filled, and the room for it is being taken
+            erasing = asyncio.ensure_future(erase_files_of(plane.pool, plane.org_id, plane.files.now()))
+            await wait_for(2)
+        assert (await filling).status == 200
+        assert await erasing == 1
+        assert (await set_limits(plane.pool, plane.org_id, ttl_days=None, bytes_max=None)).bytes == 0
 
 
 async def test_files_in_a_bucket_are_taken_in_given_out_and_erased(

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import msgspec
 
+from waypost.storage.files import GIVE_ROOM
 from waypost.storage.pool import Pool
 
 AUDIT_LIFE = timedelta(days=90)
@@ -69,15 +70,15 @@ SELECT file_id, action, api_key_id, source_ip, created_at FROM file_audit
  WHERE org_id = %(org_id)s ORDER BY id DESC LIMIT %(limit)s
 """
 
+# What is held belongs to an execution that goes on, and is paid for with it.
 ERASE_ALL = """
-WITH gone AS (DELETE FROM file WHERE org_id = %(org_id)s RETURNING object_id),
+WITH gone AS (DELETE FROM file WHERE org_id = %(org_id)s AND state <> 'HELD' RETURNING object_id, size_bytes),
 doomed AS (
     INSERT INTO object_erasure (object_id, due_at) SELECT object_id, %(now)s FROM gone WHERE object_id IS NOT NULL
     ON CONFLICT (object_id) DO UPDATE SET due_at = excluded.due_at
 ),
-trail AS (DELETE FROM file_audit WHERE org_id = %(org_id)s),
-room AS (DELETE FROM file_storage WHERE org_id = %(org_id)s)
-SELECT count(*) FROM gone
+trail AS (DELETE FROM file_audit WHERE org_id = %(org_id)s)
+SELECT count(*), coalesce(sum(size_bytes), 0)::bigint FROM gone
 """
 
 
@@ -186,8 +187,12 @@ async def audit_of(pool: Pool, org_id: bytes, *, limit: int) -> list[AuditEntry]
 
 async def erase_files_of(pool: Pool, org_id: bytes, now: datetime) -> int:
     """Everything of an organisation: its files with their keys at once, which erases every copy of them, the objects by
-    the next sweep, the audit trail. How many files there were."""
+    the next sweep, the audit trail. Its limits stay, and outputs of executions that have not ended. How many files
+    there were."""
+    parameters: dict[str, object] = {"org_id": UUID(bytes=org_id), "now": now}
     async with pool.tenant(org_id) as connection:
-        row = await (await connection.execute(ERASE_ALL, {"org_id": UUID(bytes=org_id), "now": now})).fetchone()
-    assert row is not None
+        row = await (await connection.execute(ERASE_ALL, parameters)).fetchone()
+        assert row is not None
+        # A statement of its own: it sees the room that was taken by an upload which the first one had to wait for.
+        await connection.execute(GIVE_ROOM, parameters | {"size_bytes": row[1]})
     return int(row[0])
