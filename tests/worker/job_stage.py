@@ -17,6 +17,7 @@ from tests.storage.books import IDS, Books, open_books
 from tests.stores.vaults import FakeVault
 from waypost.executions.callback_address import CallbackAddresses
 from waypost.executions.payload_keys import input_key
+from waypost.executions.provider_job import WRONG_TYPE_TRIES_MAX
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.document import read_catalogue
@@ -101,7 +102,7 @@ class Shelf:
         if heard.status != 200:
             raise OutputNotKept
         if heard.body.startswith(b"<"):
-            raise OutputUnfit
+            raise OutputUnfit(WRONG_TYPE_TRIES_MAX)
         measured = {"duration_ms": self.duration_ms}
         file = OutputFile(IDS.new(), heard.headers["content-type"], len(heard.body), **measured)
         return self.kept.setdefault((execution.id, index), file)

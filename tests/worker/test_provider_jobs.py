@@ -399,8 +399,8 @@ async def test_a_film_that_was_measured_is_paid_by_that_and_at_most_as_asked_for
         assert await stage.charge(execution_id) == paid_ms * 60_000 + 1_000_000
 
 
-@pytest.mark.parametrize(("output", "tries"), [("missing", 8), ("wrong_type", 1)])
-async def test_what_cannot_be_kept_after_eight_tries_or_ever_is_lost_and_not_paid(
+@pytest.mark.parametrize(("output", "tries"), [("missing", 8), ("wrong_type", 3)])
+async def test_what_cannot_be_kept_after_eight_tries_or_is_of_a_wrong_type_thrice_is_lost_and_not_paid(
     database: str, output: str, tries: int
 ) -> None:
     async with open_stage(database, "fal") as stage:

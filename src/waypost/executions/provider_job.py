@@ -24,6 +24,7 @@ CALLBACK_FIRST_S = 20.0  # of a job that calls back: polling is what catches cal
 JITTER = 0.2  # of a wait, either way
 LOOK_UP_S = 600.0  # how long a submission whose answer was lost is looked for
 REHOST_TRIES_MAX = 8
+WRONG_TYPE_TRIES_MAX = 3  # a host may send an error page with status 200, in place of an output that is paid for
 REHOST_FIRST_S, REHOST_S_MAX = 1.0, 30.0
 BACKOFF_FIRST_S, BACKOFF_S_MAX = 1.0, 30.0
 GONE_POLLS_MAX = 3  # "no such job" may be said of one that is only just there

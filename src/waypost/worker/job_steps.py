@@ -44,7 +44,11 @@ class OutputNotKept(Exception):
 
 
 class OutputUnfit(OutputNotKept):
-    """It is nothing that may be kept, and would be the same another time."""
+    """It is nothing that may be kept, and most likely the same another time: `tries_max` are enough."""
+
+    def __init__(self, tries_max: int = 1) -> None:
+        super().__init__()
+        self.tries_max = tries_max
 
 
 class OutputsAway(Exception):

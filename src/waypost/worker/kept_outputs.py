@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable
 
 from waypost.control.file_fetch import FetchFailed, FetchFailure, Outputs
+from waypost.executions.provider_job import WRONG_TYPE_TRIES_MAX
 from waypost.storage.asynchronous_executions import AsynchronousExecution, OutputFile
 from waypost.storage.files import UploadEnded
 from waypost.stores.objects import StoreUnavailable
 from waypost.wire.media_type import split_data_url
 from waypost.worker.job_steps import OutputNotKept, OutputsAway, OutputUnfit
 
-_BY_FAILURE: dict[FetchFailure, type[Exception]] = {
+_BY_FAILURE: dict[FetchFailure, Callable[[], Exception]] = {
     FetchFailure.UNREACHABLE: OutputsAway,
     FetchFailure.TOO_LARGE: OutputUnfit,
-    FetchFailure.TYPE_UNSUPPORTED: OutputUnfit,
+    FetchFailure.TYPE_UNSUPPORTED: lambda: OutputUnfit(WRONG_TYPE_TRIES_MAX),
 }
 
 
@@ -35,7 +37,7 @@ class KeptOutputs:
                 source=_inline(address) if address.startswith("data:") else address,
             )
         except FetchFailed as failed:
-            raise _BY_FAILURE.get(failed.failure, OutputNotKept) from None
+            raise _BY_FAILURE.get(failed.failure, OutputNotKept)() from None
         except StoreUnavailable:
             raise OutputsAway from None
         except (UploadEnded, TimeoutError):

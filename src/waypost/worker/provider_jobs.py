@@ -144,12 +144,13 @@ class ProviderJobs:
         job = told if isinstance(told, Job) else None
         is_away = job is None
         files: list[OutputFile] = []
+        tries_max = REHOST_TRIES_MAX
         if seat is not None and job is not None and job.state is JobState.SUCCEEDED:
             try:
                 for index, output in enumerate(job.outputs):
                     files.append(await self._kept(row, seat, index, output.url))
-            except OutputUnfit:
-                files, tries = [], REHOST_TRIES_MAX
+            except OutputUnfit as unfit:
+                files, tries_max = [], unfit.tries_max
             except OutputNotKept:
                 files = []
             except OutputsAway:
@@ -159,7 +160,7 @@ class ProviderJobs:
             return
         tries += not is_away
         left_s = self._left_s(row) + FETCHING_S
-        if tries >= REHOST_TRIES_MAX or left_s <= 0:
+        if tries >= tries_max or left_s <= 0:
             emit(ProviderJobOutputLost(provider=row.provider or "", deployment=row.deployment or ""))
             await self._steps.end(row, State.FAILED, ErrorCode.GENERATION_FAILED, job=job)
             return
