@@ -1,21 +1,28 @@
-"""`./run compile`: the hot modules of this checkout, compiled by mypyc beside their sources. An experiment.
+"""`./run compile`: the hot modules of this checkout, compiled by mypyc into a folder of their own (`waypost.compiled`).
 
-Everything runs without it. What it saves, and which tests cannot run so, tells docs/performance.md. `./run compile
---clean` takes it back; compiled modules do not follow edits.
+Everything runs without them. `./run compile --undo` takes them away. What they save, and what is tested on them, tells
+docs/operating/compile-the-hot-modules.md.
 
-What stays interpreted: value structs, because mypyc drops the keywords of their classes (frozen, gc) and the types that
-msgspec decodes by, so they live in modules of their own; and `kit.payload`, whose class refuses to be formatted.
+What stays interpreted: whatever waits while an exception is handled (mypyc does not put the exception aside meanwhile;
+`tests/test_compiled.py` holds it); value structs, because mypyc drops the keywords of their classes (frozen, gc) and
+the types that msgspec decodes by, so they live in modules of their own; and `kit.payload`, whose class refuses to be
+formatted.
 """
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
+from waypost.compiled import FOLDER, write_manifest
+
 SOURCE = Path(__file__).resolve().parent.parent / "src"
+PACKAGE = SOURCE / "waypost"
 MODULES = tuple(
     f"waypost/{name}.py"
     for name in (
@@ -46,39 +53,66 @@ setup(
 """
 
 
-def compile_modules() -> list[Path]:
-    """Build the modules beside their sources; the files that were made. Raises subprocess.CalledProcessError."""
-    remove()
-    with tempfile.TemporaryDirectory(prefix="waypost-compile-") as folder:
+def compile_modules() -> int:
+    """Build the modules; how many. The build of before stays until the new one is whole.
+
+    Raises subprocess.CalledProcessError."""
+    sources = sources_of(MODULES)
+    with tempfile.TemporaryDirectory(prefix=".compile-", dir=SOURCE) as folder:
+        copy, made = Path(folder, "source"), Path(folder, "made")
+        # What is compiled and hashed is a copy, so that an edit meanwhile makes the build stale.
+        shutil.copytree(PACKAGE, copy / "waypost", ignore=shutil.ignore_patterns("__pycache__", FOLDER))
         script = Path(folder, "setup.py")
         script.write_text(_SETUP)
-        command = [sys.executable, str(script), "-q", "build_ext", "--inplace", "--build-temp", folder, "-j", "2"]
-        try:
-            subprocess.run([*command, ",".join(MODULES)], cwd=SOURCE, check=True)
-        finally:
-            shutil.rmtree(SOURCE / "build", ignore_errors=True)
-    return compiled()
+        command = [sys.executable, str(script), "-q", "build_ext", "--build-lib", str(made), "--build-temp", folder]
+        subprocess.run([*command, "-j", "2", ",".join(MODULES)], cwd=copy, check=True)
+        files = sorted(path.relative_to(made).as_posix() for path in made.rglob("*.so"))
+        modules = {path.split(".")[0].replace("/", "."): path for path in files}
+        write_manifest(str(made), str(copy / "waypost"), sources=sources, modules=modules)
+        remove()
+        made.rename(PACKAGE / FOLDER)
+    return len(MODULES)
 
 
-def compiled() -> list[Path]:
-    """What an earlier build has left: the modules, and the library that they share."""
-    return sorted((*SOURCE.glob("*__mypyc.*.so"), *SOURCE.glob("waypost/**/*.so")))
+def sources_of(modules: Iterable[str]) -> list[str]:
+    """These modules and all of ours that they import, for types alone too: paths from the package's folder."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        path = waiting.pop()
+        if path in found or not (SOURCE / path).is_file():
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse((SOURCE / path).read_text("utf-8"))):
+            match node:
+                case ast.Import(names=names):
+                    imported = [name.name for name in names]
+                case ast.ImportFrom(module=str(module), names=names):
+                    imported = [module, *(f"{module}.{name.name}" for name in names)]
+                case _:
+                    continue
+            for name in imported:
+                parts = name.split(".")
+                waiting += ["/".join(parts) + ".py"]
+                waiting += ["/".join(parts[:length]) + "/__init__.py" for length in range(1, len(parts) + 1)]
+    return sorted(path.removeprefix("waypost/") for path in found if path.startswith("waypost/"))
 
 
 def remove() -> None:
     """Back to the sources alone."""
-    for path in compiled():
-        path.unlink()
+    shutil.rmtree(PACKAGE / FOLDER, ignore_errors=True)
 
 
 def main() -> int:
-    if "--clean" in sys.argv[1:]:
+    if sys.argv[1:] == ["--undo"]:
         remove()
-        print("The modules are interpreted again.")
+        print("The sources run again.")
+    elif sys.argv[1:]:
+        print("usage: ./run compile [--undo]", file=sys.stderr)
+        return 2
     else:
-        print(
-            f"{len(compile_modules()) - 1} modules are compiled. They do not follow edits: see `./run compile --clean`."
-        )
+        count = compile_modules()
+        print(f"{count} modules are compiled. They run until a source changes, or until `./run compile --undo`.")
     return 0
 
 

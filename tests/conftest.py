@@ -11,6 +11,7 @@ import fcntl
 import inspect
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ import uvloop
 from hypothesis import HealthCheck, settings
 from psycopg import conninfo as conninfos
 
+from waypost import compiled
 from waypost.kit.ids import Ids
 from waypost.storage.database import migrate
 from waypost.storage.embedded import EmbeddedPostgres
@@ -35,6 +37,9 @@ _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
 # How long an example takes is the machine's business, and whatever else it is busy with.
 settings.register_profile("waypost", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("waypost")
+
+if compiled.running.is_stale:
+    os.environ[compiled.SWITCH] = "1"  # so that no process that a test starts has to say it again
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -88,6 +93,18 @@ def pytest_configure_node(node: pytest.Item) -> None:
     node.workerinput["postgres_dir"] = str(node.config.stash[_DIR])  # type: ignore[attr-defined]
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was tested, unless it is the sources and nothing else was to be expected."""
+    if compiled.running != compiled.Modules():
+        terminalreporter.write_line(f"waypost: {compiled.running}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    mark = item.get_closest_marker("interpreted_only")
+    if mark is not None and compiled.running.compiled:
+        pytest.skip(*mark.args)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deal the slow tests evenly to the workers, who do them first: none of them is left alone with one at the end.
@@ -115,6 +132,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     names = pyfuncitem._fixtureinfo.argnames
     uvloop.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    # Compiled code that waits within a handler leaves its exception to whatever runs next.
+    assert sys.exc_info() == (None, None, None), "an exception is left over in this thread"
     return True
 
 

@@ -126,6 +126,7 @@ def test_the_doctor_looks_at_everything(waypost: Waypost, nowhere: Path, monkeyp
     assert done.code == 0, done.out
     assert findings(done.out) == dict.fromkeys(
         (
+            "modules",
             "secrets",
             "disk",
             "journal",

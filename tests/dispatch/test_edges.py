@@ -21,22 +21,25 @@ from waypost.providers.openai import OpenAIChat
 from waypost.simulator import Simulator
 
 
-class Broken(OpenAIChat):
+class Broken:
     """A provider kind with a defect in one of its methods."""
 
     def __init__(self, method: str) -> None:
-        super().__init__()
+        self._kind = OpenAIChat()
         self._method = method
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kind, name)
 
     def call(self, *args: Any, **options: Any) -> tuple[bytes, bytes]:
         if self._method == "call":
             raise RuntimeError
-        return super().call(*args, **options)
+        return self._kind.call(*args, **options)
 
     def stream(self, **options: Any) -> Any:
         if self._method == "stream":
             raise RuntimeError
-        reader = super().stream(**options)
+        reader = self._kind.stream(**options)
         return NoUsage(reader) if self._method == "usage" else reader
 
 

@@ -14,6 +14,7 @@ def _fail(*_: object) -> None:
     raise RuntimeError
 
 
+@pytest.mark.interpreted_only("plants its defect in the pipeline's namespace, where compiled code does not look")
 @pytest.mark.parametrize("headers", [{}, {"idempotency-key": "one"}], ids=["at once", "after a grant"])
 async def test_a_defect_before_the_attempt_frees_hold_and_place(
     headers: dict[str, str], database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

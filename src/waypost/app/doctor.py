@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 import psycopg
 
+from waypost import compiled
 from waypost.app.catalogue_file import read_catalogue_file, unreadable_credentials
 from waypost.app.database import open_database
 from waypost.app.doctor_files import file_store
@@ -49,6 +50,7 @@ _decode_status = msgspec.json.Decoder(FleetStatus).decode
 
 def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
     """Look at everything, one finding after the other."""
+    yield _modules(compiled.running)
     yield _secrets(settings)
     yield _disk(settings.data_dir)
     yield _journal(settings.data_dir / "journal")
@@ -81,6 +83,11 @@ def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
     yield from _credentials(catalogue[0])
     yield from asyncio.run(ask_gateways(sorted((settings.data_dir / "run").glob("*.sock"))))
     yield from asyncio.run(_reach(catalogue[0].providers))
+
+
+def _modules(running: compiled.Modules) -> Finding:
+    """Of this command: what a process runs that starts now."""
+    return Finding("modules", Verdict.DOUBTFUL if running.is_stale else Verdict.FINE, str(running))
 
 
 def _configuration(settings: Settings, path: Path) -> Iterator[Finding]:

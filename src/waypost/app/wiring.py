@@ -20,6 +20,7 @@ from typing import TypeVar
 import msgspec
 import uvloop
 
+from waypost import compiled
 from waypost.app.background import Background
 from waypost.app.front import Front, SettingUnusable, make_egress
 from waypost.app.internal_port import InternalPort, make_internal_port
@@ -395,6 +396,7 @@ class GatewayProcess:
         limits: Limits,
     ) -> None:
         gauge = self._page.gauge
+        gauge("waypost_compiled_modules", "Modules that run compiled.", lambda: compiled.running.compiled)
         gauge("waypost_executions_running", "Executions under way.", lambda: dispatcher.running)
         gauge("waypost_settlements_waiting", "Attempts not booked yet.", lambda: settler.backlog)
         gauge("waypost_settlement_age_seconds", "Age of the oldest of them.", lambda: settler.oldest_age_s)

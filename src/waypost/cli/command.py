@@ -91,7 +91,9 @@ def _tell_version(is_asked: bool) -> None:
     if is_asked:
         from importlib.metadata import version
 
-        typer.echo(f"waypost {version('waypost')}")
+        from waypost import compiled
+
+        typer.echo(f"waypost {version('waypost')} ({compiled.running})")
         raise typer.Exit
 
 

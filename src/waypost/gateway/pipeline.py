@@ -295,11 +295,12 @@ class Gateway:
         try:
             try:
                 return await self._wallet.hold_with_grant(org_id, admission.hold_nanos, chain), admission
-            except InsufficientFunds as short:
-                admission = await recounted(admission, self._dispatcher.counting)
-                if admission.hold_nanos > short.available_nanos:
-                    admission = shrink(admission, short)
-                return await self._wallet.hold_with_grant(org_id, admission.hold_nanos, chain), admission
+            except InsufficientFunds as refused:
+                first = refused  # handled outside: compiled code must not wait within a handler
+            admission = await recounted(admission, self._dispatcher.counting)
+            if admission.hold_nanos > first.available_nanos:
+                admission = shrink(admission, first)
+            return await self._wallet.hold_with_grant(org_id, admission.hold_nanos, chain), admission
         except InsufficientFunds as short:
             raise too_dear(admission, short) from None
         except (LedgerUnavailable, NodeSuperseded, JournalFull, JournalFailed):

@@ -78,12 +78,15 @@ class Settler:
             while self._queue:
                 try:
                     await self.book()
+                    is_booked = True
+                except LedgerUnavailable:
+                    is_booked = self.is_ledger_reachable = False
+                if is_booked:
                     pause_s = RETRY_S_MIN
                     await asyncio.sleep(0)  # a ledger that answers without waiting must not keep the loop
                     if len(self._queue) < self._batch_max:
                         break  # what came meanwhile waits for others in its turn
-                except LedgerUnavailable:
-                    self.is_ledger_reachable = False
+                else:
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, RETRY_S_MAX)
 

@@ -19,6 +19,7 @@ from waypost.gateway.hold import NEVER_MS, Account, Hold, NodeIdentity, pause_be
 from waypost.gateway.journal import Journal, JournalFailed, JournalFull
 from waypost.gateway.ports import Ledger, LedgerUnavailable
 from waypost.gateway.settler import Settler
+from waypost.gateway.together import together
 from waypost.kit.clock import Clock
 from waypost.kit.ids import Ids
 from waypost.kit.money import NANOS_MAX, Nanos
@@ -142,9 +143,7 @@ class Wallet:
     async def run(self) -> None:
         """Raise leases that run low at once; every second, and when others need money, report holds and return what is
         not needed. Until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen())
-            await self._keep()
+        await together(self._listen(), self._keep())
 
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -250,10 +249,10 @@ class Wallet:
 
     async def _raise(self, account: Account, needed_nanos: Nanos) -> None:
         """Take more from the wallet: at least what `needed_nanos` lacks. Raises as hold_with_grant does."""
-        try:
+        with contextlib.suppress(_LeaseLost):
             await self._raise_once(account, needed_nanos)
-        except _LeaseLost:
-            await self._raise_once(account, needed_nanos)
+            return
+        await self._raise_once(account, needed_nanos)
 
     async def _raise_once(self, account: Account, needed_nanos: Nanos) -> None:
         await self._finish_unknown(account)
@@ -267,12 +266,15 @@ class Wallet:
             return
         try:
             await self._raise_by(account, size)
-        except InsufficientFunds as refusal:
+        except InsufficientFunds as refused:
             account.is_tail = True
-            account.available_nanos, account.balance_s = refusal.available_nanos, self._clock.monotonic_s()
+            account.available_nanos, account.balance_s = refused.available_nanos, self._clock.monotonic_s()
             if not needed_nanos:
                 raise
-            await self._raise_by_the_least(account, needed_nanos, refusal)
+            refusal = refused  # handled outside: compiled code must not wait within a handler
+        else:
+            return
+        await self._raise_by_the_least(account, needed_nanos, refusal)
 
     async def _raise_by_the_least(self, account: Account, needed_nanos: Nanos, refusal: InsufficientFunds) -> None:
         """Exactly what one request lacks, as soon as others have given back what they were asked for."""

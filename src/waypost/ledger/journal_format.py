@@ -239,8 +239,9 @@ def _decode_close(body: bytes) -> Close:
         _CLOSE.unpack_from(body)[2:]
     )
     end = _CLOSE.size + length
-    others = _OTHER_UNITS.unpack_from(body, end) if len(body) - end >= _OTHER_UNITS.size else _NO_OTHERS
-    end_of_units = end + _OTHER_UNITS.size if others is not _NO_OTHERS else end
+    has_others = len(body) - end >= _OTHER_UNITS.size
+    others = _OTHER_UNITS.unpack_from(body, end) if has_others else _NO_OTHERS
+    end_of_units = end + _OTHER_UNITS.size if has_others else end
     return Close(
         attempt_id,
         Outcome(outcome),

@@ -13,7 +13,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import NoReturn
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from waypost.kit.errors import ErrorCode
 from waypost.transport.incoming import Incoming
@@ -150,8 +150,8 @@ class RequestReader:
         try:
             parser.feed_data(data)
         except HttpParserError as error:
-            if self._refusal is None and error.__context__ is not None:
-                raise error.__context__ from None  # a bug in a callback of ours
+            if self._refusal is None and isinstance(error, HttpParserCallbackError) and error.__context__:
+                raise error.__context__ from None  # a bug of ours
             return self._refusal or ErrorCode.INPUT_VALIDATION_ERROR
         except HttpParserUpgrade:
             return ErrorCode.INPUT_VALIDATION_ERROR

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 _LENGTH_DIGITS_MAX = 19
 _SWITCHING_PROTOCOLS = 101
@@ -99,8 +99,8 @@ class ResponseReader:
             if self.is_complete:
                 self.is_reusable = False  # more came than was asked for
                 return None
-            if self._failure is None and error.__context__ is not None:
-                raise error.__context__ from None  # a bug in a callback of ours
+            if self._failure is None and isinstance(error, HttpParserCallbackError) and error.__context__:
+                raise error.__context__ from None  # a bug of ours
             return self._failure or TransportFailure.MALFORMED
         if not self.has_head:
             self._arrived += len(data)
