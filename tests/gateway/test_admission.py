@@ -10,7 +10,8 @@ import pytest
 
 from tests.policy.samples import catalogue_of, minimal_model
 from tests.wire.samples import AROUND
-from waypost.gateway.admission import make_offer
+from waypost.gateway.admission import INPUT_BYTES_PER_TOKEN_MOST, make_offer, refuse_too_long
+from waypost.kit.errors import Refusal
 from waypost.ledger.record import BudgetUsedUp
 from waypost.ledger.shortfall import used_up
 from waypost.metering.ceiling import Ceiling
@@ -123,3 +124,20 @@ def test_room_is_left_for_what_a_provider_says_about_tools_in_every_format(sent:
 @pytest.mark.parametrize("none", [{}, {"tools": None}, {"tools": []}])
 def test_no_room_is_left_for_no_tools(none: dict[str, Any]) -> None:
     assert held_for(chat(**none)).input_tokens_max == len(json.dumps(chat(**none)))
+
+
+def test_an_input_that_no_context_holds_is_refused_with_both_figures() -> None:
+    model = catalogue_of(minimal_model("m", context_window=1_000)).models[0]
+    fits, too_long = (chat({"type": "text", "text": "x" * n * INPUT_BYTES_PER_TOKEN_MOST}) for n in (1_000, 1_001))
+    refuse_too_long(FORMATS["openai_chat"].read(json.dumps(fits).encode(), PATH), model)
+    with pytest.raises(Refusal) as refused:
+        refuse_too_long(FORMATS["openai_chat"].read(json.dumps(too_long).encode(), PATH), model)
+    assert refused.value.message == "The input has more than 1,001 tokens, and the model reads at most 1,000."
+
+
+def test_what_stands_escaped_or_is_no_text_counts_for_no_tokens() -> None:
+    model = catalogue_of(minimal_model("m", context_window=1_000)).models[0]
+    escaped = chat({"type": "text", "text": "ж" * 8_000}, user="u" * 40_000)
+    body = json.dumps(escaped).encode()
+    assert len(body) > 1_000 * INPUT_BYTES_PER_TOKEN_MOST
+    refuse_too_long(FORMATS["openai_chat"].read(body, PATH), model)

@@ -17,6 +17,7 @@ from waypost.kit.money import Nanos
 from waypost.ledger.record import InsufficientFunds
 from waypost.ledger.shortfall import used_up
 from waypost.metering.estimate import affordable_output_tokens, likely_tokens, upper_bound
+from waypost.metering.tokens import prompt_texts, text_bytes
 from waypost.policy.catalogue import Model
 from waypost.policy.ceiling import ceiling_of_request, output_tokens_max_of
 from waypost.policy.snapshot import ModelView
@@ -25,12 +26,16 @@ from waypost.tenancy.api_key import ApiKey
 from waypost.wire.request import ChatRequest
 
 _ASKED = {"chat": "chat completions", "image": "image generations", "embedding": "embeddings"}
+INPUT_BYTES_PER_TOKEN_MOST = 16  # on average over a text; English has 4, and indented code hardly 8
 SHRUNK_TOKENS_MIN = 16  # a shorter answer than this is of no use to anybody
 
 
 def admit(request: ChatRequest, offering: Offering, now_s: float, at_ms: int) -> Admission:
     """A route to try first, and the dearest that the request can come to. Raises Refusal."""
-    offer = make_offer(request, offering.model, at_ms)
+    model = offering.model
+    if request.text_bytes > model.context_window * INPUT_BYTES_PER_TOKEN_MOST:
+        refuse_too_long(request, model)
+    offer = make_offer(request, model, at_ms)
     first = offering.first()
     if first is None or not first.is_ready(now_s) or first.kind.format != request.format:
         _refuse_if_asynchronous(offering.found)
@@ -43,6 +48,18 @@ def admit(request: ChatRequest, offering: Offering, now_s: float, at_ms: int) ->
         offering.ranked,
         upper_bound(offer.ceiling, offer.prices),
     )
+
+
+def refuse_too_long(request: ChatRequest, model: Model) -> None:
+    """400 for texts of more tokens than the model reads, however few they are: some provider would answer and bill
+    them, and the hold is for one context. To be asked where the body could hold so many: escapes, ids and seals are in
+    it too."""
+    if request.modality != "chat":
+        return
+    least = text_bytes(prompt_texts(request.fields)) // INPUT_BYTES_PER_TOKEN_MOST
+    if least > model.context_window:
+        told = f"The input has more than {least:,} tokens, and the model reads at most {model.context_window:,}."
+        raise Refusal(ErrorCode.INPUT_VALIDATION_ERROR, told)
 
 
 def _refuse_if_asynchronous(found: ModelView) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from waypost.dispatch.fleet import LiveRoute
 from waypost.dispatch.ports import Admission, Candidate, Offer
-from waypost.gateway.admission import first_of, make_offer
+from waypost.gateway.admission import INPUT_BYTES_PER_TOKEN_MOST, first_of, make_offer, refuse_too_long
 from waypost.gateway.offering import Offering, cannot_carry, losses
 from waypost.kit.errors import ErrorCode, NoEligibleRoute, Refusal
 from waypost.metering.estimate import upper_bound
@@ -84,6 +84,9 @@ def admit_preferred(request: ChatRequest, models: Sequence[Offering], *, now_s: 
     preferences = request.preferences
     assert preferences is not None
     choice = _Preferred(request, preferences)
+    widest = max((each.model for each in models), key=lambda model: model.context_window)
+    if request.text_bytes > widest.context_window * INPUT_BYTES_PER_TOKEN_MOST:
+        refuse_too_long(request, widest)
     offers = tuple(make_offer(request, each.model, at_ms) for each in models)
     routes = [(each.model.slug, choice.eligible(each)) for each in models]
 
