@@ -120,6 +120,12 @@ def test_a_directory_without_secrets_is_not_taken_for_the_deployment(database: s
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_directory_that_is_not_there_is_named_as_it_was_given(database: str, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "data", database)
+    with pytest.raises(CommandRefused, match=r"/missing/b\.tgz cannot be written: there is no directory .*/missing;"):
+        back_up(settings, tmp_path / "missing" / "b.tgz", with_secrets=False)
+
+
 def test_nothing_that_is_there_is_overwritten(database: str, tmp_path: Path) -> None:
     settings = settings_of(tmp_path / "data", database)
     file = tmp_path / "backup.tar.gz"

@@ -260,6 +260,7 @@ def test_wrong_usage_is_told_before_anything_is_started(
     done = run(*words)
     assert (done.code, done.out) == (2, "")
     assert sentence in " ".join(done.err.split())
+    assert done.err.startswith(f"Usage: waypost {words[0]} ")
     assert not (nowhere.parent / "xdg").exists()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Waypost
+from tests.cli.conftest import Waypost, url_of
 from tests.policy.samples import FULL
 from waypost.app import failure
 from waypost.supervisor.up import LOCK_NAME
@@ -194,6 +194,18 @@ def test_a_mistyped_data_directory_makes_no_deployment(run: Waypost, tmp_path: P
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith(f"waypost: there is no deployment in {typo}: check --data-dir")
     assert not typo.exists()
+
+
+def test_what_is_to_be_typed_after_a_restore_names_the_directory(
+    waypost: Waypost, empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, place = str(tmp_path / "b.tgz"), str(tmp_path / "new one")
+    assert waypost("backup", file, "--without-secrets").code == 0
+    monkeypatch.setenv("WAYPOST_DATABASE_URL", url_of(empty_database))
+
+    line = waypost("restore", file, "--data-dir", place).line
+
+    assert f"`waypost ledger check --data-dir '{place}'`, then `waypost up --data-dir '{place}'`" in line
 
 
 def test_the_doctor_tells_what_is_wrong(waypost: Waypost, nowhere: Path, tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ def back_up(settings: Settings, file: Path, *, with_secrets: bool = True) -> Non
     """Write the archive, readable by its owner only; whether or not the deployment runs. Raises CommandRefused."""
     if file.exists():
         raise CommandRefused(f"{file} is there already: name a file that is not")
+    if not file.absolute().parent.is_dir():
+        raise CommandRefused(f"{file} cannot be written: there is no directory {file.parent}; make it, or name another")
     if with_secrets and not settings.secrets_dir.is_dir():
         raise CommandRefused(
             f"there are no secrets in {settings.secrets_dir}: check --data-dir, or leave them out (--without-secrets)"

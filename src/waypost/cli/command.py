@@ -109,7 +109,7 @@ def _root(
 def main() -> NoReturn:
     """Run the command line; every error becomes a sentence and an exit code."""
     try:
-        cli()
+        cli(prog_name="waypost")  # however it was started: what is told to be typed is this
     except Exception as error:  # noqa: BLE001  the process edge: whatever it is, a person reads one sentence
         from waypost.app.failure import sentences
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -156,8 +157,12 @@ def restore(
     """Make a deployment from a backup, in an empty data directory and an empty database."""
     from waypost.app.backup import restore as restore_deployment
 
-    head = restore_deployment(settings_of(data_dir, database_url, config, may_be_new=True), file)
-    typer.echo("restored; run `waypost ledger check`, then `waypost up`: it books what the journals hold")
+    settings = settings_of(data_dir, database_url, config, may_be_new=True)
+    head = restore_deployment(settings, file)
+    where = f" --data-dir {shlex.quote(str(settings.data_dir))}" if data_dir else ""
+    where += " --database-url …" if database_url else ""  # as it was given: it may hold a password
+    check, up = f"waypost ledger check{where}", f"waypost up{where}"
+    typer.echo(f"restored; run `{check}`, then `{up}`: it books what the journals hold")
     if not head.has_secrets:
         typer.echo("waypost: the backup has no secrets: put yours in place before the first start", err=True)
 
