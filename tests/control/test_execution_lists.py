@@ -94,6 +94,7 @@ async def test_another_organisations_call_is_as_unknown_as_one_that_never_was(da
         assert {(each.status, each.json["error"]["code"], len(each.body)) for each in answers} == {
             (404, "NOT_FOUND", len(answers[0].body))
         }
+        assert answers[0].json["error"]["message"] == "There is no execution with this id."
         assert (await plane.ask("GET", "/v1/executions")).json["data"] == []
         assert (await plane.ask("GET", "/v1/key", key="sk_" + "0" * 64 + "_00000000")).status == 401
         await close(books)

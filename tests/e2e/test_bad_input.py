@@ -140,7 +140,13 @@ async def test_size_and_media_type(database: str, tmp_path: Path) -> None:
     async with Stack(database, tmp_path) as stack:
         answer = await stack.chat(ask(), headers={"content-length": str((16 << 20) + 1)})
         assert (answer.status, answer.json["error"]["code"]) == (413, "PAYLOAD_TOO_LARGE")
-        assert (await stack.chat(ask("x" * (15 << 20)))).status == 200
+        assert "It may have 16,777,216 bytes" in answer.json["error"]["message"]
+        answer = await stack.chat(ask(), headers={"x-long": "x" * (9 << 10)})
+        assert answer.status == 431
+        assert "A line may have 8,192 bytes" in answer.json["error"]["message"]
+        answer = await stack.chat(ask("x" * (15 << 20)))
+        assert (answer.status, answer.json["error"]["code"]) == (400, "INPUT_VALIDATION_ERROR")
+        assert "more than 983,040 tokens, and the model reads at most 128,000" in answer.json["error"]["message"]
 
         packed = zlib.compress(json.dumps(ask()).encode())
         for headers in (

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 from tests.transport.loopback import Answer, Script, Watching, connected, read_answer, read_request, run, serving
 from waypost.gateway.handoff import HandOff, is_oddly_spelled
 from waypost.gateway.handoff_places import (
@@ -16,6 +18,9 @@ from waypost.gateway.handoff_places import (
     LONG_MAX,
     LONG_OF_OWNER_MAX,
     ORGANISATION_MAX,
+    Kind,
+    Place,
+    Places,
 )
 from waypost.kit import ids
 from waypost.kit.errors import Refusal
@@ -400,3 +405,12 @@ def test_an_answer_that_breaks_off_before_its_length_ends_the_callers_connection
             assert b"abc".startswith(rest)
 
     run(main())
+
+
+def test_who_has_used_up_a_share_is_told_of_what_and_how_much() -> None:
+    places, place = Places(), Place(Kind.LONG, b"org", has_key=True)
+    for _ in range(LONG_OF_OWNER_MAX):
+        places.take(place)
+    with pytest.raises(Refusal) as refused:
+        places.take(place)
+    assert refused.value.message.startswith(f"{LONG_OF_OWNER_MAX} requests that wait for answers, events or contents")

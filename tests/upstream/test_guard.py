@@ -119,3 +119,13 @@ def test_any_text_is_a_target_that_reads_as_itself_or_refused(text: str) -> None
     except UrlForbidden:
         return
     assert read_url(target.url, NOBODY) == target
+
+
+@pytest.mark.parametrize(
+    "url", ["http://receiver.example.com/hook", "https://127.0.0.1/hook", "https://localhost/hook"]
+)
+def test_a_refusal_says_what_would_be_called(url: str) -> None:
+    with pytest.raises(
+        UrlForbidden, match=r"(must begin with https://|not on the public internet)\. .*\[egress\] allow"
+    ):
+        read_url(url, Allowed())

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from waypost.app.live_settings import EgressSettings, LiveSettings
 from waypost.dispatch.egress import Egress
 from waypost.gateway.cross_origin import CrossOrigin
-from waypost.gateway.handoff import HandOff, streamed_bytes_max
+from waypost.gateway.handoff import UPLOAD_BYTES_MAX, HandOff, streamed_bytes_max
 from waypost.gateway.pipeline import Gateway
+from waypost.kit.errors import ErrorCode
 from waypost.policy.address import TrustedProxies
-from waypost.transport.http1_server import Http1Server, Refuse
+from waypost.transport.http1_server import Http1Server, ServerLimits
 from waypost.transport.tls import ServerTls, client_context
 
 
@@ -23,15 +24,24 @@ class Front:
     """`server` listens when it is told to. `adopt` may be called again and again."""
 
     def __init__(
-        self, gateway: Gateway, refuse: Refuse, *, on_bug: Callable[[BaseException], None], control_socket: str = ""
+        self,
+        gateway: Gateway,
+        refuse: Callable[[ErrorCode, str], tuple[bytes, bytes]],
+        *,
+        on_bug: Callable[[BaseException], None],
+        control_socket: str = "",
     ) -> None:
-        """`control_socket` is the one of the control process when the settings name none."""
+        """`refuse` as the server's, given what to say where that is better than the code's own sentence.
+        `control_socket` is the one of the control process when the settings name none."""
         self._gateway = gateway
         self._control_socket = control_socket
         self._on_bug = on_bug
         self._tls = ServerTls()
         self._handoffs: dict[tuple[str, bool], HandOff] = {}  # also those that the settings no longer name
-        self.server = Http1Server(gateway.handle, refuse, on_bug=on_bug, streams=streamed_bytes_max)
+        self._limits = ServerLimits()
+        self.server = Http1Server(
+            gateway.handle, lambda code: refuse(code, self._told(code)), on_bug=on_bug, streams=streamed_bytes_max
+        )
 
     def adopt(self, live: LiveSettings) -> None:
         """Serve by these from now on. Raises TlsFilesUnusable: then nothing has changed."""
@@ -41,7 +51,19 @@ class Front:
         gateway.trusted_proxies = proxies
         gateway.handoff = self._handoff(live)
         handler = CrossOrigin(live.cors_origins, gateway.handle).handle if live.cors_origins else gateway.handle
+        self._limits = live.limits
         self.server.use(handler, live.limits, proxies.__contains__)
+
+    def _told(self, code: ErrorCode) -> str:
+        """Of what is too large, how large it may be."""
+        limits = self._limits
+        if code is ErrorCode.PAYLOAD_TOO_LARGE:
+            of_upload = f"that of an upload {UPLOAD_BYTES_MAX:,}"
+            return f"{code.message} It may have {limits.body_bytes:,} bytes, and {of_upload}."
+        if code is ErrorCode.HEADERS_TOO_LARGE:
+            of_line = f"A line may have {limits.line_bytes:,} bytes"
+            return f"{code.message} {of_line}, and all headers together {limits.header_bytes:,}."
+        return ""
 
     def _handoff(self, live: LiveSettings) -> HandOff | None:
         socket_path = live.control_socket or self._control_socket

@@ -430,10 +430,10 @@ class GatewayProcess:
                 emit(SettlingDelayed(backlog=settler.backlog, age_s=round(settler.oldest_age_s, 1)))
             was_reachable, was_in_time, had_room = is_reachable, is_in_time, has_room
 
-    def _refuse_framing(self, code: ErrorCode) -> tuple[bytes, bytes]:
+    def _refuse_framing(self, code: ErrorCode, told: str = "") -> tuple[bytes, bytes]:
         """The transport's own refusals, before anything is known of the request."""
         is_malformed = code is ErrorCode.INPUT_VALIDATION_ERROR
-        refusal = Refusal(code, "This is not a valid HTTP/1.1 request." if is_malformed else "")
+        refusal = Refusal(code, "This is not a valid HTTP/1.1 request." if is_malformed else told)
         request_id = ids.text("req", self._ids.new())
         headers = b"%bx-request-id: %b\r\n%b" % (JSON_TYPE, request_id.encode(), error_headers(refusal))
         return headers, render_error("canonical", refusal, request_id)

@@ -63,7 +63,7 @@ async def read_bytes(request: Request, bytes_max: int) -> bytes:
     async for part in request.stream():
         size += len(part)
         if size > bytes_max:
-            raise Refusal(ErrorCode.PAYLOAD_TOO_LARGE)
+            raise Refusal(ErrorCode.PAYLOAD_TOO_LARGE, f"This request's body may have {bytes_max:,} bytes at most.")
         parts.append(part)
     return b"".join(parts)
 
@@ -73,7 +73,21 @@ def path_id(request: Request, kind: str, name: str = "id") -> bytes:
     try:
         return ids.parse(kind, request.path_params[name])
     except ValueError:
-        raise Refusal(ErrorCode.NOT_FOUND) from None
+        raise unknown(kind) from None
+
+
+_NOUNS = {
+    "exec": "execution",
+    "file": "file",
+    "key": "API key",
+    "wh": "webhook endpoint",
+    "whd": "webhook delivery",
+}
+
+
+def unknown(kind: str) -> Refusal:
+    """404 for an id of that kind which is nobody's, another organisation's, or none at all: told alike."""
+    return Refusal(ErrorCode.NOT_FOUND, f"There is no {_NOUNS[kind]} with this id.")
 
 
 def check_query(request: Request, *names: str) -> None:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from waypost.control.answers import answer, check_query, moment, page, path_id, read_body
+from waypost.control.answers import answer, check_query, moment, page, path_id, read_body, unknown
 from waypost.control.services import Services
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal, invalid
@@ -104,7 +104,7 @@ class _Actions:
         try:
             until = await rotate_api_key(self._services.pool, api_key_id, _secret(self._services, text), asker=asker)
         except LookupError:
-            raise Refusal(ErrorCode.NOT_FOUND) from None
+            raise unknown("key") from None
         except MayDoMore:
             raise Refusal(
                 ErrorCode.PERMISSION_DENIED,
@@ -119,7 +119,7 @@ class _Actions:
         try:
             await revoke_api_key(self._services.pool, path_id(request, "key"), org_id=org_id)
         except LookupError:
-            raise Refusal(ErrorCode.NOT_FOUND) from None
+            raise unknown("key") from None
         return answer(None, status=204)
 
 

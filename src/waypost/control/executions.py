@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from waypost.control.answers import answer, page, page_request, path_id
+from waypost.control.answers import answer, page, page_request, path_id, unknown
 from waypost.control.execution_acceptance import Acceptance, forget
 from waypost.control.execution_answers import accepted, error_of, latency_ms, output_of, shown
 from waypost.control.execution_events import event_stream
@@ -181,7 +181,7 @@ class _Actions:
         api_key = self._services.principal(request)
         found = await self._find(api_key, path_id(request, "exec"))
         if found is None:
-            raise Refusal(ErrorCode.NOT_FOUND)
+            raise unknown("exec")
         return found
 
     async def _again(self, api_key: ApiKey, row: ExecutionRow) -> ExecutionRow:

@@ -37,6 +37,7 @@ from waypost.control.answers import (
     read_body,
     refuse,
     request_id_of,
+    unknown,
 )
 from waypost.control.file_store import Files, FileTooLarge, OpenFile, TypeUnsupported
 from waypost.control.file_urls import DOWNLOAD_S, UPLOAD_S, UrlUse
@@ -197,7 +198,7 @@ class _Actions:
         api_key = self._services.principal(request)
         actor = Actor(api_key.id, _source_ip(request))
         if not await self._store.delete(api_key.org_id, path_id(request, "file"), actor):
-            raise Refusal(ErrorCode.NOT_FOUND)
+            raise unknown("file")
         return answer(None, status=204)
 
     async def download(self, request: Request) -> Response:
@@ -229,13 +230,13 @@ class _Actions:
         org_id = self._services.principal(request).org_id
         row = await files.find_file(self._store.pool, org_id, path_id(request, "file"), self._store.now())
         if row is None:
-            raise Refusal(ErrorCode.NOT_FOUND)
+            raise unknown("file")
         return row
 
     async def _ready(self, request: Request) -> FileRow:
         row = await self._row(request)
         if row.state is not FileState.READY:
-            raise Refusal(ErrorCode.NOT_FOUND)
+            raise unknown("file")
         return row
 
     async def _ready_by_url(self, file_id: bytes) -> FileRow:

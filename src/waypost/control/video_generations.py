@@ -30,6 +30,7 @@ from waypost.storage.executions import ExecutionRow, find_execution
 from waypost.tenancy.api_key import Scope
 
 MODALITY = "video"
+_UNKNOWN = "There is no task with this id."  # or none of this organisation: told alike
 DOWNLOAD_BYTES_MAX = 32 * 1024 * 1024  # of a film inside of JSON; larger ones have their address
 
 _decode = msgspec.json.Decoder().decode
@@ -159,11 +160,11 @@ class _Actions:
         try:
             execution_id = ids.parse("exec", task_id)
         except ValueError:
-            raise Refusal(ErrorCode.NOT_FOUND) from None
+            raise Refusal(ErrorCode.NOT_FOUND, _UNKNOWN) from None
         seen_by = None if api_key.scope is Scope.FULL else api_key.id
         row = await find_execution(self._services.pool, api_key.org_id, execution_id, api_key_id=seen_by)
         if row is None or row.asynchronous is None or row.asynchronous.modality != MODALITY:
-            raise Refusal(ErrorCode.NOT_FOUND)
+            raise Refusal(ErrorCode.NOT_FOUND, _UNKNOWN)
         return row
 
     def _org_id(self, request: Request) -> bytes:

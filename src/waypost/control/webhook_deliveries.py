@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from waypost.control.answers import answer, moment, page, page_request, path_id
+from waypost.control.answers import answer, moment, page, page_request, path_id, unknown
 from waypost.control.services import Services
 from waypost.control.webhooks import DELETED, INACTIVE
 from waypost.kit import ids
@@ -58,7 +58,7 @@ class _Actions:
         org_id = self._services.administrator(request).org_id
         found = await find_delivery(self._services.pool, org_id, path_id(request, "whd"))
         if found is None:
-            raise Refusal(ErrorCode.NOT_FOUND)
+            raise unknown("whd")
         return answer(_shown(found))
 
     async def redeliver(self, request: Request) -> Response:
@@ -69,7 +69,7 @@ class _Actions:
         try:
             return answer(_shown(await redeliver(services.pool, org_id, delivery_id, expires_s=expires_s)), status=202)
         except LookupError:
-            raise Refusal(ErrorCode.NOT_FOUND) from None
+            raise unknown("whd") from None
         except Inactive:
             raise Refusal(ErrorCode.CONFLICT, INACTIVE) from None
         except Deleted:

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from waypost.control.answers import answer, check_query, moment, path_id, read_body
+from waypost.control.answers import answer, check_query, moment, path_id, read_body, unknown
 from waypost.control.services import Services
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal, invalid
@@ -154,7 +154,7 @@ class _Actions:
         org_id = self._services.administrator(request).org_id
         found = await find_endpoint(self._services.pool, org_id, path_id(request, "wh"))
         if found is None:
-            raise Refusal(ErrorCode.NOT_FOUND)
+            raise unknown("wh")
         return answer(self._shown(found))
 
     async def change(self, request: Request) -> Response:
@@ -176,14 +176,14 @@ class _Actions:
         try:
             return answer(self._shown(await change_endpoint(services.pool, org_id, endpoint_id, change)))
         except LookupError:
-            raise Refusal(ErrorCode.NOT_FOUND) from None
+            raise unknown("wh") from None
 
     async def delete(self, request: Request) -> Response:
         org_id = self._services.administrator(request).org_id
         try:
             await delete_endpoint(self._services.pool, org_id, path_id(request, "wh"))
         except LookupError:
-            raise Refusal(ErrorCode.NOT_FOUND) from None
+            raise unknown("wh") from None
         return answer(None, status=204)
 
     async def test(self, request: Request) -> Response:
@@ -192,7 +192,7 @@ class _Actions:
         try:
             delivery_id, attempt = await self._services.webhooks.test(org_id, path_id(request, "wh"))
         except LookupError:
-            raise Refusal(ErrorCode.NOT_FOUND) from None
+            raise unknown("wh") from None
         return answer(
             {
                 "id": ids.text("whd", delivery_id),
@@ -212,7 +212,7 @@ class _Actions:
         try:
             until = await rotate_secret(services.pool, org_id, endpoint_id, secret=sealed, overlap_s=wanted.overlap_s)
         except LookupError:
-            raise Refusal(ErrorCode.NOT_FOUND) from None
+            raise unknown("wh") from None
         return answer(
             {"id": ids.text("wh", endpoint_id), "secret": secret, "previous_secret_valid_until": moment(until)}
         )
@@ -228,7 +228,7 @@ class _Actions:
         try:
             replayed = await replay(services.pool, org_id, endpoint_id, since=since, expires_s=expires_s)
         except LookupError:
-            raise Refusal(ErrorCode.NOT_FOUND) from None
+            raise unknown("wh") from None
         except Inactive:
             raise Refusal(ErrorCode.CONFLICT, INACTIVE) from None
         return answer({"replayed": replayed}, status=202)

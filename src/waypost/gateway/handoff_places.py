@@ -85,10 +85,11 @@ class Places:
         """Raises Refusal, with nothing taken: 429 where it is the owner's own share that is used up, else 503."""
         kind, owner = place.kind, place.owner
         if place.has_key and self._by_organisation[owner] >= ORGANISATION_MAX:
-            raise Refusal(ErrorCode.RATE_LIMITED, retry_after_s=_OWN_RETRY_AFTER_S)
+            raise _used_up(ORGANISATION_MAX, "requests, beside model calls, are under way")
         of_all, of_owner = _SHARES.get(kind, (IN_FLIGHT_MAX, IN_FLIGHT_MAX))
         if self._by_owner[kind, owner] >= of_owner:
-            raise Refusal(ErrorCode.RATE_LIMITED, retry_after_s=_OWN_RETRY_AFTER_S)
+            what = "uploads" if kind is Kind.UPLOAD else "requests that wait for answers, events or contents"
+            raise _used_up(of_owner, f"{what} are under way")
         left = IN_FLIGHT_MAX - self.taken
         if left <= (0 if kind is Kind.CALLBACK else KEPT_FOR_CALLBACKS) or self._by_kind[kind] >= of_all:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=_RETRY_AFTER_S)
@@ -103,6 +104,11 @@ class Places:
         _add(self._by_owner, (place.kind, place.owner), by)
         if place.has_key:
             _add(self._by_organisation, place.owner, by)
+
+
+def _used_up(most: int, what: str) -> Refusal:
+    told = f"{most} {what}, as many as an organisation may have at one time. Wait for one."
+    return Refusal(ErrorCode.RATE_LIMITED, told, retry_after_s=_OWN_RETRY_AFTER_S)
 
 
 def _add(counts: Counter[_Of], of: _Of, by: int) -> None:

@@ -88,6 +88,9 @@ _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@%]+))(?::([0-9]{1,5})
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))  # stays as it was written, escapes too: signatures may cover it
 
 
+_ALLOW = "The operator can let a place of their own be called: [egress] allow."
+
+
 class UrlForbidden(Exception):
     """A URL that is not called. The message is a sentence for whoever gave it, and quotes nothing of it."""
 
@@ -165,7 +168,7 @@ def read_url(text: str, allowed: Allowed) -> Target:
     except ValueError:
         raise UrlForbidden("The URL is not well formed.") from None
     if parts.scheme not in ("https", "http") or not parts.netloc:
-        raise UrlForbidden("The URL begins with https:// and a host.")
+        raise UrlForbidden("It must begin with https:// and a host.")
     authority = _AUTHORITY.fullmatch(parts.netloc)
     if authority is None or "#" in text:
         raise UrlForbidden("The URL has no user, no empty port, no fragment, and nothing encoded in its host.")
@@ -219,13 +222,13 @@ def _check_place(scheme: str, host: str, port: int, allowed: Allowed) -> None:
     if allowed.names(host, port) or (address is not None and allowed.holds(address)):
         return
     if scheme != "https":
-        raise UrlForbidden("The URL begins with https://.")
+        raise UrlForbidden(f"It must begin with https://. {_ALLOW}")
     if (port != _HTTPS and port < _PRIVILEGED) or port in _CLOSED_PORTS:
         raise UrlForbidden("The URL's port is 443, or one from 1024 on that no other service is known for.")
     if address is not None and not is_public(address):
-        raise UrlForbidden("The host is not on the public internet.")
+        raise UrlForbidden(f"Its host is not on the public internet. {_ALLOW}")
     if address is None and _is_local(host):
-        raise UrlForbidden("The host is not on the public internet.")
+        raise UrlForbidden(f"Its host is not on the public internet. {_ALLOW}")
 
 
 def _is_local(host: str) -> bool:
