@@ -199,6 +199,12 @@ async def test_errors_are_in_openais_envelope(database: str, tmp_path: Path) -> 
         for each in answers:
             assert each.json["error"]["type"] == "invalid_request_error"
             assert "169.254" not in each.body.decode()
+        assert answers[2].json["error"]["param"] == "seconds"
+        assert answers[2].json["error"]["message"].startswith("'seconds' is at most")
+        below = await plane.ask("POST", PATH, {"model": "film-1", "metadata": {"parameters": {"durationSeconds": -2}}})
+        assert below.json["error"]["param"] == "prompt"
+        below = await submit(plane, durationSeconds=-2)
+        assert below.json["error"]["param"] == "durationSeconds"
         nameless = await plane.ask("GET", f"{PATH}/download")
         assert (nameless.status, nameless.json["error"]["param"]) == (400, "id")
         missing = await plane.ask("GET", f"{PATH}/{ids.text('exec', plane.ids.new())}")

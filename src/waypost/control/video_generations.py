@@ -21,9 +21,9 @@ from waypost.control.execution_answers import error_of
 from waypost.control.file_urls import DOWNLOAD_S, UrlUse
 from waypost.control.services import Services
 from waypost.executions.input_schemas import schema_of
-from waypost.executions.video_tasks import input_of_task, task_statuses
+from waypost.executions.video_tasks import in_words_of_task, input_of_task, task_statuses
 from waypost.kit import ids
-from waypost.kit.errors import ErrorCode, Refusal, invalid
+from waypost.kit.errors import ErrorCode, InvalidFields, Refusal, invalid
 from waypost.kit.money import format_usd
 from waypost.storage.asynchronous_executions import OutputFile
 from waypost.storage.executions import ExecutionRow, find_execution
@@ -69,7 +69,10 @@ class _Actions:
         body, claim = await self._acceptance.read(request)
         made, is_new = await self._acceptance.replayed(claim, api_key), False
         if made is None:
-            made, is_new = await self._acceptance.accept_body(self._as_execution(body), claim, api_key)
+            try:
+                made, is_new = await self._acceptance.accept_body(self._as_execution(body), claim, api_key)
+            except InvalidFields as wrong:
+                raise in_words_of_task(wrong, _decode(body)) from None
         task_id = ids.text("exec", made.id)
         headers = {"x-execution-id": task_id} | ({} if is_new else {"idempotent-replayed": "true"})
         created_at = int(made.accepted_at.timestamp())

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from waypost.kit.errors import invalid
+from waypost.kit.errors import Fault, InvalidFields, invalid
 
 # Our name of a field, by what tasks call it.
 _NAMES = {
@@ -30,6 +30,7 @@ _NAMES = {
 _MEDIA = {"first_frame": "first_frame", "last_frame": "last_frame", "reference_video": "source_video"}
 _REFERENCE = "reference_image"
 _AUTOMATIC = ("adaptive", "auto", "", -1, "-1")  # values that say nothing
+_INPUT = "input."  # of an execution
 _OF_THE_TASK = ("model", "metadata", "webhook_url")
 _ANYWAY = ("prompt_extend", "watermark", "style")  # wishes of some models, left out where the model does not know them
 
@@ -69,6 +70,23 @@ def input_of_task(body: Mapping[str, Any], known: frozenset[str]) -> dict[str, A
     if "size" in found and "size" not in known:
         found |= _measures(found.pop("size"))
     return found
+
+
+def in_words_of_task(wrong: InvalidFields, task: Mapping[str, Any]) -> InvalidFields:
+    """The same faults, by the names that the task itself has for what is wrong."""
+    sent = dict(task)
+    if isinstance(task.get("metadata"), dict):
+        sent |= _nested(task["metadata"])
+    theirs = {_NAMES[name]: name for name in sent if name in _NAMES and _NAMES[name] not in sent}
+    return InvalidFields([_renamed(fault, theirs) for fault in wrong.faults])
+
+
+def _renamed(fault: Fault, theirs: Mapping[str, str]) -> Fault:
+    if not fault.field.startswith(_INPUT):
+        return fault
+    ours = fault.field.removeprefix(_INPUT)
+    name = theirs.get(ours, ours)
+    return Fault(name, fault.code, fault.message.replace(f"'{fault.field}'", f"'{name}'"))
 
 
 def _nested(metadata: object) -> dict[str, Any]:
