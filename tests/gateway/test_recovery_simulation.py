@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.disk import Disk, Killed, closed, kill, opened
+from tests.gateway.disk import Disk, Killed, closed, kill, opened, sync_at_once
 from tests.gateway.fake_ledger import Connection, FakeLedger
 from tests.gateway.test_wallet import FakeClock
 from waypost.gateway.journal import Journal, JournalFull
@@ -61,6 +61,7 @@ class Node:
             segments_max=12,
             files=self.disk,
         )
+        sync_at_once(self.journal)
         self.settler = Settler(
             self.connection, self.journal, world.clock, on_refused=lambda refused, _: world.refused.append(refused)
         )

@@ -198,18 +198,16 @@ async def test_a_database_that_is_gone_is_told_apart_without_any_text_of_its_own
     assert str(failure.value) == ""
 
 
-async def test_the_ledger_works_again_after_its_connections_were_cut(database: str) -> None:
+async def test_the_ledger_works_on_after_its_connections_were_cut(database: str) -> None:
     async with open_books(database) as books:
         org_id = await books.org(credit_nanos=9)
         await asyncio.gather(*(books.ledger.snapshot(org_id) for _ in range(4)))
         async with books.owner.connection() as connection:
             await connection.execute("RESET ROLE")
             await connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-        with pytest.raises(LedgerUnavailable):
-            await books.ledger.snapshot(org_id)
         assert await books.ledger.snapshot(org_id) == Balance(9, 0, 0)
 
 
