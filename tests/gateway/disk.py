@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from waypost.gateway.journal import Journal
@@ -59,14 +60,17 @@ class Disk(SystemFiles):
         self.synced.set()
 
 
-def sync_at_once(journal: Journal) -> None:
-    """Without its thread: what somebody waits for is synced when he asks."""
+def sync_at_once(journal: Journal, died: Callable[[], None] = lambda: None) -> None:
+    """Without its thread: what somebody waits for is synced when he asks. `died` is called when the process does so."""
 
     def hurry() -> None:
         try:
             journal.maintain()
         except OSError:
             journal._fail()
+        except Killed:
+            died()
+            return
         journal._let_go()
 
     journal._keeper.hurry = hurry  # type: ignore[method-assign]
@@ -74,6 +78,7 @@ def sync_at_once(journal: Journal) -> None:
 
 def kill(journal: Journal) -> None:
     """What is left of a journal when its process is killed: files, and no lock on them."""
+    journal._is_shut = True  # nothing of it goes on
     spares = [segment for segment in (journal._next, journal._emergency) if segment is not None]
     for segment in {*journal._segments, *journal._garbage, *spares}:
         os.close(segment.fd)

@@ -165,7 +165,7 @@ class Node:
             segments_max=12,
             files=self.disk,
         )
-        sync_at_once(self.journal)  # no seed decides how fast a thread is
+        sync_at_once(self.journal, lambda: world.killed.append(self))  # no seed decides how fast a thread is
         ledger = cast(KeptLedger, self.line)
         self.settler = Settler(
             ledger, self.journal, world.clock, on_refused=lambda refused, _: world.refused.append(refused)
