@@ -9,12 +9,9 @@ from hypothesis import given, settings
 from waypost.ledger.journal_format import (
     MAGIC,
     Record,
+    encode,
     encode_ack,
-    encode_close,
-    encode_extend,
     encode_grant,
-    encode_open,
-    encode_progress,
     read_segment,
 )
 from waypost.ledger.record import Ack, Close, Extend, Grant, Open, Outcome, Progress
@@ -80,16 +77,10 @@ def frame(lsn: int, record: Record) -> bytes:
     match record:
         case Grant():
             return encode_grant(lsn, record)
-        case Open():
-            return encode_open(lsn, record)
-        case Close():
-            return encode_close(lsn, record)
-        case Progress():
-            return encode_progress(lsn, record)
-        case Extend():
-            return encode_extend(lsn, record)
         case Ack():
             return encode_ack(lsn, record.attempt_ids)
+        case _:
+            return encode(lsn, record)
 
 
 def frames(written: list[Record]) -> list[bytes]:
