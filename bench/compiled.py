@@ -38,7 +38,8 @@ MODULES = tuple(
         *(f"telemetry/{each}" for each in ("metrics",)),
         *(f"tenancy/{each}" for each in ("keyring",)),
         *(f"transport/{each}" for each in ("client_connection", "exchange", "http1_client", "http1_request")),
-        *(f"transport/{each}" for each in ("http1_response", "server_connection", "server_state")),
+        *(f"transport/{each}" for each in ("http1_response", "outbox", "server_connection")),
+        *(f"transport/{each}" for each in ("server_state",)),
         *(f"wire/{each}" for each in ("openai_chat", "openai_chat_answer", "openai_chat_stream", "sse")),
     )
 )

@@ -178,6 +178,7 @@ class Place:
         books.on_unused = self.gateway.unused
         rules = Rules(self.gateway.handle, cast(Any, None), ServerLimits(), _raise)
         rules.time = asyncio.get_running_loop().time
+        self._outboxes = [rules.outbox]
         self.callers = [Connection(rules) for _ in range(CONNECTIONS)]
         self.shown = [Remembering(_ignore) for _ in self.callers]
         for connection, shown in zip(self.callers, self.shown, strict=True):
@@ -189,6 +190,12 @@ class Place:
                 other = ClientConnection(live.pool, 1 << 16)
                 other.connection_made(cast(Any, Remembering(partial(self.asked.append, other))))
                 live.pool.keep(other)
+            self._outboxes.append(live.pool.outbox)
+
+    def end_turn(self) -> None:
+        """As the loop does, once all sockets that were ready have been read."""
+        for outbox in self._outboxes:
+            outbox.flush()
 
     def request(self, model: str, *, is_stream: bool) -> bytes:
         body = request_body(model, is_stream=is_stream)
@@ -234,8 +241,10 @@ def plain(place: Place) -> Act:
         place.asked.clear()
         for caller in place.callers:
             caller.data_received(request)
+        place.end_turn()
         for upstream in place.asked:
             upstream.data_received(answer)
+        place.end_turn()
 
     call()
     assert all(each.written.startswith(b"HTTP/1.1 200 OK") for each in place.shown)
@@ -255,9 +264,11 @@ def stream(place: Place) -> Act:
         place.asked.clear()
         for caller in place.callers:
             caller.data_received(request)
+        place.end_turn()
         for data in events:
             for upstream in place.asked:
                 upstream.data_received(data)
+            place.end_turn()
 
     call()
     assert all(each.written.endswith(b"0\r\n\r\n") for each in place.shown)

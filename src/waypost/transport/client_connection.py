@@ -8,6 +8,7 @@ from typing import ParamSpec, Protocol, cast
 
 from waypost.transport.http1_response import ResponseReader, TransportFailure
 from waypost.transport.limits import CallTimeouts
+from waypost.transport.outbox import Outbox
 
 _P = ParamSpec("_P")
 
@@ -49,6 +50,8 @@ class Upload(Protocol):
 
 class Owner(Protocol):
     """The pool, as its connections see it."""
+
+    outbox: Outbox
 
     def add(self, connection: ClientConnection) -> None: ...
     def keep(self, connection: ClientConnection) -> bool: ...
@@ -112,7 +115,7 @@ class Call:
         if upload is None or connection is None or not data:
             return  # the call is over
         self.has_moved = True
-        connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if upload.length is None else data)
+        connection.send(b"%x\r\n%b\r\n" % (len(data), data) if upload.length is None else data)
 
     def end(self) -> None:
         """The body is written."""
@@ -120,7 +123,7 @@ class Call:
         if upload is not None and self.connection is not None:
             self.has_moved = True
             if upload.length is None:
-                self.connection.transport.write(b"0\r\n\r\n")
+                self.connection.send(b"0\r\n\r\n")
 
     def abort(self) -> None:
         """Close the connection at once. The receiver hears nothing more."""
@@ -148,6 +151,7 @@ class ClientConnection:
     compiled."""
 
     __slots__ = (
+        "_asked_in",
         "_call",
         "_is_abandoned",
         "_is_blocked",
@@ -166,6 +170,7 @@ class ClientConnection:
         self._owner = owner
         self._reader = ResponseReader(header_bytes_max)
         self._call: Call | None = None
+        self._asked_in = -1  # the turn of the loop at whose end its request leaves
         self._is_abandoned = False
         self._is_blocked = False  # the origin does not take what was written
         self._is_open = False
@@ -183,9 +188,14 @@ class ClientConnection:
         call.is_sent = True
         self._is_head_told = False
         self._reader.expect(is_head_request=is_head_request)
-        self.transport.write(request)
+        self._asked_in = self._owner.outbox.turn
+        self.send(request)
         if call.upload is not None:
             self._owner.tell(call.upload.begin, call)
+
+    def send(self, data: bytes) -> None:
+        """A part of the request, at the end of this turn of the loop."""
+        self._owner.outbox.add(self.transport, data)
 
     def check(self, now_s: float) -> None:
         """Enforce what is due."""
@@ -240,6 +250,10 @@ class ClientConnection:
         call = self._call
         if call is None:
             self.discard()  # an idle connection that speaks is out of step with us
+            return
+        if self._asked_in == self._owner.outbox.turn:
+            call.is_sent = False  # and so is one that speaks before our request has left, which it now never does
+            self.fail(TransportFailure.RESET_REUSED if self._is_reused else TransportFailure.RESET)
             return
         call.has_moved = call.has_answered = True
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from http import HTTPStatus
 from typing import Protocol
 
@@ -28,7 +27,8 @@ def render_head(status: int, date_line: bytes, connection_line: bytes, headers: 
 class Caller(Protocol):
     """The connection that a request came by."""
 
-    transport: asyncio.Transport
+    def send(self, data: bytes) -> None:
+        """To the socket, in order, at the end of this turn of the loop."""
 
     def begun(self) -> None:
         """A streamed answer has begun, which may take long: what was needed to read its request can go."""
@@ -123,11 +123,11 @@ class Exchange:
         is_kept = self._is_kept and not self._state.is_draining
         head = self._head_of(status, headers, is_kept=is_kept)
         if status in _BODYLESS:
-            caller.transport.write(head + b"\r\n")
+            caller.send(head + b"\r\n")
         elif self.method == "HEAD":
-            caller.transport.write(b"%bcontent-length: %d\r\n\r\n" % (head, len(body)))
+            caller.send(b"%bcontent-length: %d\r\n\r\n" % (head, len(body)))
         else:
-            caller.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+            caller.send(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
         caller.finish(self, is_kept=is_kept)
 
     def begin(self, status: int, headers: bytes, *, length: int | None = None) -> None:
@@ -150,7 +150,7 @@ class Exchange:
     def flush_head(self) -> None:
         if self._caller is not None and self._head:
             head, self._head = self._head, b""
-            self._caller.transport.write(head)
+            self._caller.send(head)
 
     def write(self, data: bytes) -> None:
         """One write to the socket."""
@@ -165,7 +165,7 @@ class Exchange:
         elif self._head:
             data = self._head + data
         self._head = b""
-        caller.transport.write(data)
+        caller.send(data)
 
     def end(self, data: bytes = b"") -> None:
         """The streamed answer is complete, with this as its last part; both in one write."""
@@ -181,7 +181,7 @@ class Exchange:
                 last += data
         self._head = b""
         if last:
-            caller.transport.write(last)
+            caller.send(last)
         caller.finish(self, is_kept=self._is_kept)
 
     def abort(self) -> None:

@@ -18,6 +18,7 @@ from waypost.transport.client_connection import Call, ClientConnection, Receiver
 from waypost.transport.http1_response import TransportFailure
 from waypost.transport.limits import CallTimeouts, ClientLimits
 from waypost.transport.origin import Origin
+from waypost.transport.outbox import Outbox
 from waypost.transport.sweep import Sweep
 from waypost.transport.tunnel import open_tunnel
 
@@ -56,6 +57,7 @@ class Pool:
         self._limits = limits or ClientLimits()
         self._on_bug = on_bug
         self._loop = asyncio.get_running_loop()
+        self.outbox = Outbox()
         self._idle: list[ClientConnection] = []
         self._connections: set[ClientConnection] = set()
         self._openings: dict[asyncio.Task[None], Call] = {}

@@ -18,6 +18,7 @@ from waypost.transport.exchange import CLOSE, Exchange, render_head
 from waypost.transport.http1_request import Phase, RequestReader, Streams
 from waypost.transport.incoming import Incoming
 from waypost.transport.limits import ServerLimits
+from waypost.transport.outbox import Outbox
 from waypost.transport.proxy_header import ProxyHeaderInvalid, read_proxy_header
 from waypost.transport.server_state import ServerState
 
@@ -34,7 +35,8 @@ class Rules:
     """What every connection of a server is given."""
 
     __slots__ = (
-        *("connections", "handler", "is_proxy", "limits", "on_bug", "on_lost", "refuse", "state", "streams", "time"),
+        *("connections", "handler", "is_proxy", "limits", "on_bug", "on_lost", "outbox", "refuse", "state"),
+        *("streams", "time"),
     )
 
     def __init__(
@@ -45,6 +47,7 @@ class Rules:
         self.limits = limits
         self.on_bug = on_bug
         self.state = ServerState()
+        self.outbox = Outbox()
         self.connections: set[Connection] = set()
         self.streams: Streams | None = None
         """Which bodies are handed on as they arrive."""
@@ -205,6 +208,9 @@ class Connection:
 
     # What an exchange calls.
 
+    def send(self, data: bytes) -> None:
+        self._rules.outbox.add(self.transport, data)
+
     def begun(self) -> None:
         if not self._queue:
             self._reader.rest()
@@ -285,7 +291,7 @@ class Connection:
                 self.transport.resume_reading()
             if self._reader.owes_continue:
                 self._reader.owes_continue = False
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._watch()
 
     def _start(self, exchange: Exchange) -> None:
@@ -349,7 +355,7 @@ class Connection:
             self.transport.resume_reading()
         if self._reader.owes_continue:
             self._reader.owes_continue = False
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not self._is_blocked:
             self._watch()  # from the beginning after each pause: that was not the caller's
 
@@ -396,7 +402,7 @@ class Connection:
         head = render_head(code.status, rules.state.date_line, CLOSE, headers)
         if self._reader.is_head_request:
             body = b""
-        self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+        self.send(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
         self._is_closing = True
         self._reader.close()
         self._linger()
@@ -444,6 +450,7 @@ class Connection:
         self._linger_bytes = limits.linger_bytes
         self.deadline_s = self._rules.time() + limits.linger_s
         if self.transport.can_write_eof():
+            self._rules.outbox.flush()
             self.transport.write_eof()
         if self._is_paused:
             self._is_paused = False
@@ -453,6 +460,7 @@ class Connection:
         self._is_closing = True
         self._linger_bytes = -1
         self.deadline_s = self._rules.time() + self._rules.limits.stalled_reader_s
+        self._rules.outbox.flush()
         self.transport.close()
 
     def cut(self) -> None:
