@@ -21,7 +21,7 @@ TENANT_TABLES = (
     *("org", "api_key", "api_key_digest", "wallet", "lease", "topup", "refund", "settlement", "execution"),
     *("account", "transfer", "project", "budget", "budget_window", "budget_draw", "long_hold", "chargeback"),
     *("idempotency_key", "asynchronous_execution", "webhook_endpoint", "webhook_secret", "webhook_delivery"),
-    *("file", "file_storage", "file_audit"),
+    *("file", "file_storage", "file_audit", "usage_day", "settled_sum"),
 )
 
 

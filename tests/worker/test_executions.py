@@ -17,7 +17,6 @@ from waypost.executions import retries
 from waypost.executions.lifecycle import Mode, State
 from waypost.executions.payload_keys import output_key
 from waypost.kit.errors import ErrorCode
-from waypost.kit.ids import lowest_at
 from waypost.ledger.record import LedgerUnavailable
 from waypost.storage.asynchronous_executions import Executions
 from waypost.worker import executions as work_module
@@ -383,27 +382,6 @@ async def test_one_that_cannot_end_keeps_none_after_it_from_ending(
         sweeping.cancel()
         assert bugs
         assert (await desk.now(broken)).state is State.RECEIVED
-
-
-async def test_rows_of_what_has_ended_go_after_a_year(database: str) -> None:
-    async with open_desk(database) as desk:
-        now = datetime.now(UTC)
-        old, young, waiting = [await desk.created(expires_at=now - timedelta(seconds=1)) for _ in range(3)]
-        for execution in (old, young):
-            await desk.run(execution)
-        ancient = UUID(bytes=lowest_at(int((now - timedelta(days=400)).timestamp() * 1000)))
-        still = UUID(bytes=lowest_at(int((now - timedelta(days=399)).timestamp() * 1000)))
-        with psycopg.connect(database) as raw:
-            ended_at = now - timedelta(days=367)
-            raw.execute("ALTER TABLE asynchronous_execution DISABLE TRIGGER USER")
-            row = "UPDATE asynchronous_execution SET id = %s, ended_at = %s WHERE id = %s"
-            raw.execute(row, (ancient, ended_at, UUID(bytes=old.id)))
-            raw.execute(row, (still, None, UUID(bytes=waiting.id)))
-            raw.execute("ALTER TABLE asynchronous_execution ENABLE TRIGGER USER")
-        await desk.work.forget()
-        with psycopg.connect(database) as raw:
-            left = {found for (found,) in raw.execute("SELECT id FROM asynchronous_execution")}
-        assert left == {still, UUID(bytes=young.id)}
 
 
 async def test_a_model_that_nobody_here_works_for_fails_at_once(database: str) -> None:

@@ -18,7 +18,6 @@ from waypost.control.file_fetch import Outputs
 from waypost.control.services import Services
 from waypost.ledger.record import LedgerUnavailable
 from waypost.storage.asynchronous_executions import START
-from waypost.storage.execution_retention import FORGET as FORGET_EXECUTIONS
 from waypost.storage.files import ERASE_OBJECTS, SWEEP_FILES
 from waypost.storage.job_queue import QueueState, queue_state
 from waypost.storage.provider_callbacks import FORGET
@@ -76,14 +75,13 @@ class Work:
         )
         self.handlers: dict[str, Handler] = {
             START: self.executions.start,
-            FORGET_EXECUTIONS: self.executions.forget,
             SWEEP_FILES: services.files.sweep,
             ERASE_OBJECTS: services.files.erase_due,
             FORGET: services.callbacks.forget,
             **self.jobs.handlers(),
         }
         # At minutes that are nobody else's: hourly, and in the night.
-        self.periodic = {SWEEP_FILES: "17 * * * *", FORGET: "43 3 * * *", FORGET_EXECUTIONS: "29 3 * * *"}
+        self.periodic = {SWEEP_FILES: "17 * * * *", FORGET: "43 3 * * *"}
         self.beside: list[Callable[[], Coroutine[Any, Any, None]]] = [self.executions.sweep, self._look]
         page.gauge("waypost_jobs_waiting", "Jobs whose moment has come", lambda: self._state.waiting)
         page.gauge("waypost_jobs_running", "Jobs that are being worked off", lambda: self._state.running)

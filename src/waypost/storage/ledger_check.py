@@ -9,12 +9,13 @@ from psycopg import AsyncConnection
 
 from waypost.kit.ids import text
 from waypost.kit.money import Nanos
-from waypost.storage.ledger_rules import QUICK, THOROUGH, Rule
+from waypost.storage.ledger_rules import QUICK, SETTLED, THOROUGH, Rule
 from waypost.storage.orphans import ORPHANED_AFTER_S
 from waypost.storage.pool import Pool
 
-TOTALS = """
-WITH rest AS (
+TOTALS = f"""
+WITH booked AS ({SETTLED}),
+rest AS (
     SELECT granted - settled - released - suspended AS room,
            least(held_reported, granted - settled - released - suspended) AS held,
            node.epoch = node_epoch AND heartbeat_at > now() - make_interval(secs => %(orphaned_after_s)s) AS is_live
@@ -22,15 +23,15 @@ WITH rest AS (
 ),
 long AS (SELECT coalesce(sum(amount) FILTER (WHERE state = 'HELD'), 0) AS held, sum(charge) AS charge FROM long_hold)
 SELECT coalesce((SELECT sum(amount) FROM topup), 0) - coalesce((SELECT sum(amount) FROM chargeback), 0),
-       coalesce((SELECT sum(charge - refunded) FROM settlement), 0) + coalesce((SELECT charge FROM long), 0),
-       coalesce((SELECT sum(cogs) FROM settlement), 0)
+       coalesce((SELECT sum(charge - refunded) FROM booked), 0) + coalesce((SELECT charge FROM long), 0),
+       coalesce((SELECT sum(cogs) FROM booked), 0)
            + coalesce((SELECT sum(raised - lowered) FROM cost_correction), 0),
-       (SELECT sum(house) FROM settlement),
+       (SELECT sum(house) FROM booked),
        coalesce((SELECT sum(available) FROM wallet), 0) + coalesce(sum(room - held) FILTER (WHERE is_live), 0),
        coalesce(sum(held) FILTER (WHERE is_live), 0) + (SELECT held FROM long),
        coalesce((SELECT sum(suspense) FROM wallet), 0) + coalesce(sum(room) FILTER (WHERE NOT is_live), 0)
   FROM rest
-"""
+"""  # noqa: S608 - put together from texts of ours
 
 VIOLATIONS_MAX = 100  # of each kind: enough to see what is wrong
 

@@ -90,7 +90,13 @@ _CLOSED_LEASES = (
     "SELECT id, granted, settled, released FROM lease WHERE state = 'CLOSED' AND settled + released <> granted"
 )
 
-_WALLETS = """
+# What attempts were charged and cost: their rows, and the sums that are left of those that are gone.
+SETTLED = """
+SELECT org_id, lease_id, charge, refunded, house, cogs FROM settlement
+ UNION ALL SELECT org_id, lease_id, charge, refunded, house, cogs FROM settled_sum
+"""
+
+_WALLETS = f"""
 SELECT wallet.org_id, coalesce(credited, 0), coalesce(taken_back, 0), receivable, coalesce(refunded, 0), available,
        suspense, coalesce(rest, 0), coalesce(held, 0), coalesce(charged, 0) + coalesce(charged_holds, 0)
   FROM wallet
@@ -101,18 +107,19 @@ SELECT wallet.org_id, coalesce(credited, 0), coalesce(taken_back, 0), receivable
       USING (org_id)
   LEFT JOIN (SELECT org_id, sum(amount) FILTER (WHERE state = 'HELD') AS held, sum(charge) AS charged_holds
                FROM long_hold GROUP BY org_id) AS hold USING (org_id)
-  LEFT JOIN (SELECT org_id, sum(charge) AS charged FROM settlement GROUP BY org_id) AS settlement USING (org_id)
+  LEFT JOIN (SELECT org_id, sum(charge) AS charged FROM ({SETTLED}) AS booked GROUP BY org_id) AS settlement
+       USING (org_id)
  WHERE coalesce(credited, 0) - coalesce(taken_back, 0) + receivable + coalesce(refunded, 0)
     <> available + suspense + coalesce(rest, 0) + coalesce(held, 0) + coalesce(charged, 0) + coalesce(charged_holds, 0)
-"""
+"""  # noqa: S608
 
-_LEASES = """
+_LEASES = f"""
 SELECT coalesce(lease.id, booked.lease_id), coalesce(lease.settled, 0), coalesce(booked.charge, 0)
   FROM lease
-  FULL JOIN (SELECT lease_id, org_id, sum(charge) AS charge FROM settlement GROUP BY lease_id, org_id) AS booked
-       ON booked.lease_id = lease.id AND booked.org_id = lease.org_id
+  FULL JOIN (SELECT lease_id, org_id, sum(charge) AS charge FROM ({SETTLED}) AS attempt GROUP BY lease_id, org_id)
+       AS booked ON booked.lease_id = lease.id AND booked.org_id = lease.org_id
  WHERE coalesce(lease.settled, 0) <> coalesce(booked.charge, 0)
-"""
+"""  # noqa: S608
 
 _POSTED_LEASES = f"""
 SELECT coalesce(lease.id, ref), coalesce(granted - settled - released - suspended, 0), coalesce(posted, 0)
@@ -125,7 +132,7 @@ SELECT coalesce(lease.id, ref), coalesce(granted - settled - released - suspende
 _HOUSE = f"""
 SELECT name, posted, booked
   FROM (SELECT 'revenue' AS name, {Kind.REVENUE} AS kind,
-               (SELECT coalesce(sum(charge - refunded), 0) FROM settlement)
+               (SELECT coalesce(sum(charge - refunded), 0) FROM ({SETTLED}) AS attempt)
              + (SELECT coalesce(sum(charge - refunded), 0) FROM long_hold) AS booked
          UNION ALL SELECT 'cash', {Kind.CASH},
                (SELECT coalesce(sum(amount) FILTER (WHERE NOT is_promo), 0) FROM topup)
@@ -140,7 +147,7 @@ SELECT name, posted, booked
 _COST = f"""
 SELECT 'cost of goods', posted, booked
   FROM (SELECT coalesce(sum(amount), 0) AS posted FROM transfer WHERE code = 4 AND debit IN ({_COSTS})) AS general,
-       (SELECT coalesce(sum(cogs), 0) AS booked FROM settlement) AS own
+       (SELECT coalesce(sum(cogs), 0) AS booked FROM ({SETTLED}) AS attempt) AS own
  WHERE posted <> booked
 """  # noqa: S608
 
@@ -167,12 +174,21 @@ SELECT 'account ' || kind, sealed, posted
 _SEALS = f"SELECT 'seal ' || batch FROM ({BROKEN_SEALS}) AS broken"  # noqa: S608
 
 _REFUNDS = """
-SELECT attempt_id, coalesce(settlement.refunded, 0), coalesce(given.amount, 0)
-  FROM (SELECT attempt_id, refunded FROM settlement WHERE refunded > 0
-         UNION ALL SELECT id, refunded FROM long_hold WHERE refunded > 0) AS settlement
-  FULL JOIN (SELECT attempt_id, sum(amount) AS amount FROM refund GROUP BY attempt_id) AS given USING (attempt_id)
- WHERE coalesce(settlement.refunded, 0) <> coalesce(given.amount, 0)
+SELECT attempt_id, charged.refunded, coalesce(given.amount, 0)
+  FROM (SELECT attempt_id, refunded FROM settlement UNION ALL SELECT id, refunded FROM long_hold) AS charged
+  LEFT JOIN (SELECT attempt_id, sum(amount) AS amount FROM refund GROUP BY attempt_id) AS given USING (attempt_id)
+ WHERE charged.refunded <> coalesce(given.amount, 0)
 """
+
+_REFUNDED = f"""
+SELECT org_id, coalesce(marked, 0), coalesce(given, 0)
+  FROM (SELECT org_id, sum(refunded) AS marked
+          FROM (SELECT org_id, refunded FROM ({SETTLED}) AS attempt UNION ALL SELECT org_id, refunded FROM long_hold)
+               AS charged
+         GROUP BY org_id) AS charged
+  FULL JOIN (SELECT org_id, sum(amount) AS given FROM refund GROUP BY org_id) AS given USING (org_id)
+ WHERE coalesce(marked, 0) <> coalesce(given, 0)
+"""  # noqa: S608
 
 _EXECUTIONS = """
 SELECT execution.id, execution.charge, coalesce(booked.charge, 0) + coalesce(long_hold.charge, 0)
@@ -242,6 +258,7 @@ THOROUGH = (
     Rule("", "{}: sealed {}, but its sealed transfers come to {}", _ACCOUNTS),
     Rule("", "{}: its transfers are not what was sealed", _SEALS),
     Rule("attempt", "refunded {}, but its refunds are {}", _REFUNDS),
+    Rule("org", "refunded {} in all, but its refunds are {}", _REFUNDED),
     Rule("exec", "charge {}, but its attempts and its hold were charged {}", _EXECUTIONS),
     Rule("exec", "is {}, its hold {} with charge {}, and its row says {}", _ENDED_HOLDS),
     Rule("exec", "its key belongs to another organisation", _TENANTS),

@@ -1,4 +1,4 @@
-"""Monthly partitions of what grows with traffic, made ahead of time; retention drops them whole.
+"""Monthly partitions of what grows with traffic, made ahead of time; `retention` drops them whole.
 
 A row's month is the month of its id (UUIDv7), so a partition's bounds are ids. Each table also has a default partition:
 a row of an unforeseen month is kept there, and moves when its month is made.
@@ -6,7 +6,7 @@ a row of an unforeseen month is kept there, and moves when its month is made.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from uuid import UUID
 
 import msgspec
@@ -35,6 +35,10 @@ class Month(msgspec.Struct, frozen=True, order=True):
     def plus(self, months: int) -> Month:
         year, index = divmod(self.year * 12 + self.number - 1 + months, 12)
         return Month(year, index + 1)
+
+    @property
+    def first_day(self) -> date:
+        return date(self.year, self.number, 1)
 
     @property
     def lowest_id(self) -> UUID:

@@ -20,9 +20,9 @@ from waypost.ledger.bill_file import BillLine
 from waypost.ledger.reconciliation import THE_GROUP, BookedAttempt, Group, reconcile_group
 from waypost.ledger.record import Outcome
 from waypost.storage.pool import Pool
+from waypost.storage.retention import kept_from
 from waypost.storage.settlement import COST_KIND
 
-KEPT_DAYS = 365  # as long as the settlements that they belong to
 _LOCK = 0x6269_6C6C  # any number, the same everywhere: bills are imported one after the other
 _DAY = timedelta(days=1)
 
@@ -118,7 +118,7 @@ async def import_bill(pool: Pool, ids: Ids, *, provider: str, lines: Sequence[Bi
         await connection.execute("SET LOCAL statement_timeout = 0")
         await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         touched, lines_new = await _take_over(connection, provider, lines)
-        await connection.execute(FORGET, {"before": today - timedelta(days=KEPT_DAYS)})
+        await connection.execute(FORGET, {"before": kept_from(today).first_day})
         groups, corrected = [], 0
         for model in sorted({model for _, model in touched}):
             for day, found in await _reconcile_model(connection, provider, model, touched):

@@ -18,7 +18,6 @@ from waypost.privacy.data_map import (
     Category,
     Column,
     DataMap,
-    Erase,
     Export,
     ExternalTable,
     Purpose,
@@ -26,13 +25,12 @@ from waypost.privacy.data_map import (
     impersonal,
     personal,
 )
-from waypost.storage import callback_tables, columns, file_tables
+from waypost.storage import callback_tables, columns, file_tables, sum_tables
 
 _ACCOUNT_LIFE = columns.ACCOUNT_LIFE
 _TWELVE_MONTHS = Retention(Anchor.RECORDED, days=DAYS_PER_YEAR)
 _THIRTY_DAYS = Retention(Anchor.RECORDED, days=30)
 _ONE_DAY = Retention(Anchor.RECORDED, days=1)
-_SEVEN_YEARS = Retention(Anchor.RECORDED, days=7 * DAYS_PER_YEAR + 2)
 
 _ORGANISATION = personal(Category.ORGANISATION, Purpose.SERVICE, retention=_ACCOUNT_LIFE)
 _KEY = personal(Category.CREDENTIAL, Purpose.SERVICE, Purpose.SECURITY, retention=_ACCOUNT_LIFE)
@@ -42,13 +40,7 @@ _EXECUTION = personal(Category.EXECUTION_METADATA, Purpose.SERVICE, Purpose.BILL
 _RECIPIENT = personal(Category.RECIPIENT, Purpose.BILLING, retention=_TWELVE_MONTHS, export=Export.ON_VERIFIED_REQUEST)
 _BALANCE = personal(Category.ORGANISATION, Purpose.BILLING, retention=_ACCOUNT_LIFE)
 _LEASE = personal(Category.EXECUTION_METADATA, Purpose.BILLING, retention=_TWELVE_MONTHS)
-_BOOKS = personal(
-    Category.BILLING,
-    Purpose.BILLING,
-    Purpose.BOOKKEEPING,
-    retention=_SEVEN_YEARS,
-    erase=Erase.PSEUDONYMISED,
-)
+_BOOKS = columns.BOOKS
 _CLAIM = personal(Category.EXECUTION_METADATA, Purpose.SERVICE, retention=_ONE_DAY)
 _ENDPOINT = personal(Category.ORGANISATION, Purpose.SERVICE, retention=_ACCOUNT_LIFE)
 _ENDPOINT_SECRET = personal(Category.CREDENTIAL, Purpose.SECURITY, retention=_ACCOUNT_LIFE, export=Export.SECRET)
@@ -59,7 +51,7 @@ _OPERATION = impersonal(Category.OPERATION)
 _ID, _TIME, _column = columns.ID, columns.TIME, columns.column
 METADATA = columns.METADATA
 # Tables that stand in modules of their own.
-ELSEWHERE = (*file_tables.TABLES, *callback_tables.TABLES)
+ELSEWHERE = (*file_tables.TABLES, *callback_tables.TABLES, *sum_tables.TABLES)
 
 
 def _units(info: dict[str, Any]) -> list[sa.Column[Any]]:

@@ -38,7 +38,6 @@ from waypost.storage.asynchronous_executions import (
     OutputFile,
 )
 from waypost.storage.execution_news import ExecutionNews, Steps
-from waypost.storage.execution_retention import forget_executions
 from waypost.stores.vault import Vault, VaultError
 from waypost.telemetry.events import report_bug
 from waypost.telemetry.metrics import Counter, Histogram
@@ -169,10 +168,6 @@ class ExecutionWork:
             except LedgerUnavailable:
                 pass  # the next time
             await asyncio.sleep(SWEEP_S)
-
-    async def forget(self) -> None:
-        """The job `execution.forget`: rows whose time is over."""
-        await forget_executions(self._executions.pool, self._now())
 
     # One execution.
 
