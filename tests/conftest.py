@@ -12,7 +12,6 @@ import inspect
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import uvloop
 from hypothesis import HealthCheck, settings
 from psycopg import conninfo as conninfos
 
+from tests.e2e.own_server import UNLASTING, quick_place
 from waypost import compiled
 from waypost.kit.ids import Ids
 from waypost.storage.database import migrate
@@ -32,7 +32,7 @@ _PREFIX = "waypost-test-"
 _TEMPLATE = "waypost_template"
 _URL = os.environ.get("WAYPOST_TEST_DATABASE_URL", "")
 # Nothing of a test run must survive a power cut.
-_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+_FAST = {**UNLASTING, "max_connections": "200"}
 
 # How long an example takes is the machine's business, and whatever else it is busy with.
 settings.register_profile("waypost", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker_input is not None:
         config.stash[_DIR] = Path(worker_input["postgres_dir"])
         return
-    place = _quick_place()
+    place = quick_place()
     config.stash[_DIR] = place / f"{_PREFIX}{os.getpid()}"
     for directory in place.glob(f"{_PREFIX}*"):
         # Ours cannot have been made yet: an earlier run with the same pid left it.
@@ -58,14 +58,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         _remove(config.stash[_DIR])
-
-
-def _quick_place() -> Path:
-    """Memory, where a machine has some to spare: a database is copied there in a tenth of the time."""
-    memory = Path("/dev/shm")
-    if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2 << 30:
-        return memory
-    return Path(tempfile.gettempdir())
 
 
 def _is_alive(pid: str) -> bool:

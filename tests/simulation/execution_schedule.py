@@ -8,6 +8,7 @@ and nobody was told. A lost process leaves its job to another one, which knows n
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ import msgspec
 from tests.simulation.calls import Calls, NoFiles
 from tests.simulation.faults import Crash, Faults, FaultyPool, FaultyVault
 from tests.simulation.job_provider import PREFIX, Habits, JobProvider
+from tests.simulation.observer import Observer
 from tests.simulator.jobs_client import PLAIN
 from tests.storage.asynchronous import received
 from tests.storage.books import IDS
@@ -93,13 +95,13 @@ Task = tuple[str, dict[str, Any]]
 class Schedule:
     """`run` it, then look at what is left."""
 
-    def __init__(self, seed: int, pool: FaultyPool, queue: Pool, org_id: bytes, conninfo: str) -> None:
+    def __init__(self, seed: int, pool: FaultyPool, app: Pool, observer: Observer, org_id: bytes) -> None:
         dice = self.dice = Random(seed)
         self.seed = seed
         self._org_id = org_id
         self._pool = pool
-        self._queue = queue
-        self._conninfo = conninfo
+        self._app = app
+        self._observer = observer
         self.faults = Faults(dice)
         self.clock = Clock()
         self.vault = FaultyVault(self.faults)
@@ -107,7 +109,7 @@ class Schedule:
         self.provider = JobProvider(_habits(dice), dice)
         self.executions = Executions(pool, IDS, Announcer(IDS, Sealed(b"k" * 32)))
         self._addresses = CallbackAddresses(b"s" * 32, lambda: "https://waypost.test")
-        self._view = _view(self.provider.habits)
+        self._view = _view_of(self.provider.habits)
         self.model = dice.choice(("paint", "paint", "text"))
         self._calls = Calls(dice, self.faults, CANARY, self._overtake_call)
         self._desk = self._worker()
@@ -123,7 +125,7 @@ class Schedule:
         """To the end of everything that was going to happen."""
         await self._create()
         while True:
-            await self._collect()
+            row = await self._look()
             if not self._agenda:
                 break
             at_s, _, name, arguments, tries = heapq.heappop(self._agenda)
@@ -132,10 +134,9 @@ class Schedule:
             self.events += 1
             assert self.events < EVENTS_MAX, "it goes on and on"
             await self._happen(name, arguments, tries)
-            await self._look()
         self.clock.now_s += 2 * 86_400
         self.vault.now_s = self.clock.now_s
-        return await self._row()
+        return row
 
     # What happens.
 
@@ -211,7 +212,8 @@ class Schedule:
         actions = _Actions.__new__(_Actions)
         services: Any = SimpleNamespace(executions=self.executions, vault=self.vault, clock=self.clock)
         actions._services = services
-        row = await self._row()
+        row = await self.executions.find(self.execution_id)
+        assert row is not None
         if not row.state.has_ended and cancelling(row.state, row.mode) is not Cancelling.TOO_LATE:
             await actions._cancelled(row)
 
@@ -285,7 +287,7 @@ class Schedule:
         """As the control plane does with what came to the right address."""
         signature = "valid" if is_believed else "absent"
         heard = ProviderCallback("plain", event, self.execution_id, attempt, self.clock.at(), 100, signature)
-        is_new = await record_callback(self._queue, heard, job_id=job, is_believed=is_believed)
+        is_new = await record_callback(self._app, heard, job_id=job, is_believed=is_believed)
         self.faults.happened["callback" if is_new else "callback again"] += 1
 
     def _attempt_of(self, token: str) -> int:
@@ -300,27 +302,15 @@ class Schedule:
         self._agreed += 1
         heapq.heappush(self._agenda, (self.clock.now_s + after_s, self._agreed, name, arguments, tries))
 
-    async def _collect(self) -> None:
-        """What transactions have queued since."""
-        async with self._queue.system() as connection:
-            rows = await connection.execute(
-                "DELETE FROM procrastinate_jobs WHERE args ->> 'execution' = %s"
-                " RETURNING task_name, args, scheduled_at",
-                (self.execution_id.hex(),),
-            )
-            for name, arguments, at in await rows.fetchall():
-                after_s = 0.0 if at is None else at.timestamp() - self.clock.unix_ns() / 1e9
-                self._put(name, arguments, max(0.0, after_s))
-
-    async def _look(self) -> None:
-        row = await self._row()
+    async def _look(self) -> AsynchronousExecution:
+        """At what is there now. An end is remembered; what was queued since the look before goes to the agenda."""
+        row, queued = await self._observer.look(self.execution_id)
+        for each in queued:
+            after_s = 0.0 if each.at is None else each.at.timestamp() - self.clock.unix_ns() / 1e9
+            self._put(each.task, each.arguments, max(0.0, after_s))
         if row.state.has_ended and (not self.ends or self.ends[-1] != row):
             self.ends.append(row)
-
-    async def _row(self) -> AsynchronousExecution:
-        found = await self.executions.find(self.execution_id)
-        assert found is not None
-        return found
+        return row
 
     def _worker(self) -> tuple[ExecutionWork, ProviderJobs]:
         """A process that knows nothing of those before."""
@@ -334,11 +324,12 @@ class Schedule:
             vault=self.vault,
             clock=self.clock,
             dice=self.dice.random,
+            again_s=0.0,  # a pause of the real clock, in which nothing happens here
         )
         jobs = ProviderJobs(steps, desk, inputs, self.shelf)
         work = ExecutionWork(
             executions=self.executions,
-            news=ExecutionNews(self._conninfo),
+            news=ExecutionNews(""),
             vault=self.vault,
             view=lambda: self._view,
             calls=self._calls,
@@ -363,20 +354,25 @@ def _habits(dice: Random) -> Habits:
     )
 
 
-def _view(habits: Habits) -> View:
-    """The model `paint` at this provider."""
+def _view_of(habits: Habits) -> View:
+    """The model `paint` at this provider, and `text`."""
+    return _view(habits.repeats_safely, habits.looks_up, habits.calls_back)
+
+
+@functools.cache
+def _view(repeats_safely: bool, looks_up: bool, calls_back: bool) -> View:
     default = PLAIN.__class__(submit_path="", status_path="")
     told = {name: getattr(PLAIN, name) for name in PLAIN.__struct_fields__}
     told = {name: value for name, value in told.items() if value != getattr(default, name)}
     for name, has_it in (
-        ("idempotency_header", habits.repeats_safely),
-        ("look_up_path", habits.looks_up),
-        ("callback_field", habits.calls_back),
+        ("idempotency_header", repeats_safely),
+        ("look_up_path", looks_up),
+        ("callback_field", calls_back),
     ):
         if not has_it:
             told.pop(name)
     provider = {"id": "plain", "kind": "http-job", "base_url": f"https://provider.test{PREFIX}"}
-    deployment = {"provider": "plain", "mode": "callback" if habits.calls_back else "poll", "cost": {"image": "30000"}}
+    deployment = {"provider": "plain", "mode": "callback" if calls_back else "poll", "cost": {"image": "30000"}}
     model = {
         "slug": "paint",
         "modality": "image",
