@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from waypost.app.secrets import open_secrets
 from waypost.cli import main
 
 
@@ -71,9 +72,11 @@ def run(nowhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 @pytest.fixture
 def waypost(run: Waypost, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Waypost:
-    """The same, on a database and a data directory of the test's own."""
+    """The same, on a database and a data directory of the test's own, with the secrets that a deployment has."""
     monkeypatch.setenv("WAYPOST_DATABASE_URL", url_of(database))
     monkeypatch.setenv("WAYPOST_DATA_DIR", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir(0o700)
+    open_secrets(tmp_path / "data" / "secrets")
     return run
 
 

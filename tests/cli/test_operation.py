@@ -164,7 +164,6 @@ def test_a_credential_that_only_the_running_up_has_is_a_doubt(
 ) -> None:
     monkeypatch.delenv("ALPHA_API_KEY", raising=False)
     write(nowhere / "waypost.toml", FULL)
-    (tmp_path / "data").mkdir(0o700)
     with (tmp_path / "data" / LOCK_NAME).open("w") as lock:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
@@ -196,6 +195,32 @@ def test_a_mistyped_data_directory_makes_no_deployment(run: Waypost, tmp_path: P
     assert not typo.exists()
 
 
+@pytest.mark.parametrize("words", ["doctor", "file rotate-key", "key create --org ORG", "key rotate KEY"])
+def test_a_mistyped_data_directory_gets_no_secrets_where_the_database_is_elsewhere(
+    waypost: Waypost, org: str, tmp_path: Path, words: str
+) -> None:
+    waypost("key", "create", "--org", org)
+    names = {"ORG": org, "KEY": json.loads(waypost("key", "list", "--org", org, "--json").out)["keys"][0]["id"]}
+    typo = tmp_path / "typo"
+    done = waypost(*(names.get(word, word) for word in words.split()), "--data-dir", str(typo))
+
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"waypost: there are no secrets in {typo / 'secrets'}: check --data-dir")
+    assert not typo.exists()
+
+
+def test_a_first_organisation_makes_a_deployment_and_a_later_one_made_from_elsewhere_no_other(
+    run: Waypost, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAYPOST_DATABASE_URL", url_of(database))
+    here, elsewhere = str(tmp_path / "here-it-is"), str(tmp_path / "elsewhere")
+    org = run("org", "create", "acme", "--data-dir", here).line
+    assert run("key", "create", "--org", org, "--data-dir", here).code == 0
+
+    assert run("org", "create", "other", "--data-dir", elsewhere).code == 0
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_what_is_to_be_typed_after_a_restore_names_the_directory(
     waypost: Waypost, empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,15 +249,15 @@ def test_the_doctor_tells_what_is_wrong(waypost: Waypost, nowhere: Path, tmp_pat
     assert f"run chmod 700 {tmp_path / 'data/secrets'}" in done.out
 
 
-def test_a_database_that_does_not_answer_is_told_so_without_its_password(run: Waypost) -> None:
+def test_a_database_that_does_not_answer_is_told_so_without_its_password(waypost: Waypost) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"postgresql://waypost:canary@127.0.0.1:{closed.getsockname()[1]}/waypost"
-    done = run("node", "list", "--database-url", url)
+    done = waypost("node", "list", "--database-url", url)
     assert (done.code, done.out) == (1, "")
     assert done.err == (
         "waypost: the database does not answer: check --database-url (WAYPOST_DATABASE_URL), and try `waypost doctor`\n"
     )
-    examined = run("doctor", "--database-url", url)
+    examined = waypost("doctor", "--database-url", url)
     assert examined.code == 1
     assert findings(examined.out)["database"] == "FAIL"
     assert "canary" not in examined.out + examined.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from waypost.app.secrets import has_secrets
 from waypost.app.settings import Settings, SettingsError
 from waypost.storage.embedded import EmbeddedPostgres
 from waypost.storage.health import is_migrated
@@ -17,12 +18,19 @@ def embedded_postgres(settings: Settings) -> EmbeddedPostgres:
     return EmbeddedPostgres(settings.data_dir / EMBEDDED_DIR)
 
 
-def refuse_absent(settings: Settings) -> None:
-    """Raises SettingsError when the database would be the embedded one, and was never made."""
+def refuse_absent(settings: Settings, *, needs_secrets: bool = False) -> None:
+    """Raises SettingsError when the database would be the embedded one, and was never made; and for a command that
+    needs the secrets of a deployment with another database, when there are none where they should be."""
     if settings.database_url is None and not embedded_postgres(settings).exists:
         raise SettingsError(
             f"there is no deployment in {settings.data_dir}: check --data-dir (WAYPOST_DATA_DIR), name the database "
             "with --database-url if it is elsewhere, or make a deployment with `waypost up` or `waypost org create`"
+        )
+    if settings.database_url is not None and needs_secrets and not has_secrets(settings.secrets_dir):
+        raise SettingsError(
+            f"there are no secrets in {settings.secrets_dir}: check --data-dir (WAYPOST_DATA_DIR) or secrets_dir of "
+            "waypost.toml, bring them back from a backup, or make a deployment with `waypost up` or "
+            "`waypost org create`"
         )
 
 

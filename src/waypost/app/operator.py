@@ -88,6 +88,10 @@ class Operator:
             is_unlimited=is_unlimited,
             in_flight_max=in_flight_max,
         )
+        if not await api_keys.are_any(self._pool):
+            # Of a new deployment. Where there are keys, the secrets that they were made with stand somewhere, and
+            # others beside them would open nothing.
+            open_secrets(self._settings.secrets_dir)
         return org_id
 
     async def list_orgs(self) -> list[orgs.Org]:

@@ -50,6 +50,14 @@ def open_secrets(directory: Path) -> Secrets:
     )
 
 
+def has_secrets(directory: Path) -> bool:
+    """Whether a deployment's secrets stand there, whoever may read them."""
+    try:
+        return (directory / "pepper").exists()
+    except PermissionError:
+        return True  # something is there, and whoever opens it says what is wrong
+
+
 def open_file_keys(directory: Path) -> dict[int, bytes]:
     """The keys that the keys of stored files are wrapped with, by version: `file_key.1`, `file_key.2`, …; the first is
     made when there is none. Raises SecretsError."""

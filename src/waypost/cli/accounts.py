@@ -183,7 +183,8 @@ def key_create(
         raise typer.BadParameter("slugs with commas between them", param_hint="--models")
     limits = Limits(requests_per_minute, tokens_per_minute, slugs, in_flight)
     budget = parse_budget(budget_usd, window)
-    owner, settings = parse_id("org", org_id, "--org"), settings_of(data_dir, database_url, config)
+    owner = parse_id("org", org_id, "--org")
+    settings = settings_of(data_dir, database_url, config, needs_secrets=True)
     project_id = None if project is None else parse_id("proj", project, "--project")
     made = operate(
         settings,
@@ -243,7 +244,8 @@ def key_rotate(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Give a key a new text and print it, alone: it is shown this once. The text before it stays valid for 1 h."""
-    raw_id, settings = parse_id("key", key_id, "KEY_ID"), settings_of(data_dir, database_url, config)
+    raw_id = parse_id("key", key_id, "KEY_ID")
+    settings = settings_of(data_dir, database_url, config, needs_secrets=True)
     made = operate(settings, lambda operator: operator.rotate_key(raw_id))
     assert made.previous_valid_until is not None
     until = show_time(made.previous_valid_until)

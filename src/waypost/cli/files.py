@@ -92,6 +92,6 @@ def file_rotate_key(config: Config = None, data_dir: DataDir = None, database_ur
     """Make a new file key. Within an hour, while `up` runs, the keys of all files are wrapped with it."""
     from waypost.app.secrets import add_file_key
 
-    settings = settings_of(data_dir, database_url, config)
+    settings = settings_of(data_dir, database_url, config, needs_secrets=True)
     version = add_file_key(settings.secrets_dir)
     typer.echo(f"file_key.{version} is made in {settings.secrets_dir}; keep those before it for a day")

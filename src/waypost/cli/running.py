@@ -145,7 +145,7 @@ def doctor(config: Config = None, data_dir: DataDir = None, database_url: Databa
     from waypost.app.doctor import examine
     from waypost.app.finding import Verdict
 
-    settings = settings_of(data_dir, database_url, config)
+    settings = settings_of(data_dir, database_url, config, needs_secrets=True)
     for name, value in settings.shown():
         typer.echo(f"      {name:<20} {value}")
     is_bad = False

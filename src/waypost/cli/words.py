@@ -52,16 +52,22 @@ PerMinute = Annotated[int | None, typer.Option(min=1, max=10**12, help="Per minu
 
 
 def settings_of(
-    data_dir: Path | None, database_url: str | None, config: Path | None, *, may_be_new: bool = False
+    data_dir: Path | None,
+    database_url: str | None,
+    config: Path | None,
+    *,
+    may_be_new: bool = False,
+    needs_secrets: bool = False,
 ) -> Settings:
     """What the options, the environment and the file say. Raises SettingsError, also when nothing stands where they
     point: only a command that rightly begins with nothing (`may_be_new`) makes a deployment, or a typing mistake would.
+    One that `needs_secrets` works with those of the deployment, and never makes others.
     """
     settings = read_settings(environment=os.environ, data_dir=data_dir, database_url=database_url, config_path=config)
     if not may_be_new:
         from waypost.app.database import refuse_absent
 
-        refuse_absent(settings)
+        refuse_absent(settings, needs_secrets=needs_secrets)
     return settings
 
 

@@ -85,6 +85,8 @@ SELECT id, org_id, digest, scope, requests_per_minute, tokens_per_minute, models
 
 NEWEST = "SELECT coalesce(max(version), 0) FROM api_key"
 
+ARE_ANY = "SELECT EXISTS (SELECT FROM api_key)"
+
 
 class Limits(msgspec.Struct, frozen=True):
     """What a key may do; None = unlimited, `models` None = all."""
@@ -278,6 +280,13 @@ async def api_keys_since(pool: Pool, version: int) -> tuple[Sequence[ApiKey], in
         for row in rows
     ]
     return keys, max(version, newest[0])
+
+
+async def are_any(pool: Pool) -> bool:
+    """Whether this database ever had a key, of whatever organisation. `pool` is the app's."""
+    async with pool.system() as connection:
+        row = await (await connection.execute(ARE_ANY)).fetchone()
+    return row == (True,)
 
 
 def _chain(owners: list[UUID] | None, periods: list[str]) -> Chain | None:
