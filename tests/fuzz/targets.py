@@ -15,7 +15,7 @@ from tests.transport.request_shapes import SHAPES as REQUESTS
 from tests.transport.response_shapes import SHAPES as RESPONSES
 from waypost.kit.errors import ErrorCode
 from waypost.ledger.journal_format import read_segment
-from waypost.metering.usage import meter
+from waypost.metering.usage import is_plausible
 from waypost.providers import anthropic_fields, gemini_fields, openai_fields
 from waypost.tenancy.api_key import assemble, is_well_formed
 from waypost.transport.http1_request import RequestReader
@@ -23,7 +23,6 @@ from waypost.transport.http1_response import ResponseReader
 from waypost.transport.limits import ServerLimits
 from waypost.transport.proxy_header import SIGNATURE, ProxyHeaderInvalid, read_proxy_header
 from waypost.transport.server_state import ServerState
-from waypost.wire.canonical import Usage
 from waypost.wire.sse import SseParser, SseTooLarge
 
 _BYTES_ALONE = 12
@@ -118,7 +117,6 @@ class _Sent(msgspec.Struct):
 
 
 _decode_sent = msgspec.json.Decoder(_Sent).decode
-_ESTIMATE = Usage(input_tokens=10, output_tokens=10)
 _WINDOW = 100_000
 
 
@@ -128,7 +126,9 @@ def read_usage(data: bytes) -> None:
     except (msgspec.DecodeError, RecursionError):
         return
     for fields in (openai_fields, anthropic_fields, gemini_fields):
-        usage = meter(fields.usage_of(sent), _ESTIMATE, context_window=_WINDOW, max_output=_WINDOW).usage
+        usage = fields.usage_of(sent)
+        if usage is None or not is_plausible(usage, context_window=_WINDOW, max_output=_WINDOW, n=1):
+            continue
         counts = [count for name, count in msgspec.structs.asdict(usage).items() if name != "is_estimated"]
         assert all(isinstance(count, int) and 0 <= count <= 1 << 40 for count in counts)
 

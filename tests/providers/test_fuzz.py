@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.wire.samples import GOLDEN, identity_for
+from tests.wire.samples import GOLDEN, identity_for, told
 from tests.wire.samples import read as read_request
 from waypost.kit.errors import Refusal
-from waypost.metering.usage import meter
 from waypost.providers import KINDS
 from waypost.providers.kind import BadAnswer, UpstreamError
-from waypost.wire.canonical import Usage
 from waypost.wire.openai_chat_answer import render_completion
 from waypost.wire.openai_chat_stream import StreamRenderer
 from waypost.wire.sse import SseParser, SseTooLarge
@@ -66,8 +64,7 @@ def test_requests() -> None:
 def test_whole_answers() -> None:
     def act(data: bytes) -> None:
         completion, usage = KINDS["openai"].completion({}, data)
-        metered = meter(usage, Usage(input_tokens=1, output_tokens=1), context_window=1_000)
-        render_completion(completion, IDENTITY, metered.usage, "0.00")
+        render_completion(completion, IDENTITY, told(usage), "0.00")
 
     survives(act, "*/upstream.json", BadAnswer, UpstreamError)
 
@@ -79,9 +76,9 @@ def test_streams(n: int) -> None:
         middle = len(data) // 2
         renderer.render(reader.feed(data[:middle]))
         renderer.render(reader.feed(data[middle:]))
-        metered = meter(reader.usage, Usage(input_tokens=1, output_tokens=1), context_window=1_000)
+        usage = reader.usage
         reader.end()
-        renderer.finish(metered.usage, "0.00")
+        renderer.finish(told(usage), "0.00")
 
     survives(act, "*/upstream.sse", BadAnswer, UpstreamError)
 

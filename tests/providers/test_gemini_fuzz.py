@@ -12,12 +12,11 @@ import pytest
 
 from tests.providers.test_fuzz import TOKENS
 from tests.wire.gemini_samples import identity_for, read
+from tests.wire.samples import told
 from tests.wire.test_golden_gemini_generate import GEMINI, GOLDEN, TARGET
 from waypost.kit.errors import Refusal
-from waypost.metering.usage import meter
 from waypost.providers import MODALITIES
 from waypost.providers.kind import BadAnswer, UpstreamError
-from waypost.wire.canonical import Usage
 from waypost.wire.formats import FORMATS, conversation_of
 from waypost.wire.gemini_generate_answer import render_answer
 from waypost.wire.gemini_generate_stream import GeminiStream
@@ -71,8 +70,7 @@ def test_requests() -> None:
 def test_whole_answers() -> None:
     def act(data: bytes) -> None:
         completion, usage = GEMINI.completion({}, data, target=TARGET)
-        metered = meter(usage, Usage(input_tokens=1, output_tokens=1), context_window=1_000)
-        render_answer(completion, REQUEST, IDENTITY, metered.usage, "0.00")
+        render_answer(completion, REQUEST, IDENTITY, told(usage), "0.00")
 
     survives(act, recorded("*/upstream.json"), BadAnswer, UpstreamError)
 
@@ -84,9 +82,9 @@ def test_streams(n: int) -> None:
         middle = len(data) // 2
         writer.render(reader.feed(data[:middle]))
         writer.render(reader.feed(data[middle:]))
-        metered = meter(reader.usage, Usage(input_tokens=1, output_tokens=1), context_window=1_000)
+        usage = reader.usage
         reader.end()
-        writer.finish(metered.usage, "0.00")
+        writer.finish(told(usage), "0.00")
 
     survives(act, recorded("*/upstream.sse"), BadAnswer, UpstreamError)
 

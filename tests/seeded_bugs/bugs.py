@@ -273,10 +273,10 @@ _OF_METERING = (
     ),
     Bug(
         "explicit zeros are taken for missing",
-        "metering/usage.py",
-        "    if reported is None:\n",
-        "    if reported is None or reported == Usage():\n",
-        _METERING,
+        "dispatch/attempt.py",
+        "        if reported is not None and is_believable(reported, plan, offer):\n",
+        "        if reported is not None and reported != Usage() and is_believable(reported, plan, offer):\n",
+        (*_MONEY, "-k", "a_usage_that_cannot_be"),
     ),
     Bug(
         "an absurd usage is believed",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from waypost.metering.usage import is_plausible
 from waypost.providers import KINDS
 from waypost.providers.kind import Target
 from waypost.wire.canonical import Usage
@@ -33,6 +34,13 @@ def identity_for(request: ChatRequest) -> AnswerIdentity:
         wants_logprobs=request.wants_logprobs,
         uses_functions=request.uses_functions,
     )
+
+
+def told(usage: Usage | None) -> Usage:
+    """What a caller is told of: the provider's usage when it can be, else a count of ours."""
+    if usage is not None and is_plausible(usage, context_window=128_000, max_output=128_000, n=1):
+        return usage
+    return Usage(input_tokens=1, output_tokens=1, is_estimated=True)
 
 
 def ask(name: str) -> ChatRequest:

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from tests.wire.samples import COST, GOLDEN, TARGET, ask, identity_for, stream_through, unsealed
-from waypost.metering.usage import meter
+from tests.wire.samples import COST, GOLDEN, TARGET, ask, identity_for, stream_through, told, unsealed
 from waypost.providers import KINDS
 from waypost.wire.canonical import Usage
 from waypost.wire.openai_chat_answer import render_completion
@@ -33,8 +32,7 @@ def compare(path: Path, actual: bytes) -> None:
 def answered_whole(name: str) -> bytes:
     request = ask(name)
     completion, usage = KINDS["openai"].completion({}, (GOLDEN / name / "upstream.json").read_bytes(), n=request.n)
-    metered = meter(usage, Usage(input_tokens=1, output_tokens=1), context_window=128_000)
-    return unsealed(render_completion(completion, identity_for(request), metered.usage, COST))
+    return unsealed(render_completion(completion, identity_for(request), told(usage), COST))
 
 
 def test_there_are_enough_conversations() -> None:

@@ -18,8 +18,7 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
-from tests.wire.samples import AROUND, COST, ENVELOPE, identity_for
-from waypost.metering.usage import meter
+from tests.wire.samples import AROUND, COST, ENVELOPE, identity_for, told
 from waypost.providers import KINDS
 from waypost.providers.kind import BadAnswer, Target
 from waypost.wire.canonical import Signature, Usage
@@ -70,8 +69,7 @@ def identity(request: ChatRequest) -> AnswerIdentity:
 
 def answered_whole(request: ChatRequest, upstream: bytes) -> bytes:
     completion, usage = KIND.completion({}, upstream, target=TARGET)
-    metered = meter(usage, Usage(input_tokens=1, output_tokens=1), context_window=128_000)
-    return FORMAT.render(completion, request, identity(request), metered.usage, COST)
+    return FORMAT.render(completion, request, identity(request), told(usage), COST)
 
 
 def answered_streamed(request: ChatRequest, reads: Iterable[bytes]) -> bytes:

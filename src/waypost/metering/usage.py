@@ -1,42 +1,21 @@
-"""Whether a provider's usage can be believed, and what counts when it cannot.
+"""Whether a provider's usage can be believed.
 
-missing      no usage, or null                 estimated
-zero         an explicit 0                     zero
-plausible                                      as reported
-negative     or no whole number                estimated, with an alarm
-absurd       more than can be                  estimated, with an alarm
+missing      no usage, or null                 is counted by us
+zero         an explicit 0                     counts as zero
+plausible                                      counts as reported
+negative     or no whole number                is counted by us, with an alarm
+absurd       more than can be                  is counted by us, with an alarm
+
+The second to the last are decided here; `dispatch.attempt` and `dispatch.meter` do what follows.
 """
 
 from __future__ import annotations
-
-import msgspec
 
 from waypost.wire.canonical import Usage
 
 IMAGES_MAX = 1_000  # of one call; no provider makes so many
 DURATION_MS_MAX = 24 * 3_600_000
 CHARACTERS_MAX = 10_000_000
-
-
-class Metered(msgspec.Struct, frozen=True, gc=False):
-    usage: Usage  # says itself whether it is estimated
-    is_alarming: bool  # the provider reported something that cannot be
-
-
-def meter(
-    reported: Usage | None,
-    estimate: Usage,
-    *,
-    context_window: int,
-    max_output: int = 0,
-    n: int = 1,
-) -> Metered:
-    """The usage to bill by: the reported one, or where that cannot be, the estimate."""
-    if reported is None:
-        return Metered(_estimated(estimate), False)
-    if is_plausible(reported, context_window, max_output, n):
-        return Metered(reported, False)
-    return Metered(_estimated(estimate), True)
 
 
 def is_plausible(reported: Usage, context_window: int, max_output: int, n: int) -> bool:
@@ -65,7 +44,3 @@ def is_plausible(reported: Usage, context_window: int, max_output: int, n: int) 
         and reported.duration_ms <= DURATION_MS_MAX
         and reported.characters <= CHARACTERS_MAX
     )
-
-
-def _estimated(usage: Usage) -> Usage:
-    return msgspec.structs.replace(usage, is_estimated=True)
