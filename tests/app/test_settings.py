@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -42,14 +43,14 @@ def test_a_relative_xdg_directory_counts_as_unset() -> None:
 
 
 def test_the_command_line_comes_before_the_environment(tmp_path: Path) -> None:
-    environment = {"WAYPOST_DATA_DIR": "/environment", "WAYPOST_DATABASE_URL": "postgresql://environment"}
+    environment = {"WAYPOST_DATA_DIR": "/environment", "WAYPOST_DATABASE_URL": "postgresql:///environment"}
     from_environment = read_settings(environment=environment)
     assert (from_environment.data_dir, from_environment.database_url) == (
         Path("/environment"),
-        "postgresql://environment",
+        "postgresql:///environment",
     )
-    said = read_settings(environment=environment, data_dir=tmp_path, database_url="postgresql://said")
-    assert (said.data_dir, said.database_url) == (tmp_path, "postgresql://said")
+    said = read_settings(environment=environment, data_dir=tmp_path, database_url="postgresql:///said")
+    assert (said.data_dir, said.database_url) == (tmp_path, "postgresql:///said")
 
 
 def test_the_file_of_the_current_directory_is_taken_when_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,11 +156,43 @@ def test_a_database_url_must_be_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "environment", "host"),
+    [
+        ("postgresql://waypost@db.internal/waypost", {}, "db.internal"),
+        ("postgres://db.internal:5433", {}, "db.internal"),
+        ("postgresql://waypost:secret@10.0.0.5:5432/waypost?application_name=x", {}, "10.0.0.5"),
+        ("postgresql://[2001:db8::5]:5432/waypost", {}, "2001:db8::5"),
+        ("postgresql://localhost,db.internal:5433/waypost", {}, "db.internal"),
+        ("postgresql:///waypost?host=db.internal", {}, "db.internal"),
+        ("postgresql://localhost/waypost?hostaddr=10.0.0.5", {}, "10.0.0.5"),
+        ("postgresql:///waypost", {"PGHOST": "db.internal"}, "db.internal"),
+        ("postgresql://db.internal/waypost?sslmode=verify-full&sslrootcert=system", {}, None),
+        ("postgresql://db.internal/waypost?sslmode=disable", {}, None),
+        ("postgresql://db.internal/waypost", {"PGSSLMODE": "verify-full"}, None),
+        ("postgresql:///waypost", {}, None),
+        ("postgresql://waypost@localhost:5432/waypost", {}, None),
+        ("postgresql://127.0.0.1,[::1]:5433/waypost", {}, None),
+        ("postgresql://%2Fvar%2Frun%2Fpostgresql/waypost", {}, None),
+        ("postgresql:///waypost?host=%2Frun%2Fpostgresql&port=5433", {}, None),
+    ],
+)
+def test_how_a_database_on_another_machine_is_reached_has_to_be_said(
+    url: str, environment: dict[str, str], host: str | None
+) -> None:
+    if host is None:
+        assert read_settings(environment={**environment, "WAYPOST_DATABASE_URL": url}).database_url == url
+        return
+    with pytest.raises(SettingsError, match=f"the database at {re.escape(host)} is on another machine") as refused:
+        read_settings(environment={**environment, "WAYPOST_DATABASE_URL": url})
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("postgresql://waypost:canary@db:5432/waypost", "postgresql://waypost:•••@db:5432/waypost"),
+        ("postgresql://waypost:canary@[::1]:5432/waypost", "postgresql://waypost:•••@[::1]:5432/waypost"),
         ("postgresql://waypost@db/waypost?password=canary&sslmode=require", "?password=•••&sslmode=require"),
-        ("postgresql://db/waypost", "postgresql://db/waypost"),
+        ("postgresql://localhost/waypost", "postgresql://localhost/waypost"),
     ],
 )
 def test_the_database_password_is_never_shown(url: str, shown: str) -> None:

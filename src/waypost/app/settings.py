@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
@@ -24,6 +25,7 @@ VAULT_BYTES = 512 * 1024 * 1024
 VAULT_SHARE = 50  # percent
 VAULT_BYTES_BOUNDS = (1024 * 1024, 1024**4)
 _VALKEY = re.compile(r"(?:valkeys?|rediss?|unix)://.+")
+_HOST = re.compile(r"\[([^\]]*)\](?::[0-9]*)?|([^,:\[\]]+)(?::[0-9]*)?")  # of a list; a port may follow
 _PASSWORD = re.compile(r"(?<=:)[^:@/]*(?=@)|(?<=password=)[^&\s]*")
 
 
@@ -102,8 +104,8 @@ def read_settings(
     named_dir = data_dir or _path(environment.get("WAYPOST_DATA_DIR"))
     directory = (named_dir or default_data_dir(environment)).expanduser().absolute()
     url = database_url or environment.get("WAYPOST_DATABASE_URL") or None
-    if url is not None and not url.startswith(("postgresql://", "postgres://")):
-        raise SettingsError("the database URL must begin with postgresql://")
+    if url is not None:
+        _check_database_url(url, environment)
     path = _find_config(config_path or _path(environment.get("WAYPOST_CONFIG")))
     mistakes: list[str] = []
     root = Table({} if path is None else read_toml(path), "", mistakes)
@@ -156,6 +158,30 @@ def default_data_dir(environment: Mapping[str, str]) -> Path:
 
 def _path(value: str | None) -> Path | None:
     return Path(value) if value else None
+
+
+def _check_database_url(url: str, environment: Mapping[str, str]) -> None:
+    """Raises SettingsError when it is none, and when balances and keys' digests would cross a network in a way that
+    nobody has chosen: PostgreSQL's own default speaks in the clear, or to whoever answers."""
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise SettingsError("the database URL must begin with postgresql://")
+    try:
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+    except ValueError:
+        raise SettingsError("the database URL cannot be read: escape special characters of its parts by %") from None
+    if "sslmode" in query or environment.get("PGSSLMODE"):
+        return
+    places = parts.netloc.rpartition("@")[2] or environment.get("PGHOST", "")
+    places = ",".join([places, query.get("host", ""), query.get("hostaddr", "")])
+    hosts = [unquote(match[1] or match[2]) for match in _HOST.finditer(places)]
+    remote = next((host for host in hosts if not host.startswith(("/", "@")) and not is_loopback(host)), None)
+    if remote is not None:
+        raise SettingsError(
+            f"the database at {remote} is on another machine: say in its URL how it is reached, by "
+            "`?sslmode=verify-full&sslrootcert=FILE` (or `=system`), or by `?sslmode=disable` where nobody else is on "
+            "the network between"
+        )
 
 
 def _find_config(named: Path | None) -> Path | None:
