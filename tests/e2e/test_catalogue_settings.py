@@ -193,6 +193,11 @@ Effect = Callable[[Tried], Awaitable[bool]]
 PROVIDER: dict[str, tuple[Fields, Fields, Effect]] = {
     "timeouts.connect_s": ({"connect_s": 60}, {"connect_s": 0.05}, connecting_is_too_long),
     "timeouts.first_byte_s": ({"first_byte_s": 30}, {"first_byte_s": 0.1}, first_byte_is_late),
+    "timeouts.thinking_first_byte_s": (
+        {"first_byte_s": 0.1, "thinking_first_byte_s": 30},
+        {"first_byte_s": 30, "thinking_first_byte_s": 0.1},
+        first_byte_is_late,
+    ),
     "timeouts.idle_s": ({"idle_s": 30}, {"idle_s": 0.1}, silence_between_words_is_too_long),
     "timeouts.stream_total_s": ({"stream_total_s": 30}, {"stream_total_s": 0.2}, stream_is_too_long),
     "timeouts.total_s": ({"total_s": 30}, {"total_s": 0.1}, call_is_too_long),
@@ -312,7 +317,8 @@ def test_each_setting_of_a_provider(stack: HostedStack, setting: str) -> None:
     with full_backlog() as deaf_url:
         if setting == "timeouts.connect_s":
             before, after = {**before, "base_url": deaf_url}, {**after, "base_url": deaf_url}
-        olds, news = document(tried, before, {}), document(tried, after, {})
+        of_model = {"features": ["thinking"]} if "thinking" in setting else {}
+        olds, news = document(tried, before, of_model), document(tried, after, of_model)
         if setting == "breaker.open_s":  # what is open stays open as long as it was to: another one shows it
             news["models"][0]["deployments"][0]["upstream_model"] = tried.upstream + "-b"
         stack.run(check(stack.stack, tried, olds, news, effect))

@@ -28,7 +28,7 @@ credential_header = "api-key"
 api_version = "2025-04-01-preview"
 bulkhead = { in_flight = 200, queue = 50, wait_s = 0.5 }
 breaker  = { window_s = 10, min_calls = 20, failure_ratio = 0.5, consecutive = 5, open_s = 5 }
-timeouts = { connect_s = 3, first_byte_s = 60, idle_s = 60, stream_total_s = 900, total_s = 600 }
+timeouts = { connect_s = 3, first_byte_s = 60, thinking_first_byte_s = 300, idle_s = 60, stream_total_s = 900, total_s = 600 }
 [[providers.error_map]]
 match = { status = 529 }
 code = "MODEL_OVERLOADED"

@@ -114,7 +114,7 @@ class LiveRoute(LiveDeployment):
         )
         self.stream_timeouts = CallTimeouts(
             connect_s=limits.connect_s,
-            first_byte_s=limits.first_byte_s,
+            first_byte_s=limits.thinking_first_byte_s if route.is_thinking else limits.first_byte_s,
             idle_s=limits.idle_s,
             total_s=limits.stream_total_s,
         )

@@ -8,7 +8,7 @@ from waypost.gateway.admission import permitted
 from waypost.gateway.likely_input import likely_input_tokens
 from waypost.gateway.models import may_call, unknown_model
 from waypost.kit.errors import invalid
-from waypost.policy.catalogue import Model
+from waypost.policy.catalogue import THINKING, Model
 from waypost.policy.snapshot import View
 from waypost.tenancy.api_key import ApiKey
 from waypost.wire.formats import conversation_of
@@ -80,5 +80,5 @@ def _entry(model: Model) -> GeminiModel:
         input_token_limit=model.context_window,
         output_token_limit=model.max_output,
         supported_generation_methods=_VERBS.get(model.modality, ()),
-        thinking="thinking" in model.features,
+        thinking=THINKING in model.features,
     )

@@ -20,6 +20,9 @@ COST_BASES = ("output", "metered")
 IMAGE_TOKENS_MAX = 6_144  # where a model does not say: a large image in tiles of today's models
 
 
+THINKING = "thinking"  # among the features of such a model
+
+
 class CancelBilling(Enum):
     """Whether a provider stops billing when we close the connection."""
 
@@ -41,6 +44,7 @@ class ErrorRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connect_s: float = 3.0
     first_byte_s: float = 60.0  # streamed calls only
+    thinking_first_byte_s: float = 300.0  # the same of models that think before they say anything
     idle_s: float = 60.0
     stream_total_s: float = 900.0
     total_s: float = 600.0

@@ -180,6 +180,9 @@ def _read_timeouts(table: Table) -> Timeouts:
     timeouts = Timeouts(
         connect_s=table.number("connect_s", default.connect_s, least=0.001, most=WAIT_S_MAX),
         first_byte_s=table.number("first_byte_s", default.first_byte_s, least=0.001, most=WAIT_S_MAX),
+        thinking_first_byte_s=table.number(
+            "thinking_first_byte_s", default.thinking_first_byte_s, least=0.001, most=WAIT_S_MAX
+        ),
         idle_s=table.number("idle_s", default.idle_s, least=0.001, most=WAIT_S_MAX),
         stream_total_s=table.number("stream_total_s", default.stream_total_s, least=0.001, most=WAIT_S_MAX),
         total_s=table.number("total_s", default.total_s, least=0.001, most=WAIT_S_MAX),

@@ -6,7 +6,7 @@ from itertools import accumulate
 
 import msgspec
 
-from waypost.policy.catalogue import Catalogue, Deployment, Model, Provider
+from waypost.policy.catalogue import THINKING, Catalogue, Deployment, Model, Provider
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -14,6 +14,7 @@ class Route(msgspec.Struct, frozen=True):
 
     deployment: Deployment
     provider: Provider
+    is_thinking: bool = False  # its model: silent for long before it says anything
 
 
 class ModelView(msgspec.Struct, frozen=True):
@@ -68,7 +69,7 @@ def build_view(catalogue: Catalogue, version: int) -> View:
     for model in catalogue.models:
         by_priority = sorted(model.deployments, key=lambda deployment: deployment.priority)
         best = [each.weight for each in by_priority if each.priority == by_priority[0].priority]
-        routes = tuple(Route(each, providers[each.provider]) for each in by_priority)
+        routes = tuple(Route(each, providers[each.provider], THINKING in model.features) for each in by_priority)
         view = ModelView(model, routes, tuple(accumulate(best)))
         models.append(view)
         exact[model.slug] = view
