@@ -18,6 +18,7 @@ import pytest
 
 from tests.cli.conftest import Waypost, url_of
 from tests.policy.samples import FULL
+from tests.ports import reserved_port
 from waypost.app import failure
 from waypost.supervisor.up import LOCK_NAME
 
@@ -234,13 +235,12 @@ def test_what_is_to_be_typed_after_a_restore_names_the_directory(
 
 
 def test_the_doctor_tells_what_is_wrong(waypost: Waypost, nowhere: Path, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    waypost("catalog", "apply", write(nowhere / "f", FULL.replace("9100", str(port))))
     (tmp_path / "data/journal/gateway-0").mkdir(parents=True)
     (tmp_path / "data/journal/gateway-0/0001.wal.damaged").touch()
-    (tmp_path / "data/secrets").chmod(0o755)
-    done = waypost("doctor")
+    with reserved_port() as port:
+        waypost("catalog", "apply", write(nowhere / "f", FULL.replace("9100", str(port))))
+        (tmp_path / "data/secrets").chmod(0o755)
+        done = waypost("doctor")
     assert done.code == 1
     verdicts = findings(done.out)
     assert (verdicts["secrets"], verdicts["journal"], verdicts["provider alpha"]) == ("FAIL", "warn", "FAIL")
@@ -250,14 +250,13 @@ def test_the_doctor_tells_what_is_wrong(waypost: Waypost, nowhere: Path, tmp_pat
 
 
 def test_a_database_that_does_not_answer_is_told_so_without_its_password(waypost: Waypost) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        url = f"postgresql://waypost:canary@127.0.0.1:{closed.getsockname()[1]}/waypost"
-    done = waypost("node", "list", "--database-url", url)
+    with reserved_port() as port:
+        url = f"postgresql://waypost:canary@127.0.0.1:{port}/waypost"
+        done, examined = waypost("node", "list", "--database-url", url), waypost("doctor", "--database-url", url)
     assert (done.code, done.out) == (1, "")
     assert done.err == (
         "waypost: the database does not answer: check --database-url (WAYPOST_DATABASE_URL), and try `waypost doctor`\n"
     )
-    examined = waypost("doctor", "--database-url", url)
     assert examined.code == 1
     assert findings(examined.out)["database"] == "FAIL"
     assert "canary" not in examined.out + examined.err

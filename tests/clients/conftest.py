@@ -5,7 +5,6 @@ Not a part of the everyday tests: these libraries want an older OpenAI SDK, so t
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 from collections.abc import Iterator
 from typing import Any
@@ -23,9 +22,7 @@ _STYLES = {"openai": "alpha", "openai-responses": "gamma", "anthropic": "delta",
 
 @pytest.fixture(scope="session")
 def stack(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostedStack]:
-    sim = Simulator()
-    asyncio.run(_take_port(sim))
-    with hosted(postgres, tmp_path_factory.mktemp("clients"), simulator=sim, document=document(sim)) as stack:
+    with hosted(postgres, tmp_path_factory.mktemp("clients"), document=document) as stack:
         yield stack
 
 
@@ -33,12 +30,6 @@ def stack(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
 def name(request: pytest.FixtureRequest) -> str:
     """A model, one after the other on providers of each kind."""
     return str(request.param)
-
-
-async def _take_port(sim: Simulator) -> None:
-    """A catalogue is written before the simulator listens."""
-    async with sim:
-        pass
 
 
 def document(sim: Simulator) -> dict[str, Any]:

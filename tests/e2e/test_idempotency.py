@@ -6,6 +6,8 @@ import asyncio
 from pathlib import Path
 
 from tests.e2e.stack import Stack, ask, document, eventually
+from tests.e2e.test_crash import read_whole
+from waypost.ledger.record import Progress
 
 KEY = {"idempotency-key": "order-66"}
 
@@ -71,7 +73,7 @@ async def test_after_a_crash_a_key_is_free_unless_its_call_was_charged(database:
             asyncio.ensure_future(stack.chat(body, headers={"idempotency-key": key})) for key, body in keys.items()
         ]
         await eventually(lambda: _has_requests(stack, 2))
-        await asyncio.sleep(2.5)  # the stream's progress is written once a second
+        await eventually(lambda: _has_progress(stack))
         await stack.kill()
         await asyncio.gather(*calls, return_exceptions=True)
         await stack.start()
@@ -85,6 +87,12 @@ async def test_after_a_crash_a_key_is_free_unless_its_call_was_charged(database:
         quick = asyncio.ensure_future(stack.chat(silent, headers={"idempotency-key": "silent"}))
         await eventually(lambda: _has_requests(stack, 3))
         quick.cancel()
+
+
+async def _has_progress(stack: Stack) -> bool:
+    """Whether the journal says that something of a stream was delivered, which it is told once a second."""
+    records = read_whole(stack.data_dir / "journal" / "gateway-0")
+    return any(isinstance(record, Progress) and record.charge_nanos for record in records)
 
 
 async def _has_requests(stack: Stack, count: int) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 
 from tests.e2e.stack import _url, eventually
 from tests.e2e.supervised import Supervised
+from tests.ports import reserved_port
 from tests.simulator.jobs_client import PLAIN
 from waypost.kit.ids import parse
 from waypost.simulator.job_callback import PLAIN_SECRET, WEBHOOK_SECRET
@@ -28,12 +29,6 @@ PRICE = {"image": "40000", "second": "60000"}
 COST = {"image": "30000", "second": "2000"}
 KINDS = {"replicate": "replicate", "fal": "fal", "plain": "http-job"}
 MODELS = {"paint": "image", "clip": "video", "voice": "audio"}
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 def toml(value: object) -> str:
@@ -53,7 +48,12 @@ class Working(Supervised):
         self._config = directory / "waypost.toml"
         self._style = style
         self._mode = mode
-        self._public_port = free_port()
+        self._reserved = contextlib.ExitStack()
+        self._public_port = self._reserved.enter_context(reserved_port())
+
+    async def __aexit__(self, *details: object) -> None:
+        with self._reserved:
+            await super().__aexit__(*details)
 
     async def apply(self, wanted: Any) -> None:
         """The file is the catalogue."""

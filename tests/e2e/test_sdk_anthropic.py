@@ -109,11 +109,11 @@ def test_system_images_and_stop_sequences_are_understood(client: Anthropic) -> N
 
 
 def test_tokens_are_counted_free_of_charge(client: Anthropic, stack: HostedStack) -> None:
-    balance = stack.run(stack.stack.operator.balance(stack.stack.org_id))
+    balance = stack.run(stack.stack.balance_at_rest())
     short = client.messages.count_tokens(model=MODEL, messages=say("Hello."))
     long = client.messages.count_tokens(model=MODEL, messages=say("Hello. " * 100), tools=TOOLS)
     assert 0 < short.input_tokens < long.input_tokens
-    assert stack.run(stack.stack.operator.balance(stack.stack.org_id)) == balance
+    assert stack.run(stack.stack.balance_at_rest()) == balance
 
 
 def test_models_are_listed_in_pages_and_shown(client: Anthropic) -> None:
@@ -152,7 +152,7 @@ def test_refusals_raise_the_matching_classes(client: Anthropic, stack: HostedSta
 def test_what_breaks_raises_in_the_stream_too(client: Anthropic, stack: HostedStack) -> None:
     with stack.fault("status", status=503, count=0), pytest.raises(anthropic.ServiceUnavailableError):
         create(client, say())
-    stack.run(_rest(stack))
+    stack.run(stack.stack.at_rest())
     with (
         stack.fault("error_event", phase="mid", count=0),
         pytest.raises(anthropic.APIStatusError) as broken,
@@ -160,7 +160,3 @@ def test_what_breaks_raises_in_the_stream_too(client: Anthropic, stack: HostedSt
     ):
         stream.get_final_message()
     assert "GENERATION_FAILED" in str(broken.value)
-
-
-async def _rest(stack: HostedStack) -> None:
-    await stack.stack.at_rest()

@@ -3,7 +3,6 @@ with failover, and without a trace of who answered."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Iterator
 from decimal import Decimal
@@ -42,17 +41,9 @@ def document(sim: Simulator) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def stack(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostedStack]:
-    sim = Simulator()
-    asyncio.run(_take_port(sim))
-    with hosted(postgres, tmp_path_factory.mktemp("vectors"), simulator=sim, document=document(sim)) as stack:
-        sim.set_prices({UPSTREAM_MODEL: COSTS})
+    with hosted(postgres, tmp_path_factory.mktemp("vectors"), document=document) as stack:
+        stack.stack.sim.set_prices({UPSTREAM_MODEL: COSTS})
         yield stack
-
-
-async def _take_port(sim: Simulator) -> None:
-    """A catalogue is written before the simulator listens."""
-    async with sim:
-        pass
 
 
 @pytest.fixture

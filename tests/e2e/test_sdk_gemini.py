@@ -3,7 +3,6 @@ OpenAI's SDK answered by providers of the gemini kind."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -56,16 +55,8 @@ def document(sim: Simulator) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def stack(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostedStack]:
-    sim = Simulator()
-    asyncio.run(_ports(sim))
-    with hosted(postgres, tmp_path_factory.mktemp("gemini"), simulator=sim, document=document(sim)) as stack:
+    with hosted(postgres, tmp_path_factory.mktemp("gemini"), document=document) as stack:
         yield stack
-
-
-async def _ports(sim: Simulator) -> None:
-    """A free port, so that a catalogue can be written before the simulator listens."""
-    async with sim:
-        pass
 
 
 def client_of(stack: HostedStack, key: str | None = None) -> genai.Client:

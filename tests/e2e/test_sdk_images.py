@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import re
@@ -48,17 +47,9 @@ def document(sim: Simulator) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def stack(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostedStack]:
-    sim = Simulator()
-    asyncio.run(_take_port(sim))
-    with hosted(postgres, tmp_path_factory.mktemp("images"), simulator=sim, document=document(sim)) as stack:
-        sim.set_prices({UPSTREAM: COSTS, "paint-old": COSTS, "gemini-9-image": COSTS})
+    with hosted(postgres, tmp_path_factory.mktemp("images"), document=document) as stack:
+        stack.stack.sim.set_prices({UPSTREAM: COSTS, "paint-old": COSTS, "gemini-9-image": COSTS})
         yield stack
-
-
-async def _take_port(sim: Simulator) -> None:
-    """A catalogue is written before the simulator listens."""
-    async with sim:
-        pass
 
 
 @pytest.fixture

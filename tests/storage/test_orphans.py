@@ -135,15 +135,15 @@ async def test_a_failed_grant_recalls_what_others_have_and_counts_those_who_shar
         org_id, neighbour = await books.org(credit_nanos=1_000), IDS.new()
         epoch = await books.ledger.register_node(neighbour)
         lease_id = await books.grant(org_id, 700)
-        waiting = asyncio.ensure_future(books.ledger.wait_for_recall(5))
-        await asyncio.sleep(0.2)
+        await books.ledger.wait_for_recall(0.05)  # it listens from then on
+        waiting = asyncio.ensure_future(books.ledger.wait_for_recall(30))
 
         with pytest.raises(Exception, match="insufficient") as refusal:
             await books.ledger.grant(
                 lease_id=IDS.new(), org_id=org_id, node_id=neighbour, node_epoch=epoch, amount_nanos=500
             )
         assert (refusal.value.available_nanos, refusal.value.recallable_nanos) == (300, 700)  # type: ignore[attr-defined]
-        await asyncio.wait_for(waiting, 2)
+        await asyncio.wait_for(waiting, 20)
         beat = await books.ledger.report_holds({lease_id: 100}, node_id=books.node_id, node_epoch=1)
         assert (beat.nodes, beat.recalled, beat.lost) == (2, frozenset({lease_id}), frozenset())
 

@@ -18,6 +18,8 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
+from tests.ports import reserved_port
+
 HERE = Path(__file__).parent
 PATIENCE_S = 30.0
 
@@ -190,11 +192,10 @@ def test_a_child_that_cannot_start_ends_it_with_a_sentence(base: Path, database:
 
 
 def test_a_database_that_does_not_answer_is_named_without_its_password(base: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-    up = Up(base, f"postgresql://waypost:hunter2@127.0.0.1:{port}/waypost")
+    with reserved_port() as port:
+        up = Up(base, f"postgresql://waypost:hunter2@127.0.0.1:{port}/waypost")
+        assert up.process.wait(PATIENCE_S) == 1
 
-    assert up.process.wait(PATIENCE_S) == 1
     assert "The database does not answer" in up.said()
     assert "hunter2" not in up.said()
     up.stdout.close()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests.ports import reserved_port
 from tests.transport.loopback import (
     HEAD,
     PATIENT,
@@ -32,13 +32,6 @@ HASTY = msgspec.structs.replace(PATIENT, connect_s=0.2)
 async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """An origin that reads and never answers."""
     await reader.read()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_the_request_is_sent_as_given_with_its_length() -> None:
@@ -152,8 +145,9 @@ def test_idle_connections_are_closed_after_their_time_and_over_their_number() ->
 
 def test_a_refused_connection_and_an_unknown_host_are_told_apart() -> None:
     async def main() -> None:
-        async with pooling(free_port()) as pool:
-            assert (await fetch(pool)).failure is TransportFailure.CONNECT_REFUSED
+        with reserved_port() as port:
+            async with pooling(port) as pool:
+                assert (await fetch(pool)).failure is TransportFailure.CONNECT_REFUSED
         async with pooling(80, host="no..such.host.invalid") as pool:
             assert (await fetch(pool)).failure is TransportFailure.DNS
         async with pooling(0, unix_path="/nonexistent/socket") as pool:
