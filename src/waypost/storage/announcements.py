@@ -44,5 +44,9 @@ class Announcements:
 
     async def _listen(self) -> AsyncConnection:
         connection = await connect(self._conninfo, self._role)
-        await connection.execute(f"LISTEN {self._channel}")
+        try:
+            await connection.execute(f"LISTEN {self._channel}")
+        except BaseException:
+            await connection.close()
+            raise
         return connection
