@@ -164,6 +164,7 @@ class ControlProcess:
         try:
             yield
         finally:
+            work.leave()
             await background.end()
             await self._webhooks.close()
             await work.close()

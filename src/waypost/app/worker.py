@@ -100,6 +100,10 @@ class Work:
         for work in self.beside:
             background.start(work())
 
+    def leave(self) -> None:
+        """Before its tasks end, which jobs under way get some time for."""
+        self.executions.leave()
+
     async def close(self) -> None:
         """After its tasks have ended."""
         await self.gateways.close()

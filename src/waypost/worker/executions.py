@@ -13,6 +13,7 @@ what the lost one cost is the house's. Only a step to SUCCEEDED charges anything
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -99,7 +100,8 @@ class Inlined(msgspec.Struct):
 
 
 class NoRoom(msgspec.Struct, frozen=True):
-    """Nothing was sent to anybody: every provider is full, or rests, or there is no memory for its files."""
+    """Not here and now: every provider is full, or rests, or there is no memory for its files, or this process leaves
+    before it may be tried again."""
 
     asked_s: float | None  # that the gateway wanted to be left alone for
     refusal: Refusal  # what it ends with where it is not put back
@@ -144,6 +146,7 @@ class ExecutionWork:
         self._inlined_bytes_max = inlined_bytes_max
         self._inlined_bytes = 0
         self._loading = asyncio.Semaphore(_LOADING_MAX)
+        self._leaving = asyncio.Event()
 
     async def start(self, execution: str) -> float | None:
         """The job `execution.start`; its argument is the id's hexadecimal digits. Seconds when it is to be put back
@@ -158,6 +161,10 @@ class ExecutionWork:
             return await self._work(found)
         finally:
             self._shares.end(found.org_id, found.model)
+
+    def leave(self) -> None:
+        """This process is to end: what only waits to be tried again is put back for the next one. Calls go on."""
+        self._leaving.set()
 
     async def sweep(self) -> None:
         """End what is overdue, until cancelled."""
@@ -284,7 +291,7 @@ class ExecutionWork:
             self._inlined_bytes -= inlined.bytes
         if answer.status != 200:
             refusal = Refusal(_told(answer.code))
-            if not _is_no_room(answer):
+            if not _is_no_room(answer) and not (answer.is_retryable and self._leaving.is_set()):
                 raise refusal
             is_untouched = answer.attempts == attempts_before(claimed.attempt)
             return NoRoom(answer.retry_after_s, refusal, is_untouched)
@@ -304,9 +311,12 @@ class ExecutionWork:
         return Done(answer.charge_nanos, answer.usage or Usage(), has_text=True)
 
     async def _call(self, claimed: AsynchronousExecution, inlined: Inlined) -> Call | None:
-        """None when as much is inlined in others as may be. Raises Refusal, 503 when the input is gone."""
+        """None when as much is inlined in others as may be, or the input is not had before this process leaves. Raises
+        Refusal, 503 when the input is gone."""
         kept = await self._input(claimed)
         if kept is None:
+            if self._leaving.is_set():
+                return None
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE)
         body_input: Mapping[str, Any] = _decode(kept)
         names = dict.fromkeys(files_of(claimed.modality, body_input))
@@ -326,7 +336,8 @@ class ExecutionWork:
             try:
                 return await self._vault.get(input_key(claimed.id))
             except VaultError:
-                await asyncio.sleep(_AGAIN_S)
+                if not await self._pause(_AGAIN_S):
+                    break
         return None
 
     async def _answer(self, claimed: AsynchronousExecution, call: Call) -> InferenceAnswer:
@@ -351,7 +362,15 @@ class ExecutionWork:
             if pause_s is None or pause_s >= self._left_s(claimed):
                 return answer
             asked = msgspec.structs.replace(asked, attempts_before=answer.attempts)
-            await asyncio.sleep(pause_s)
+            if not await self._pause(pause_s):
+                return answer
+
+    async def _pause(self, pause_s: float) -> bool:
+        """Before the next try; False when this process leaves instead."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._leaving.wait()
+        return not self._leaving.is_set()
 
     async def _kept_images(self, claimed: AsynchronousExecution, body: bytes) -> tuple[OutputFile, ...]:
         images = await asyncio.to_thread(answers.images_of, body)
