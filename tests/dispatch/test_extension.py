@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from tests.e2e.stack import COST, UPSTREAM_MODEL, ask, deployment, model, provider
-from tests.e2e.test_heartbeat import KeptBooks, relaying
+from tests.e2e.test_heartbeat import KeptBooks, Relaying, relaying
 from waypost.dispatch.extension import BLOCK_TOKENS, SLACK_TOKENS, Extension
 from waypost.dispatch.ports import Plan, Running
 from waypost.kit.errors import Refusal
-from waypost.ledger.record import Outcome
+from waypost.ledger.record import ClosedAttempt, Outcome
 from waypost.metering.ceiling import Ceiling
 from waypost.metering.price import price_row
 from waypost.policy.document import read_catalogue
@@ -239,34 +239,47 @@ class HaltingCaller:
             await asyncio.sleep(0.2)
 
 
+async def waits_for_a_grant(
+    sim: Simulator, gateway: Relaying, caller: HaltingCaller, *, words: int, outlives_caller: bool = False
+) -> WaitingBooks:
+    """A stream of so many words that has come to the end of its hold, and of whose grant nobody has heard."""
+    document: dict[str, object] = {
+        "providers": [provider(sim, "alpha")],
+        "models": [model("swift-1", deployment("alpha"), max_output=60_000)],
+    }
+    gateway.view = build_view(read_catalogue(document), 2)
+    gateway.fleet.adopt(gateway.view)
+    gateway.dispatcher.books = books = WaitingBooks()
+    gateway.dispatcher.counting.counter.load()
+    body = json.dumps(ask(f"sim: words={words} delay_ms=0", stream=True)).encode()
+    gateway.dispatcher.begin(gateway.plan(body, outlives_caller=outlives_caller), caller)
+    async with asyncio.timeout(20):
+        while not books.asked:  # noqa: ASYNC110  the stream's own pace
+            await asyncio.sleep(0.01)
+        await caller.is_quiet()
+    return books
+
+
+async def ends_when_answered(gateway: Relaying, books: WaitingBooks, *, is_granted: bool) -> ClosedAttempt:
+    for then in books.asked:
+        then(is_granted)
+    async with asyncio.timeout(5):
+        while gateway.dispatcher.running:  # noqa: ASYNC110  its last tokens are counted in a thread
+            await asyncio.sleep(0.01)
+    (attempt,) = books.closed_attempts
+    return attempt
+
+
 @pytest.mark.parametrize("leaves", [False, True])
 async def test_a_stream_that_waits_for_its_grant_waits_whatever_its_caller_does(leaves: bool) -> None:
     async with Simulator() as sim, relaying(sim) as gateway:
-        document: dict[str, object] = {
-            "providers": [provider(sim, "alpha")],
-            "models": [model("swift-1", deployment("alpha"), max_output=60_000)],
-        }
-        gateway.view = build_view(read_catalogue(document), 2)
-        gateway.fleet.adopt(gateway.view)
-        gateway.dispatcher.books = books = WaitingBooks()
-        gateway.dispatcher.counting.counter.load()
         caller = HaltingCaller(halts=not leaves)
-        body = json.dumps(ask("sim: words=30000 delay_ms=0", stream=True)).encode()
-        gateway.dispatcher.begin(gateway.plan(body, outlives_caller=True), caller)
-        async with asyncio.timeout(20):
-            while not books.asked:  # noqa: ASYNC110  the stream's own pace
-                await asyncio.sleep(0.01)
-            await caller.is_quiet()
-            if leaves:
-                caller.execution.leave()
-                await asyncio.sleep(0.5)  # for what must not come
+        books = await waits_for_a_grant(sim, gateway, caller, words=30_000, outlives_caller=True)
+        if leaves:
+            caller.execution.leave()
+            await asyncio.sleep(0.5)  # for what must not come
         assert not books.closed_attempts
-        for then in books.asked:
-            then(False)
-        async with asyncio.timeout(5):
-            while gateway.dispatcher.running:  # noqa: ASYNC110  its last tokens are counted in a thread
-                await asyncio.sleep(0.01)
-        (attempt,) = books.closed_attempts
+        attempt = await ends_when_answered(gateway, books, is_granted=False)
         assert attempt.close.outcome is Outcome.CUT_OFF
         # Of 30,000, whatever one read of the socket brings.
         assert HELD - 3 * SLACK_TOKENS < attempt.close.usage.output_tokens <= HELD
@@ -280,28 +293,10 @@ async def test_an_answer_that_ends_while_it_waits_ends_when_its_grant_comes(is_g
     """The provider is through with 9,000 tokens before anybody has answered."""
     async with Simulator() as sim, relaying(sim) as gateway:
         sim.set_prices({UPSTREAM_MODEL: COST})
-        document: dict[str, object] = {
-            "providers": [provider(sim, "alpha")],
-            "models": [model("swift-1", deployment("alpha"), max_output=60_000)],
-        }
-        gateway.view = build_view(read_catalogue(document), 2)
-        gateway.fleet.adopt(gateway.view)
-        gateway.dispatcher.books = books = WaitingBooks()
-        gateway.dispatcher.counting.counter.load()
         caller = HaltingCaller(halts=False)
-        body = json.dumps(ask("sim: words=8500 delay_ms=0", stream=True)).encode()
-        gateway.dispatcher.begin(gateway.plan(body), caller)
-        async with asyncio.timeout(20):
-            while not books.asked:  # noqa: ASYNC110  the stream's own pace
-                await asyncio.sleep(0.01)
-            await caller.is_quiet()
+        books = await waits_for_a_grant(sim, gateway, caller, words=8_500)
         delivered = caller.pieces
-        for then in books.asked:
-            then(is_granted)
-        async with asyncio.timeout(5):
-            while gateway.dispatcher.running:  # noqa: ASYNC110  its last tokens are counted in a thread
-                await asyncio.sleep(0.01)
-        (attempt,) = books.closed_attempts
+        attempt = await ends_when_answered(gateway, books, is_granted=is_granted)
         if is_granted:
             assert attempt.close.outcome is Outcome.COMPLETED
             assert caller.pieces > delivered
