@@ -18,7 +18,8 @@ from waypost.executions.payload_keys import output_key
 from waypost.kit import ids
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.document import read_catalogue
-from waypost.storage.asynchronous_executions import AsynchronousExecution, Ending, OutputFile
+from waypost.storage.asynchronous_executions import Ending
+from waypost.storage.asynchronous_rows import AsynchronousExecution, OutputFile
 from waypost.wire.canonical import Usage
 
 CREDIT_NANOS = 10_000_000_000

@@ -15,7 +15,8 @@ from tests.control.plane import Answer, Plane
 from waypost.executions.lifecycle import Mode, State
 from waypost.executions.payload_keys import input_key, output_key
 from waypost.kit import ids
-from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, Ending, OutputFile
+from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, Ending
+from waypost.storage.asynchronous_rows import OutputFile
 from waypost.tenancy.api_key import Scope
 
 OUTPUT = b'{"text":"hello"}'

@@ -20,7 +20,8 @@ from waypost.executions.payload_keys import input_key
 from waypost.executions.video_tasks import input_of_task
 from waypost.kit import ids
 from waypost.kit.errors import Refusal
-from waypost.storage.asynchronous_executions import Ending, OutputFile
+from waypost.storage.asynchronous_executions import Ending
+from waypost.storage.asynchronous_rows import OutputFile
 from waypost.storage.files import hold_output, show_outputs_on
 from waypost.wire.canonical import Usage
 

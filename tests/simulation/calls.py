@@ -8,7 +8,7 @@ from random import Random
 
 from tests.simulation.faults import Faults
 from waypost.kit.errors import ErrorCode
-from waypost.storage.asynchronous_executions import AsynchronousExecution, OutputFile
+from waypost.storage.asynchronous_rows import AsynchronousExecution, OutputFile
 from waypost.wire.canonical import Usage
 from waypost.wire.model_call import ModelCall
 from waypost.worker.gateways import InferenceAnswer

@@ -33,7 +33,8 @@ from waypost.kit.errors import ErrorCode, Refusal
 from waypost.ledger.record import LedgerUnavailable
 from waypost.policy.document import read_catalogue
 from waypost.policy.snapshot import View, build_view
-from waypost.storage.asynchronous_executions import START, AsynchronousExecution, Executions, OutputFile
+from waypost.storage.asynchronous_executions import START, Executions
+from waypost.storage.asynchronous_rows import AsynchronousExecution, OutputFile
 from waypost.storage.execution_news import ExecutionNews
 from waypost.storage.pool import Pool
 from waypost.storage.provider_callbacks import ProviderCallback, record_callback

@@ -33,7 +33,7 @@ from tests.simulation.observer import Observer, observer
 from tests.storage.books import open_books
 from waypost.executions.lifecycle import State
 from waypost.executions.retries import TRIES_MAX
-from waypost.storage.asynchronous_executions import AsynchronousExecution
+from waypost.storage.asynchronous_rows import AsynchronousExecution
 from waypost.storage.roles import Role
 from waypost.worker import executions as work
 

@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 from psycopg import AsyncConnection
 
-from waypost.storage.asynchronous_executions import COLUMNS, AsynchronousExecution, execution_of
+from waypost.storage.asynchronous_rows import COLUMNS, AsynchronousExecution, execution_of
 from waypost.storage.pool import connect
 from waypost.storage.roles import Role
 

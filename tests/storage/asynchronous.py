@@ -8,7 +8,7 @@ import msgspec
 
 from tests.storage.books import IDS
 from waypost.executions.lifecycle import Mode, State
-from waypost.storage.asynchronous_executions import AsynchronousExecution
+from waypost.storage.asynchronous_rows import AsynchronousExecution
 
 NOW = datetime.now(UTC)
 HOLD_NANOS = 12_000_000

@@ -20,15 +20,14 @@ from waypost.ledger.record import InsufficientFunds
 from waypost.storage.asynchronous_executions import (
     CANCEL_AT_PROVIDER,
     START,
-    AsynchronousExecution,
     Claim,
     Ending,
     Executions,
     Job,
     JobBill,
     KeyUsedOtherwise,
-    OutputFile,
 )
+from waypost.storage.asynchronous_rows import AsynchronousExecution, OutputFile
 from waypost.storage.executions import Filters, find_execution, list_executions
 from waypost.storage.job_queue import QueueState, queue_state
 from waypost.storage.pool import Pool

@@ -16,7 +16,8 @@ from tests.storage.asynchronous import ended, received, running
 from tests.storage.books import IDS, Books, open_books
 from waypost.executions.lifecycle import State
 from waypost.kit.ids import text
-from waypost.storage.asynchronous_executions import AsynchronousExecution, Ending, Executions, OutputFile
+from waypost.storage.asynchronous_executions import Ending, Executions
+from waypost.storage.asynchronous_rows import AsynchronousExecution, OutputFile
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
 from waypost.storage.webhook_deliveries import (

@@ -21,7 +21,8 @@ from waypost.executions.payload_keys import input_key, output_key
 from waypost.kit.clock import SystemClock
 from waypost.kit.errors import ErrorCode
 from waypost.policy.snapshot import build_view
-from waypost.storage.asynchronous_executions import AsynchronousExecution, Ending, Executions, OutputFile
+from waypost.storage.asynchronous_executions import Ending, Executions
+from waypost.storage.asynchronous_rows import AsynchronousExecution, OutputFile
 from waypost.storage.execution_news import ExecutionNews
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role

@@ -23,7 +23,8 @@ from waypost.policy.catalogue import Catalogue
 from waypost.policy.document import read_catalogue
 from waypost.policy.snapshot import View, build_view
 from waypost.simulator import Simulator
-from waypost.storage.asynchronous_executions import START, AsynchronousExecution, Ending, Executions, OutputFile
+from waypost.storage.asynchronous_executions import START, Ending, Executions
+from waypost.storage.asynchronous_rows import AsynchronousExecution, OutputFile
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
 from waypost.wire.errand import Ambiguous, Answered, Errand, NotSent, Sent

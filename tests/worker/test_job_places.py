@@ -10,7 +10,7 @@ from tests.worker.test_provider_jobs import is_submission, money_is_right
 from waypost.executions.lifecycle import State
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.snapshot import View, build_view
-from waypost.storage.asynchronous_executions import AsynchronousExecution
+from waypost.storage.asynchronous_rows import AsynchronousExecution
 from waypost.storage.provider_callbacks import HEAR
 from waypost.wire.errand import Errand, Sent
 from waypost.worker.job_places import LOOKED_BACK_MAX, JobPlaces

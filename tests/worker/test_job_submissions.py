@@ -266,41 +266,36 @@ async def test_a_worker_that_dies_while_it_submits_sends_nothing_twice(database:
     for style, state in (("plain", State.SUCCEEDED), ("fal", State.FAILED)):
         async with open_stage(database, style) as stage:
             execution_id = await stage.execute()
-            task = await stage.next_job()
-            assert task is not None
-
-            def dies(_: Errand, sent: Sent) -> Sent:
-                raise ConnectionError
-
-            stage.carrier.after = dies
-            with pytest.raises(ConnectionError):
-                await stage.run(*task)
-            stage.carrier.after = lambda _, sent: sent
-            stage.jobs = stage.worker()
-            await stage.run(*task)  # the queue gives it to another one
+            task = await dies_having_submitted(stage)
+            await stage.run(**task)  # the queue gives it to another one
             assert (await stage.ended(execution_id)).state is state
             assert len(stage.sim.jobs) == 1
+
+
+async def is_believed_dead_while_it_submits(stage: Stage, execution_id: bytes) -> State:
+    """Another worker takes a submission over while the one that sends it hears its answer; what it leaves behind."""
+    task = await stage.next_job()
+    assert task is not None
+    left: list[State] = []
+    original = stage.carrier.send
+
+    async def send(errand: Errand) -> Sent:
+        sent = await original(errand)
+        if is_submission(errand) and not left:
+            await stage.run(*task)
+            left.append((await stage.row(execution_id)).state)
+        return sent
+
+    stage.carrier.send = send  # type: ignore[method-assign]
+    stage.jobs = stage.worker()
+    await stage.run(*task)
+    return left[0]
 
 
 async def test_an_answer_that_comes_after_its_worker_was_believed_dead_is_still_heard(database: str) -> None:
     async with open_stage(database, "replicate", mode="callback", public_url="http://127.0.0.1:1") as stage:
         execution_id = await stage.execute()
-        task = await stage.next_job()
-        assert task is not None
-        rescued: list[Errand] = []
-        original = stage.carrier.send
-
-        async def send(errand: Errand) -> Sent:
-            sent = await original(errand)
-            if is_submission(errand) and not rescued:
-                rescued.append(errand)
-                await stage.run(*task)  # by another worker, while this one hears its answer
-                assert (await stage.row(execution_id)).state is State.SUBMIT_UNKNOWN
-            return sent
-
-        stage.carrier.send = send  # type: ignore[method-assign]
-        stage.jobs = stage.worker()
-        await stage.run(*task)
+        assert await is_believed_dead_while_it_submits(stage, execution_id) is State.SUBMIT_UNKNOWN
         assert (await stage.row(execution_id)).state is State.SUBMITTED
         assert (await stage.ended(execution_id)).state is State.SUCCEEDED
         assert len(stage.sim.jobs) == 1
@@ -309,21 +304,7 @@ async def test_an_answer_that_comes_after_its_worker_was_believed_dead_is_still_
 async def test_an_answer_that_comes_after_the_end_is_an_orphan(database: str) -> None:
     async with open_stage(database, "fal") as stage:
         execution_id = await stage.execute(prompt="sim: stuck=1")
-        task = await stage.next_job()
-        assert task is not None
-        rescued: list[Errand] = []
-        original = stage.carrier.send
-
-        async def send(errand: Errand) -> Sent:
-            sent = await original(errand)
-            if is_submission(errand) and not rescued:
-                rescued.append(errand)
-                await stage.run(*task)
-            return sent
-
-        stage.carrier.send = send  # type: ignore[method-assign]
-        stage.jobs = stage.worker()
-        await stage.run(*task)
+        await is_believed_dead_while_it_submits(stage, execution_id)
         assert (await stage.ended(execution_id)).state is State.FAILED
         await stage.work()
         assert stage.sim.jobs[0].is_cancel_asked

@@ -19,7 +19,7 @@ from tests.wire.test_media_duration import FILM, sound
 from waypost.control.file_fetch import Outputs
 from waypost.executions.lifecycle import State
 from waypost.kit import ids
-from waypost.storage.asynchronous_executions import AsynchronousExecution
+from waypost.storage.asynchronous_rows import AsynchronousExecution
 from waypost.storage.files import drop_outputs_on, show_outputs_on
 from waypost.worker.job_steps import OutputNotKept, OutputsAway, OutputUnfit
 from waypost.worker.kept_outputs import KeptOutputs

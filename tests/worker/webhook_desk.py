@@ -16,7 +16,8 @@ from tests.worker.receivers import until
 from waypost.executions.lifecycle import State
 from waypost.kit.clock import SystemClock
 from waypost.storage.announcements import Announcements
-from waypost.storage.asynchronous_executions import AsynchronousExecution, Ending, Executions
+from waypost.storage.asynchronous_executions import Ending, Executions
+from waypost.storage.asynchronous_rows import AsynchronousExecution
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
 from waypost.storage.webhook_endpoints import Change, Endpoint, create_endpoint, find_endpoint

@@ -25,7 +25,8 @@ from waypost.kit.errors import ErrorCode, Fault, InvalidFields, Refusal, invalid
 from waypost.ledger.record import InsufficientFunds
 from waypost.ledger.shortfall import used_up
 from waypost.policy.catalogue import Model
-from waypost.storage.asynchronous_executions import ENDPOINT, AsynchronousExecution, Claim, KeyUsedOtherwise
+from waypost.storage.asynchronous_executions import ENDPOINT, Claim, KeyUsedOtherwise
+from waypost.storage.asynchronous_rows import AsynchronousExecution
 from waypost.stores.vault import ValueTooLarge, VaultError
 from waypost.tenancy.api_key import ApiKey
 from waypost.upstream.guard import Allowed, UrlForbidden, read_url

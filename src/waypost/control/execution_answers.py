@@ -11,7 +11,7 @@ from waypost.control.answers import moment
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode
 from waypost.kit.money import format_usd
-from waypost.storage.asynchronous_executions import AsynchronousExecution, OutputFile
+from waypost.storage.asynchronous_rows import AsynchronousExecution, OutputFile
 from waypost.storage.executions import Ended, ExecutionRow
 
 _RARE = ("images", "duration_ms", "characters")

@@ -29,7 +29,8 @@ from waypost.executions.payload_keys import input_key, metadata_key, output_key
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal, invalid
 from waypost.kit.money import format_usd
-from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, AsynchronousExecution, Ending, Job
+from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, Ending, Job
+from waypost.storage.asynchronous_rows import AsynchronousExecution
 from waypost.storage.executions import ExecutionRow, Filters, find_execution, list_executions
 from waypost.stores.vault import VaultError
 from waypost.tenancy.api_key import ApiKey, Scope

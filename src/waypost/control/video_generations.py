@@ -25,7 +25,7 @@ from waypost.executions.video_tasks import in_words_of_task, input_of_task, task
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, InvalidFields, Refusal, invalid
 from waypost.kit.money import format_usd
-from waypost.storage.asynchronous_executions import OutputFile
+from waypost.storage.asynchronous_rows import OutputFile
 from waypost.storage.executions import ExecutionRow, find_execution
 from waypost.tenancy.api_key import Scope
 

@@ -10,21 +10,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import msgspec
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
-from psycopg.types.json import Jsonb
 
-from waypost.executions.lifecycle import Mode, State, event_of, may_follow, outcome_of
+from waypost.executions.lifecycle import State, event_of, may_follow, outcome_of
 from waypost.kit.errors import ErrorCode
 from waypost.kit.ids import Ids
 from waypost.kit.money import Nanos
 from waypost.ledger.account import AccountKind, TransferCode
 from waypost.ledger.record import InsufficientFunds, Outcome
+from waypost.storage.asynchronous_rows import (
+    CHANGING,
+    COLUMNS,
+    FIXED,
+    AsynchronousExecution,
+    execution_of,
+    parameters_of,
+)
 from waypost.storage.files import drop_outputs_on, show_outputs_on
 from waypost.storage.general_ledger import posting
 from waypost.storage.jobs import defer
@@ -42,15 +48,6 @@ KEPT_HOURS = 24  # an idempotency key
 FETCHING_S = 600  # that an output which is there may still be fetched for, when time is up
 
 # fmt: off
-_FIXED = (
-    "id", "org_id", "api_key_id", "model", "modality", "price_version", "estimate", "hold", "accepted_at", "expires_at",
-    "webhook_url",
-)
-_CHANGING = (
-    "state", "attempt", "started_at", "ended_at", "cancel_requested_at", "error_code", "mode", "provider", "deployment",
-    "catalogue_version", "provider_job", "credential", "polls", "sequence", "output_files", "result_until",
-)
-COLUMNS = (*_FIXED, *_CHANGING, "version")
 _RARE = ("audio_input_tokens", "image_input_tokens", "audio_output_tokens", "images", "duration_ms", "characters")
 _UNITS = (
     "input_tokens", "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "output_tokens",
@@ -84,14 +81,14 @@ SELECT fingerprint, execution_id FROM idempotency_key
 """  # noqa: S608
 
 INSERT = f"""
-INSERT INTO asynchronous_execution ({", ".join(_FIXED)}) VALUES ({_values(_FIXED)})
+INSERT INTO asynchronous_execution ({", ".join(FIXED)}) VALUES ({_values(FIXED)})
 """  # noqa: S608
 
 FIND = f"SELECT {', '.join(COLUMNS)} FROM asynchronous_execution WHERE id = %(id)s"  # noqa: S608
 
 STEP = f"""
 UPDATE asynchronous_execution
-   SET ({", ".join(_CHANGING)}, version) = ({_values(_CHANGING)}, version + 1)
+   SET ({", ".join(CHANGING)}, version) = ({_values(CHANGING)}, version + 1)
  WHERE id = %(id)s AND version = %(version)s
 RETURNING version, pg_notify('{CHANNEL}', %(id_digits)s || ' ' || version)
 """  # noqa: S608
@@ -149,50 +146,6 @@ RETURNING result_read_at IS NULL
 """
 
 FORGOTTEN = "UPDATE asynchronous_execution SET result_until = now() WHERE id = %(id)s AND result_until > now()"
-
-
-class OutputFile(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A file that an execution made. Measures are in pixels and milliseconds, 0 = it has none or nobody measured."""
-
-    id: bytes
-    content_type: str
-    bytes: int = 0
-    width: int = 0
-    height: int = 0
-    duration_ms: int = 0
-
-
-class AsynchronousExecution(msgspec.Struct, frozen=True, kw_only=True):
-    """One row. Everything from `state` on changes, by `Executions.step`."""
-
-    id: bytes
-    org_id: bytes
-    api_key_id: bytes
-    model: str  # our slug
-    modality: str
-    price_version: int
-    estimate_nanos: Nanos
-    hold_nanos: Nanos
-    accepted_at: datetime
-    expires_at: datetime
-    webhook_url: str | None = None
-    state: State = State.RECEIVED
-    attempt: int = 0  # n: at a provider of jobs its submits, else how often the work was begun
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
-    cancel_requested_at: datetime | None = None
-    error_code: str = ""  # canonical, of one that FAILED or EXPIRED
-    mode: Mode | None = None
-    provider: str | None = None
-    deployment: str | None = None
-    catalogue_version: int | None = None  # that its newest submission was made under
-    provider_job: str | None = None  # the provider's name for its job
-    credential: bytes | None = None  # digest of the key that the job was submitted with
-    polls: int = 0
-    sequence: int = 0  # of the newest event
-    output_files: tuple[OutputFile, ...] = ()
-    result_until: datetime | None = None  # the vault keeps its text result until then
-    version: int = 1
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -287,7 +240,7 @@ class Executions:
                         amount_nanos=execution.hold_nanos,
                         owners=owners,
                     )
-                    await connection.execute(INSERT, _parameters(execution))
+                    await connection.execute(INSERT, parameters_of(execution))
                     await defer(connection, START, {"execution": execution.id.hex()}, queue=QUEUE)
                     await connection.execute("COMMIT")
             finally:
@@ -329,7 +282,7 @@ class Executions:
                 async with connection.pipeline():
                     await connection.execute("BEGIN")
                     stepped = _checked(before, after, ending)
-                    parameters = _parameters(stepped) | {"version": before.version, "id_digits": after.id.hex()}
+                    parameters = parameters_of(stepped) | {"version": before.version, "id_digits": after.id.hex()}
                     await connection.execute(STEP_OR_FAIL, parameters)
                     stepped = msgspec.structs.replace(stepped, version=before.version + 1)
                     await self._complete(connection, before, stepped, ending, jobs)
@@ -355,7 +308,7 @@ class Executions:
         if before.state.has_ended:
             return None
         stepped = _checked(before, after, ending)
-        parameters = _parameters(stepped) | {"version": before.version, "id_digits": after.id.hex()}
+        parameters = parameters_of(stepped) | {"version": before.version, "id_digits": after.id.hex()}
         row = await (await connection.execute(STEP, parameters)).fetchone()
         if row is None:
             return None
@@ -384,7 +337,7 @@ class Executions:
         transfer_ids = UUID(bytes=self._ids.new()), UUID(bytes=self._ids.new())
         await end_hold_on(connection, transfer_ids, hold_id=ended.id, charge_nanos=ending.charge_nanos)
         usage = msgspec.structs.asdict(ending.usage)
-        parameters = _parameters(ended) | usage | {"charge": ending.charge_nanos, "status": _http_status(ended)}
+        parameters = parameters_of(ended) | usage | {"charge": ending.charge_nanos, "status": _http_status(ended)}
         parameters["outcome"] = outcome_of(ended.state).value
         await connection.execute(ENDED, parameters)
         if ended.output_files:
@@ -400,7 +353,7 @@ class Executions:
     async def book_orphan(self, ended: AsynchronousExecution, bill: JobBill, usage: Usage) -> None:
         """A job at a provider that its execution ended without: the house pays it, once. `ended` names the deployment
         that had it."""
-        parameters = _parameters(ended) | msgspec.structs.asdict(usage) | {"outcome": Outcome.CUT_OFF.value}
+        parameters = parameters_of(ended) | msgspec.structs.asdict(usage) | {"outcome": Outcome.CUT_OFF.value}
         parameters |= {"attempt_id": UUID(bytes=bill.attempt_id), "cogs": bill.cogs_nanos}
         parameters |= {"cost_kind": AccountKind.HOUSE_LATE.value, "transfer_id": UUID(bytes=self._ids.new())}
         async with self.pool.connection() as connection, connection.transaction():
@@ -450,7 +403,7 @@ async def _claimed_before(
     connection: AsyncConnection, execution: AsynchronousExecution, claim: Claim
 ) -> AsynchronousExecution | None:
     """Who has the key, if it is not this one's now. Raises KeyUsedOtherwise."""
-    parameters = _parameters(execution) | msgspec.structs.asdict(claim)
+    parameters = parameters_of(execution) | msgspec.structs.asdict(claim)
     # A rival that has ended meanwhile is waited for by the insert, and seen by the statement after it.
     if await (await connection.execute(CLAIM, parameters)).fetchone() == (True,):
         return None
@@ -466,34 +419,3 @@ async def _claimed_by(connection: AsyncConnection, row: TupleRow, claim: Claim) 
     found = await (await connection.execute(FIND, {"id": row[1]})).fetchone()
     assert found is not None, "the key and its execution are written together"
     return execution_of(found)
-
-
-def _parameters(execution: AsynchronousExecution) -> dict[str, object]:
-    values: dict[str, object] = {
-        name: getattr(execution, name) for name in (*_FIXED, *_CHANGING) if name not in ("estimate", "hold")
-    }
-    values |= {name: UUID(bytes=getattr(execution, name)) for name in ("id", "org_id", "api_key_id")}
-    values |= {"estimate": execution.estimate_nanos, "hold": execution.hold_nanos, "state": execution.state.name}
-    values["mode"] = None if execution.mode is None else execution.mode.value
-    values["output_files"] = Jsonb([*map(_file_value, execution.output_files)]) if execution.output_files else None
-    return values
-
-
-def execution_of(row: TupleRow) -> AsynchronousExecution:
-    """The value of a row of `COLUMNS`."""
-    values = dict(zip(COLUMNS, row, strict=True))
-    values |= {name: values[name].bytes for name in ("id", "org_id", "api_key_id")}
-    values["estimate_nanos"], values["hold_nanos"] = values.pop("estimate"), values.pop("hold")
-    values["state"] = State[values["state"]]
-    values["mode"] = None if values["mode"] is None else Mode(values["mode"])
-    values["credential"] = None if values["credential"] is None else bytes(values["credential"])
-    values["output_files"] = tuple(_file_of(each) for each in values["output_files"] or ())
-    return AsynchronousExecution(**values)
-
-
-def _file_value(file: OutputFile) -> dict[str, object]:
-    return msgspec.structs.asdict(file) | {"id": file.id.hex()}
-
-
-def _file_of(value: dict[str, Any]) -> OutputFile:
-    return OutputFile(**(value | {"id": bytes.fromhex(value["id"])}))

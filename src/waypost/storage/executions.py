@@ -15,7 +15,7 @@ from waypost.executions.lifecycle import STATUSES, Mode, State, public_status
 from waypost.kit.ids import lowest_at
 from waypost.kit.money import Nanos
 from waypost.ledger.record import Outcome
-from waypost.storage.asynchronous_executions import COLUMNS, AsynchronousExecution, execution_of
+from waypost.storage.asynchronous_rows import COLUMNS, AsynchronousExecution, execution_of
 from waypost.storage.pool import Pool
 
 _ENDED = """

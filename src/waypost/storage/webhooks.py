@@ -14,7 +14,8 @@ from psycopg.types.json import Jsonb
 
 from waypost.executions.lifecycle import public_status
 from waypost.kit.ids import Ids, text
-from waypost.storage.asynchronous_executions import AsynchronousExecution, Ending, OutputFile
+from waypost.storage.asynchronous_executions import Ending
+from waypost.storage.asynchronous_rows import AsynchronousExecution, OutputFile
 from waypost.webhooks.event import FILES_MAX, EventType, ExecutionFacts, ResultFile
 from waypost.webhooks.sealed import Sealed
 from waypost.wire.canonical import Usage

@@ -5,7 +5,7 @@ from __future__ import annotations
 from waypost.control.file_fetch import FetchFailed, Outputs
 from waypost.control.file_store import Delivery, Files
 from waypost.kit.errors import ErrorCode, Refusal
-from waypost.storage.asynchronous_executions import AsynchronousExecution, OutputFile
+from waypost.storage.asynchronous_rows import AsynchronousExecution, OutputFile
 from waypost.stores.objects import StoreUnavailable
 
 

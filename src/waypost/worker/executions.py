@@ -30,14 +30,8 @@ from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.ledger.record import LedgerUnavailable
 from waypost.policy.snapshot import View
-from waypost.storage.asynchronous_executions import (
-    CANCEL_AT_PROVIDER,
-    AsynchronousExecution,
-    Ending,
-    Executions,
-    Job,
-    OutputFile,
-)
+from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, Ending, Executions, Job
+from waypost.storage.asynchronous_rows import AsynchronousExecution, OutputFile
 from waypost.storage.execution_news import ExecutionNews, Steps
 from waypost.stores.vault import Vault, VaultError
 from waypost.telemetry.events import report_bug

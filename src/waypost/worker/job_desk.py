@@ -16,7 +16,7 @@ from waypost.policy.snapshot import Route
 from waypost.providers import JOB_KINDS
 from waypost.providers.job import Job, JobAnswer, JobCall, JobKind, JobState, JobTarget, Submission
 from waypost.providers.kind import BadAnswer, UpstreamError
-from waypost.storage.asynchronous_executions import AsynchronousExecution
+from waypost.storage.asynchronous_rows import AsynchronousExecution
 from waypost.wire.errand import Ambiguous, Answered, Errand, NotSent, Sent
 from waypost.worker.job_places import JobPlaces
 

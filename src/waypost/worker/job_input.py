@@ -13,7 +13,7 @@ from waypost.executions.payload_keys import input_key
 from waypost.executions.provider_job import files_named, with_files
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal
-from waypost.storage.asynchronous_executions import AsynchronousExecution
+from waypost.storage.asynchronous_rows import AsynchronousExecution
 from waypost.stores.vault import Vault
 from waypost.worker.job_desk import Seat
 

@@ -14,7 +14,8 @@ from waypost.metering.price import PriceRow
 from waypost.policy.catalogue import Model
 from waypost.policy.snapshot import View
 from waypost.providers.job import Job
-from waypost.storage.asynchronous_executions import AsynchronousExecution, Ending, Executions, JobBill, OutputFile
+from waypost.storage.asynchronous_executions import Ending, Executions, JobBill
+from waypost.storage.asynchronous_rows import AsynchronousExecution, OutputFile
 from waypost.stores.vault import VaultError
 from waypost.telemetry.events import ProviderJobOrphaned, emit
 from waypost.wire.canonical import Usage

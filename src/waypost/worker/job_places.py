@@ -10,7 +10,7 @@ import msgspec
 
 from waypost.policy.snapshot import Route, View
 from waypost.providers import JOB_KINDS
-from waypost.storage.asynchronous_executions import AsynchronousExecution
+from waypost.storage.asynchronous_rows import AsynchronousExecution
 
 # Versions, where that of the submission is not known: of before it was written down, and of an earlier attempt, which
 # came under the last one's or shortly before. Each is loaded, so it is less than what is kept at hand.

@@ -18,15 +18,9 @@ from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode
 from waypost.ledger.record import LedgerUnavailable
 from waypost.providers.job import Job
-from waypost.storage.asynchronous_executions import (
-    CANCEL_AT_PROVIDER,
-    QUEUE,
-    AsynchronousExecution,
-    Ending,
-    Executions,
-    OutputFile,
-)
+from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, QUEUE, Ending, Executions
 from waypost.storage.asynchronous_executions import Job as QueuedJob
+from waypost.storage.asynchronous_rows import AsynchronousExecution, OutputFile
 from waypost.storage.jobs import defer
 from waypost.storage.transaction_outcome import number_of, was_committed
 from waypost.stores.vault import Vault, VaultError

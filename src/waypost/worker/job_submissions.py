@@ -16,7 +16,7 @@ from waypost.executions.lifecycle import Mode, State
 from waypost.executions.provider_job import ATTEMPTS_MAX, LOOK_UP_S, Next, backoff_s
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.providers.job import Job, JobState
-from waypost.storage.asynchronous_executions import AsynchronousExecution
+from waypost.storage.asynchronous_rows import AsynchronousExecution
 from waypost.stores.vault import VaultError
 from waypost.telemetry.events import ProviderJobLost, emit
 from waypost.worker.job_desk import JobDesk, Seat, Submitted, Unheard, Unsent

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from waypost.control.file_fetch import FetchFailed, FetchFailure, Outputs
 from waypost.executions.provider_job import WRONG_TYPE_TRIES_MAX
-from waypost.storage.asynchronous_executions import AsynchronousExecution, OutputFile
+from waypost.storage.asynchronous_rows import AsynchronousExecution, OutputFile
 from waypost.storage.files import UploadEnded
 from waypost.stores.objects import StoreUnavailable
 from waypost.wire.media_type import split_data_url

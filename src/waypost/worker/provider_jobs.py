@@ -23,8 +23,9 @@ from waypost.executions.provider_job import (
 from waypost.kit.errors import ErrorCode
 from waypost.policy.job_document import may_serve_outputs
 from waypost.providers.job import Job, JobState
-from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, FETCHING_S, AsynchronousExecution, OutputFile
+from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, FETCHING_S
 from waypost.storage.asynchronous_executions import Job as QueuedJob
+from waypost.storage.asynchronous_rows import AsynchronousExecution, OutputFile
 from waypost.storage.provider_callbacks import HEAR
 from waypost.telemetry.events import ProviderJobOutputLost, ProviderJobUnbooked, emit
 from waypost.worker.job_desk import JobDesk, Seat, Unheard
