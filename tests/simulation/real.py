@@ -16,32 +16,28 @@ from collections import Counter
 from pathlib import Path
 from uuid import UUID
 
-import psycopg
-import uvloop
-from psycopg import conninfo as conninfos
-
 from tests.gateway.disk import Killed
+from tests.simulation.connections import Connections, connected
 from tests.simulation.failing_disk import PowerDisk
+from tests.simulation.large_run import BrokenSchedule, own_copy
 from tests.simulation.lockstep import Lockstep
 from tests.simulation.model_books import Budget, need
 from tests.simulation.real_node import Call, Node
+from tests.simulation.still_loop import let_all_run, run
 from waypost.gateway.journal import JournalFull
 from waypost.gateway.ports import LedgerUnavailable
 from waypost.gateway.wallet import Hold
 from waypost.kit.ids import Ids
 from waypost.kit.money import NANOS_PER_USD
 from waypost.ledger.record import Balance, ClosedAttempt, Open
-from waypost.storage.ledger import PostgresLedger
 from waypost.storage.ledger_check import check_ledger
 from waypost.storage.orgs import create_org
-from waypost.storage.pool import Pool
-from waypost.storage.roles import Role
 from waypost.tenancy.budget import Chain, Period
 
 STEPS = 110
 CENT = NANOS_PER_USD // 100
+_LONG_S = 24 * 3600
 _NOW_NS = 1_790_000_000 * 10**9
-_TURNS = 12  # of the event loop: more than any chain of callbacks here is long
 _BUDGET = """
 INSERT INTO budget (owner_id, period, org_id, owner_kind, amount) VALUES (%s, 'lifetime', %s, %s, %s)
 """
@@ -59,7 +55,7 @@ class Clock:
 
 
 class Schedule:
-    def __init__(self, seed: int, directory: Path, ledger: PostgresLedger, app: Pool, owner: Pool) -> None:
+    def __init__(self, seed: int, directory: Path, connections: Connections) -> None:
         self.dice = random.Random(seed)
         self.directory = directory
         self.clock = Clock()
@@ -67,7 +63,7 @@ class Schedule:
         self.hold_max = 8 * CENT
         self.orgs = [self.ids.new() for _ in range(2)]
         self.chains = {org_id: self._chain() for org_id in self.orgs}
-        self.books = Lockstep(ledger, owner, self.orgs)
+        self.books = Lockstep(connections.ledger, connections.owner, self.orgs)
         self.nodes = [Node(self, b"node %d %s" % (n, self.ids.new().hex()[-9:].encode())) for n in range(2)]
         self.calls: list[Call] = []
         self.sleepers: list[asyncio.Future[None]] = []
@@ -82,7 +78,7 @@ class Schedule:
         self.killed: list[Node] = []
         self.refused: list[ClosedAttempt] = []
         self.counts: Counter[str] = Counter()
-        self._ledger, self._app, self._owner = ledger, app, owner
+        self._connections = connections
 
     def _chain(self) -> Chain:
         owners = (self.ids.new(), self.ids.new())
@@ -142,13 +138,13 @@ class Schedule:
 
     async def _found(self) -> None:
         for org_id in self.orgs:
-            await create_org(self._app, self._ledger, org_id=org_id, name="Acme")
+            await create_org(self._connections.app, self._connections.ledger, org_id=org_id, name="Acme")
             await self.topup(org_id)
             limits = self.dice.randint(4 * CENT, 30 * CENT), self.dice.randint(10 * CENT, 50 * CENT)
-            async with self._owner.system() as connection:
-                for owner_id, kind, limit in zip(self.chains[org_id].owners, ("key", "project"), limits, strict=True):
-                    await connection.execute(_BUDGET, (UUID(bytes=owner_id), UUID(bytes=org_id), kind, limit))
-                    self.books.model.budgets[owner_id.hex()] = Budget(limit)
+            for owner_id, kind, limit in zip(self.chains[org_id].owners, ("key", "project"), limits, strict=True):
+                row = UUID(bytes=owner_id), UUID(bytes=org_id), kind, limit
+                await self._connections.owner.execute(_BUDGET, row)
+                self.books.model.budgets[owner_id.hex()] = Budget(limit)
 
     async def step(self) -> None:
         dice = self.dice
@@ -193,8 +189,7 @@ class Schedule:
                 if not sleeper.done():
                     sleeper.set_result(None)
             self.sleepers.clear()
-        for _ in range(_TURNS):
-            await asyncio.sleep(0)
+        await let_all_run()
 
     async def bury(self) -> None:
         for node in self.killed:
@@ -203,7 +198,7 @@ class Schedule:
                 self.counts["power lost" if is_power_lost else "killed"] += 1
                 node.die(is_power_lost=is_power_lost)
         self.killed.clear()
-        await asyncio.sleep(0)
+        await let_all_run()
 
     def is_power_lost(self) -> bool:
         return self.dice.random() < 0.3
@@ -245,8 +240,7 @@ class Schedule:
     async def _empty(self) -> None:
         """Every call arrives, and what follows from it."""
         while True:
-            for _ in range(_TURNS):
-                await asyncio.sleep(0)
+            await let_all_run()
             for sleeper in self.sleepers:
                 if not sleeper.done():
                     sleeper.set_result(None)
@@ -279,8 +273,9 @@ class Schedule:
                 need(row.charge + row.house == told.charge_nanos, "the charge is not what was told")
         for org_id in self.orgs:
             wallet = model.wallets[org_id.hex()]
-            balance = await self._ledger.snapshot(org_id)
+            balance = await self._connections.ledger.snapshot(org_id)
             need(balance == Balance(wallet.available, 0, 0), "something is held or stranded in the end")
+        await self.books.pass_time(_LONG_S)  # a later schedule's nodes do not share with these
         self.counts["settled"] += len(model.settlements) - len(self.long_holds)
         self.counts["crashed"] += sum(
             model.settlements[name.hex()].is_estimated for name in self.sent if name not in lost
@@ -406,37 +401,26 @@ _WEIGHTS = [weight for weight, _ in _ACTIONS]
 
 
 async def simulate(conninfo: str, seeds: range) -> Counter[str]:
-    """Schedules one after the other on one database, and every rule of the books at the end. The failing seed is
-    printed."""
+    """Schedules one after the other on one database, and every rule of the books at the end. Raises BrokenSchedule for
+    the first one that fails, AssertionError when what all of them wrote breaks a rule."""
     happened: Counter[str] = Counter()
-    ledger, app, owner = PostgresLedger(conninfo), Pool(conninfo, Role.APP), Pool(conninfo, Role.OWNER)
-    try:
+    async with connected(conninfo) as connections:
         for seed in seeds:
             with tempfile.TemporaryDirectory(dir=memory()) as directory:
-                schedule = Schedule(seed, Path(directory), ledger, app, owner)
+                schedule = Schedule(seed, Path(directory), connections)
                 try:
                     await schedule.run()
-                except BaseException:  # whatever it is, its seed is told
-                    print(f"seed {seed}", flush=True)
-                    raise
+                except (Exception, Killed) as error:
+                    raise BrokenSchedule(seed, f"seed {seed}: {dict(schedule.counts)}") from error
                 happened += schedule.counts
-        checked = await check_ledger(app)
+        checked = await check_ledger(connections.app)
         need(checked.violations == (), f"after the seeds {seeds}: {checked.violations[:3]}")
-    finally:
-        await ledger.close_connections()
-        await app.close()
-        await owner.close()
     return happened
 
 
 def simulate_apart(template: str, seeds: range) -> Counter[str]:
-    """In a process of its own, on a copy of a database."""
-    name = f"seeds_{seeds.start}"
-    with psycopg.connect(conninfos.make_conninfo(template, dbname="postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE proof STRATEGY file_copy")
-        happened = uvloop.run(simulate(conninfos.make_conninfo(template, dbname=name), seeds))
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    return happened
+    with own_copy(template, f"seeds_{seeds.start}") as database:
+        return run(simulate(database, seeds))
 
 
 def memory() -> Path | None:

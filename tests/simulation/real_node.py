@@ -145,7 +145,7 @@ class Node:
         self.name = name
         self.is_alive = False
         self.is_paused = False
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[asyncio.Task[None], None] = {}  # in the order of their start, which a death keeps to
         self.running: list[Running] = []
         self.unsynced: set[bytes] = set()  # attempts with a record that a power loss may take
         self.books_it: asyncio.Task[None] | None = None
@@ -232,8 +232,8 @@ class Node:
 
     def _start(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.ensure_future(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks[task] = None
+        task.add_done_callback(self.tasks.pop)
         return task
 
     def begin(self, hold: Hold, org_id: bytes) -> None:

@@ -13,15 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.disk import Killed
+from tests.simulation.connections import Connections, connected
 from tests.simulation.failing_disk import PowerDisk
 from tests.simulation.model_books import need
 from tests.simulation.real import Schedule, memory
 from tests.simulation.real_node import Node
+from tests.simulation.still_loop import run
 from waypost.gateway.ports import LedgerUnavailable
-from waypost.storage.ledger import PostgresLedger
 from waypost.storage.ledger_check import check_ledger
-from waypost.storage.pool import Pool
-from waypost.storage.roles import Role
 
 CALL_FAULTS = ("lost", "answer lost", "cut")
 DISK_FAULTS = ("killed before", "killed within", "killed after", "power lost", "no space", "broken")
@@ -30,9 +29,9 @@ DISK_FAULTS = ("killed before", "killed within", "killed after", "power lost", "
 class Story(Schedule):
     """Two nodes and a given order of steps. Operations are counted, and the one numbered `at` meets the fault."""
 
-    def __init__(self, directory: Path, ledger: PostgresLedger, app: Pool, owner: Pool, *, fault: str, at: int) -> None:
+    def __init__(self, directory: Path, connections: Connections, *, fault: str, at: int) -> None:
         # Amounts differ from one N to the next, the steps do not.
-        super().__init__(4711 + at, directory, ledger, app, owner)
+        super().__init__(4711 + at, directory, connections)
         self.fault = fault
         self.at = at
         self.operations = 0
@@ -148,13 +147,17 @@ class FaultyDisk(PowerDisk):
 
 
 @pytest.mark.parametrize("fault", [*CALL_FAULTS, *DISK_FAULTS])
-async def test_a_fault_at_any_operation_costs_nobody_a_nano(database: str, fault: str) -> None:
-    ledger, app, owner = PostgresLedger(database), Pool(database, Role.APP), Pool(database, Role.OWNER)
+def test_a_fault_at_any_operation_costs_nobody_a_nano(database: str, fault: str) -> None:
+    assert run(_told_with_each_fault(database, fault)) > 12, "hardly anything happened in the story"
+
+
+async def _told_with_each_fault(database: str, fault: str) -> int:
+    """How many operations the story has."""
     at = 0
-    try:
+    async with connected(database) as connections:
         while True:
             with tempfile.TemporaryDirectory(dir=memory()) as directory:
-                story = Story(Path(directory), ledger, app, owner, fault=fault, at=at)
+                story = Story(Path(directory), connections, fault=fault, at=at)
                 try:
                     await story.run()
                 except BaseException:  # whatever it is, its place is told
@@ -163,9 +166,5 @@ async def test_a_fault_at_any_operation_costs_nobody_a_nano(database: str, fault
             if story.operations <= at:
                 break
             at += 1
-        need((await check_ledger(app)).violations == (), "a rule of the books is broken")
-    finally:
-        await ledger.close_connections()
-        await app.close()
-        await owner.close()
-    assert at > 12, "hardly anything happened in the story"
+        need((await check_ledger(connections.app)).violations == (), "a rule of the books is broken")
+    return at

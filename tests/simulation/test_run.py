@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from tests.simulation.executions import AT_ONCE, BrokenSchedule, Part, Run
+from tests.simulation.large_run import AT_ONCE, BrokenSchedule, Part, Run
 
 
 class Parts:
