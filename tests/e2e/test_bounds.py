@@ -95,7 +95,7 @@ async def check_failed_keys_are_bounded_by_address(stack: InsideStack) -> None:
 async def check_the_request_of_a_caller_who_left_counts_as_long_as_it_is_kept(stack: InsideStack) -> None:
     await stack.adopt(document(stack.sim, cancel_stops_billing="no"))
     size = 1 << 20
-    body = ask("sim: words=60 delay_ms=10", stream=True, user="u" * size)
+    body = ask("sim: words=60 delay_ms=30", stream=True, user="u" * size)
     reader, writer = await stack.connect("POST", "/v1/chat/completions", body)
     await reader.readuntil(b"data: ")
     assert (await stack.metrics())["waypost_request_bytes"] > size

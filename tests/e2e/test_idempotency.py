@@ -40,7 +40,7 @@ async def test_a_key_spends_once_and_tells_what_it_came_to(database: str, tmp_pa
 
 async def test_while_a_call_is_under_way_its_key_says_when_to_ask_again(database: str, tmp_path: Path) -> None:
     async with Stack(database, tmp_path) as stack:
-        body = ask("Slow\nsim: words=20 delay_ms=50")
+        body = ask("Slow\nsim: words=20 delay_ms=100")
         running = asyncio.ensure_future(stack.chat(body, headers=KEY))
         await eventually(lambda: _has_requests(stack, 1))
         again = await stack.chat(body, headers=KEY)

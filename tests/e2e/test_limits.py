@@ -59,7 +59,7 @@ async def check_tokens_per_minute(stack: Stack) -> None:
     # Each reserves its maximum, and gives back what it did not use.
     for _ in range(5):
         assert (await stack.chat(ask(max_tokens=1000), key=made.text)).status == 200
-    waiting = ask("Wait\nsim: first_ms=300", max_tokens=1200)
+    waiting = ask("Wait\nsim: first_ms=1500", max_tokens=1200)
     at_once = await asyncio.gather(*(stack.chat(waiting, key=made.text) for _ in range(2)))
     assert sorted(answer.status for answer in at_once) == [200, 429]
     too_much = await stack.chat(ask(max_tokens=2001), key=made.text)

@@ -3,14 +3,13 @@ keys that they know serve on."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack import KNOWN_WITHIN_S, Stack, ask, eventually
+from tests.e2e.stack import KNOWN_WITHIN_S, Answer, Stack, ask, eventually
 from tests.e2e.test_workers import Pair
 from tests.storage.relay import Relay
 from waypost.app.operator import Operator
@@ -25,6 +24,11 @@ _ENOUGH = 16  # new connections, which the kernel deals out: one of two gateways
 async def statuses(stack: Stack, key: str) -> set[int]:
     answers = [await stack.request("GET", "/v1/models", key=key) for _ in range(_ENOUGH)]
     return {answer.status for answer in answers}
+
+
+async def say_something(stack: Stack) -> list[Answer]:
+    """One after the other: at gateways that do not get the processor, callers at once would be too many."""
+    return [await stack.chat(ask(max_tokens=16)) for _ in range(_ENOUGH)]
 
 
 @pytest.mark.slow
@@ -52,11 +56,15 @@ async def test_both_gateways_refuse_it_with_announcements_cut_and_serve_on_with_
             await say(gone.text, REFUSED)
             assert relay.lost > 0
 
+            async def have_leases() -> bool:
+                await say_something(stack)
+                return await stack.rows("SELECT count(*) FROM lease WHERE state = 'ACTIVE'") == [(2,)]
+
             # A lease in each of them, then no answer from the database.
-            await asyncio.gather(*(stack.chat(ask(max_tokens=16)) for _ in range(_ENOUGH)))
+            await eventually(have_leases)
             relay.withhold()
             await operator.revoke_key(kept.id)
-            answers = await asyncio.gather(*(stack.chat(ask(max_tokens=16)) for _ in range(_ENOUGH)))
+            answers = await say_something(stack)
             assert [answer.body for answer in answers if answer.status != 200] == []
             assert await statuses(stack, kept.text) == {200}  # nobody can know
             await relay.cut()
