@@ -181,7 +181,7 @@ async def test_erasing_while_the_first_file_is_being_filled_counts_none_of_its_b
     query = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
     async def wait_for(waiting: int) -> None:
-        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as watch, asyncio.timeout(5):
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as watch, asyncio.timeout(20):
             while (await watch.execute(query)).rowcount != waiting:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 

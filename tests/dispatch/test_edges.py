@@ -72,7 +72,7 @@ async def hang_up_in_the_middle(sim: Simulator, gateway: Relaying, body: dict[st
     """The one attempt of a caller who left after the first piece of a stream."""
     sim.arm("silence", phase="mid", count=0)
     reader, writer = await connect(gateway.server.port, "POST", "/v1/chat/completions", body)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await reader.readuntil(b"data: ")
         writer.transport.abort()
         while not gateway.books.closed_attempts:  # noqa: ASYNC110  the transport tells the books, not us
@@ -169,7 +169,7 @@ async def test_a_defect_in_one_stream_keeps_no_other_from_writing_its_progress()
     streams = Streams(Books(), every_s=0.01)
     streams.add(Unsound())
     streams.add(sound)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await written.wait()
     streams.close()
 
@@ -206,7 +206,7 @@ async def test_a_caller_who_leaves_while_the_provider_is_refusing_pays_nothing()
         await has_refused.wait()
         await asyncio.sleep(0.05)  # until the head of the refusal has been read; no event tells
         writer.transport.abort()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not gateway.books.closed_attempts:  # noqa: ASYNC110  the transport tells the books, not us
                 await asyncio.sleep(0.01)
         (attempt,) = gateway.books.closed_attempts

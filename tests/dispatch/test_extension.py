@@ -263,7 +263,7 @@ async def waits_for_a_grant(
 async def ends_when_answered(gateway: Relaying, books: WaitingBooks, *, is_granted: bool) -> ClosedAttempt:
     for then in books.asked:
         then(is_granted)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while gateway.dispatcher.running:  # noqa: ASYNC110  its last tokens are counted in a thread
             await asyncio.sleep(0.01)
     (attempt,) = books.closed_attempts

@@ -63,7 +63,7 @@ async def test_what_is_plain_is_looked_for_in_the_indexes_of_what_is_plain(datab
         await pool.close()  # so that the server counts what they did
     query = "SELECT indexrelname FROM pg_stat_user_indexes WHERE indexrelname LIKE '%_plain_%' AND idx_scan > 0"
     used: list[tuple[str]] = []
-    async with open_books(database) as books, asyncio.timeout(5):
+    async with open_books(database) as books, asyncio.timeout(20):
         while len(used) < 3:
             async with books.app.system() as connection:
                 used = await (await connection.execute(query)).fetchall()

@@ -97,7 +97,7 @@ async def test_files_inside_of_calls_are_bounded_in_all(database: str) -> None:
         assert await desk.work.start(second.id.hex()) is not None
         assert len(desk.gateway.calls) == 1
         assert await cancel(desk, first)
-        await asyncio.wait_for(working, 5)
+        await asyncio.wait_for(working, 20)
         desk.gateway.answers(answered("image"))
         done = await desk.run(second)
         assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
@@ -347,7 +347,7 @@ async def test_a_cancelled_one_drops_its_call_at_once_and_costs_nothing(database
         working = asyncio.ensure_future(desk.work.start(made.id.hex()))
         await asyncio.wait_for(desk.gateway.is_called.wait(), 20)
         assert await cancel(desk, made)
-        await asyncio.wait_for(working, 5)
+        await asyncio.wait_for(working, 20)
         assert desk.gateway.dropped == 1
         assert (await desk.now(made)).state is State.CANCELED
         assert await desk.charged() == 0
