@@ -198,6 +198,20 @@ _OF_LEASES = (
 
 _OF_BOOKING = (
     Bug(
+        "a month goes without its sums",
+        "storage/retention.py",
+        """            await connection.execute(sql.SQL(_KEEP[table]).format(rows=partition), {"below": below})\n""",
+        "            pass\n",
+        ("tests/storage/test_retention.py", "-n", "0"),
+    ),
+    Bug(
+        "a month's second part takes the place of the first",
+        "storage/retention.py",
+        "   SET charge = kept.charge + excluded.charge, refunded",
+        "   SET charge = excluded.charge, refunded",
+        ("tests/storage/test_retention.py", "-n", "0"),
+    ),
+    Bug(
         "no dedup of settlements",
         "storage/settlement.py",
         'SETTLE_AGAIN = _settle(_UNITS, "ON CONFLICT DO NOTHING")\n',

@@ -16,6 +16,22 @@ from waypost.storage.ledger import PostgresLedger
 from waypost.storage.ledger_check import check_ledger
 
 
+async def test_what_a_call_leaves_in_the_database_is_small(database: str) -> None:
+    """The tables that grow with traffic have narrow rows: a call is one of each."""
+    async with open_books(database) as books:
+        org_id = await books.org(credit_nanos=10**9)
+        lease_id = await books.grant(org_id, 10**6)
+        usual = {"model": "vendor/a-model-2026-11-01", "provider": "alpha", "deployment": "alpha/a-model-2026-11-01"}
+        everything = dict.fromkeys(("images", "duration_ms", "characters", "audio_input_tokens"), 10**6)
+        await books.ledger.settle_batch(
+            [attempt(org_id, lease_id, 10**5, **usual, **units) for units in ({}, everything)]
+        )
+        for table in ("settlement", "execution"):
+            (largest,) = await books.one(f"SELECT max(pg_column_size({table}.*)) FROM {table}")
+            assert isinstance(largest, int)
+            assert largest < 400
+
+
 async def test_every_field_arrives_where_it_belongs(database: str) -> None:
     async with open_books(database) as books:
         org_id = await books.org(credit_nanos=1_000)
