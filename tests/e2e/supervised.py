@@ -42,6 +42,11 @@ class Supervised(Stack):
         """Gateway processes by name, with the pid that each was last started with."""
         return {str(event["process"]): int(event["pid"]) for event in self.events("ProcessStarted")}
 
+    @property
+    def journals(self) -> list[Path]:
+        """Folders, one for each gateway process."""
+        return [self.data_dir / "journal" / f"gateway-{number}" for number in range(self.workers)]
+
     def kill_one(self, dice: Random) -> bool:
         """SIGKILL to one of the workers; False when that one is gone already."""
         pid = dice.choice(sorted(self.running.values()))
