@@ -141,28 +141,28 @@ class Place:
         )
         keyring.adopt([api_key], 1, 0)
         self.authorization = f"Bearer {key}"
-        shape = Shape()
-        view = build_view(read_catalogue(tomllib.loads(configuration(Ports(1), shape))), 1)
+        view = build_view(read_catalogue(tomllib.loads(configuration(Ports(1), Shape()))), 1)
         self.fleet = Fleet(cast(Any, lambda _: "bench-upstream"), _no_dice)
         self.fleet.adopt(view)
-        counter = Counter("attempts", "", ("provider", "deployment", "outcome"))
         books = GatewayBooks(journal=self.journal, wallet=self.wallet, settler=self.settler)
         dispatcher = Dispatcher(
             books=books,
             clock=self.clock,
             dice=_no_dice,
-            attempts_counted=counter,
+            attempts_counted=Counter("attempts", "", ("provider", "deployment", "outcome")),
             fields_dropped=Counter("dropped", ""),
         )
         state = State()
         state.is_ready = True
+        pressure = Pressure(_no_dice, Counter("shed", ""))
+        pressure.close()  # its timer would find the loop late, which turns only here and there
         self.gateway = Gateway(
             keyring=keyring,
             view=lambda: view,
             fleet=self.fleet,
             allowances=Allowances(),
             failed_keys=FailedKeys(),
-            pressure=Pressure(_no_dice, Counter("shed", "")),
+            pressure=pressure,
             wallet=self.wallet,
             idempotency=Idempotency(cast(Any, None), secret=_SECRET, node_id=bytes(16), node_epoch=1),
             dispatcher=dispatcher,
@@ -176,7 +176,7 @@ class Place:
         )
         books.on_final = self.gateway.ended
         books.on_unused = self.gateway.unused
-        rules = Rules(self.gateway.handle, cast(Any, None), ServerLimits(), _raise)
+        rules = self.rules = Rules(self.gateway.handle, cast(Any, None), ServerLimits(), _raise)
         rules.time = asyncio.get_running_loop().time
         self._outboxes = [rules.outbox]
         self.callers = [Connection(rules) for _ in range(CONNECTIONS)]
@@ -275,11 +275,30 @@ def stream(place: Place) -> Act:
     return call
 
 
+def shed(place: Place) -> Act:
+    """A function that makes a plain call on every connection, while the process sheds all of them."""
+    request = place.request(PLAIN_MODEL, is_stream=False)
+    shedding = place.gateway.pressure.shedding
+
+    def call() -> None:
+        shedding.look(0.0, lag_s=0.0, memory_share=1.0)
+        place.rules.answer_early = place.gateway.early.answer
+        for caller in place.callers:
+            caller.data_received(request)
+        place.end_turn()
+        shedding.look(0.0, lag_s=0.0, memory_share=0.0)
+        place.rules.answer_early = None
+
+    call()
+    assert all(each.written.startswith(b"HTTP/1.1 503 ") for each in place.shown)
+    return call
+
+
 def _chunked(event: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(event), event)
 
 
-_KINDS = {"plain": (plain, CONNECTIONS), "stream": (stream, 100 * CONNECTIONS)}
+_KINDS = {"plain": (plain, CONNECTIONS), "stream": (stream, 100 * CONNECTIONS), "shed": (shed, CONNECTIONS)}
 
 
 async def measure(place: Place, name: str, rounds: int, per_round: int) -> None:
@@ -297,7 +316,7 @@ async def measure(place: Place, name: str, rounds: int, per_round: int) -> None:
         place.journal.maintain()
         while place.settler.backlog:
             await place.settler.book()
-    unit = "calls" if name == "plain" else "chunks"
+    unit = "chunks" if name == "stream" else "calls"
     print(
         f"{name:6} {min(taken):7.2f} µs at best, {statistics.median(taken):7.2f} µs median  "
         f"({rounds} rounds of {per_round * parts:,} {unit})",
@@ -361,7 +380,7 @@ async def run(chosen: argparse.Namespace) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.hotpath", description=__doc__)
-    parser.add_argument("--only", default="plain,stream", help="of plain,stream")
+    parser.add_argument("--only", default="plain,stream,shed", help="of plain,stream,shed")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--calls", type=int, default=4_000, help="per round (4000)")
     parser.add_argument(

@@ -400,3 +400,62 @@ def test_callers_that_wait_to_be_accepted_are_counted() -> None:
                 caller.close()
 
     run(main())
+
+
+def test_all_who_wait_are_accepted_in_few_turns_of_the_loop() -> None:
+    async def main() -> None:
+        async with serving(echo) as server:
+            callers = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(200)]
+            turns = 0
+            while server.accepted < 200:
+                await asyncio.sleep(0)
+                turns += 1
+                assert turns < 50
+            for caller in callers:
+                caller.close()
+
+    run(main())
+
+
+def test_who_is_answered_early_is_answered_between_two_requests_alone() -> None:
+    async def main() -> None:
+        def answer(data: bytes, date_line: bytes) -> bytes:
+            assert date_line.startswith(b"date: ")
+            return b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n" if data.startswith(b"GET /early") else b""
+
+        early = b"GET /early HTTP/1.1\r\nHost: a\r\n\r\n"
+        async with serving(echo) as server, connected(server.port) as (reader, writer):
+            server.answer_early(answer)
+            for path, status in ((b"/early", 503), (b"/", 200), (b"/early", 503), (b"/early", 503)):
+                writer.write(early.replace(b"/early", path))
+                assert (await read_answer(reader)).status == status
+            writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(early))
+            await asyncio.sleep(0.05)
+            writer.write(early)  # the body of that
+            assert repr(early) in (await read_answer(reader)).body.decode()
+            server.answer_early(None)
+            writer.write(early)
+            assert (await read_answer(reader)).status == 200
+            server.answer_early(answer)
+            server.stop_accepting()
+            writer.write(early)  # the last one, which has to be told so
+            assert (await read_answer(reader)).headers["connection"] == "close"
+
+    run(main())
+
+
+def test_who_is_answered_early_and_reads_nothing_is_cut() -> None:
+    async def main() -> None:
+        big = b"HTTP/1.1 503 Busy\r\ncontent-length: 100000\r\n\r\n" + b"x" * 100_000
+        limits = ServerLimits(stalled_reader_s=0.3)
+        async with serving(echo, limits) as server:
+            server.answer_early(lambda _data, _date_line: big)
+            _, writer = await asyncio.open_connection(sock=_small_socket(server.port))
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            async with asyncio.timeout(10):
+                while server.connections or not server.accepted:
+                    writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                    await asyncio.sleep(0.01)
+            writer.transport.abort()
+
+    run(main())

@@ -39,6 +39,8 @@ class Front:
         self._tls = ServerTls()
         self._handoffs: dict[tuple[str, bool], HandOff] = {}  # also those that the settings no longer name
         self._limits = ServerLimits()
+        self._is_cross_origin = False
+        gateway.pressure.on_shedding = self._shed_early
         self.server = Http1Server(
             gateway.handle, lambda code: refuse(code, self._told(code)), on_bug=on_bug, streams=streamed_bytes_max
         )
@@ -50,9 +52,16 @@ class Front:
         gateway, proxies = self._gateway, TrustedProxies(live.trusted_proxies)
         gateway.trusted_proxies = proxies
         gateway.handoff = self._handoff(live)
+        self._is_cross_origin = bool(live.cors_origins)
+        self._shed_early(gateway.pressure.shedding.is_active)
         handler = CrossOrigin(live.cors_origins, gateway.handle).handle if live.cors_origins else gateway.handle
         self._limits = live.limits
         self.server.use(handler, live.limits, proxies.__contains__)
+
+    def _shed_early(self, is_shedding: bool) -> None:
+        # To whom other sites' scripts belong the headers of a request tell, and each answer says so.
+        is_early = is_shedding and not self._is_cross_origin
+        self.server.answer_early(self._gateway.early.answer if is_early else None)
 
     def _told(self, code: ErrorCode) -> str:
         """Of what is too large, how large it may be."""

@@ -128,7 +128,7 @@ def make_limits(
 
 def make_pressure(page: Page, dice: Callable[[], float]) -> Pressure:
     pressure = Pressure(dice, page.counter("waypost_shed", "Requests refused to keep up with the others."))
-    page.gauge("waypost_shed_share", "Share of new requests that is refused.", lambda: pressure.shedding.share)
+    page.gauge("waypost_shed_share", "Share of new requests that is refused.", lambda: pressure.share)
     page.gauge("waypost_loop_lag_seconds", "How late the loop's timers are.", lambda: pressure.shedding.lag_s)
     page.gauge("waypost_memory_bytes", "Memory in use.", lambda: pressure.memory_bytes)
     return pressure

@@ -24,6 +24,7 @@ from waypost.gateway.anthropic_models import count_message_tokens
 from waypost.gateway.arrival import Arrival
 from waypost.gateway.callers import FailedKeys
 from waypost.gateway.counted import Counted
+from waypost.gateway.early_refusal import EarlyRefusals
 from waypost.gateway.edge import Edge
 from waypost.gateway.endpoints import (
     COUNT_MESSAGE_TOKENS,
@@ -58,6 +59,7 @@ from waypost.gateway.ports import LedgerUnavailable
 from waypost.gateway.preferred import admit_preferred
 from waypost.gateway.pressure import Pressure
 from waypost.gateway.recount import recounted
+from waypost.gateway.refusing import SHED, telling
 from waypost.gateway.relay import JSON_TYPE, OpenStreams, PlainRelay, StreamRelay
 from waypost.gateway.wallet import Hold, Wallet
 from waypost.kit import ids
@@ -74,7 +76,6 @@ from waypost.telemetry.metrics import Counter, Histogram
 from waypost.tenancy.api_key import ApiKey
 from waypost.tenancy.keyring import Keyring
 from waypost.transport.exchange import Exchange
-from waypost.wire.dialects import error_headers, render_error
 from waypost.wire.formats import FORMATS
 from waypost.wire.preference_fields import PREFERENCE_FIELDS, take_preferences
 from waypost.wire.request import ChatRequest
@@ -131,6 +132,7 @@ class Gateway:
         self.edge = Edge(ids_key)
         self.state = state
         self._answers_counted = answers_counted
+        self.early = EarlyRefusals(pressure, ids_source, answers_counted)
         self._answers_timed = answers_timed
         self._loop = asyncio.get_running_loop()
         self._waiting: set[asyncio.Task[None]] = set()
@@ -194,8 +196,11 @@ class Gateway:
             expect_method(exchange, "POST")
         if not self.state.is_ready:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2)
-        if self.pressure.shedding.share:
-            self.pressure.admit()
+        if self.pressure.shedding.is_active:
+            retry_after_s = self.pressure.shed()
+            if retry_after_s:
+                self._refuse_as(endpoint.format.dialect, exchange, SHED[retry_after_s], execution_id)
+                return
         now_ms, now_s = self._clock.unix_ns() // 1_000_000, self._loop.time()
         headers = exchange.headers
         # authenticate
@@ -462,13 +467,17 @@ class Gateway:
 
     def refuse(self, exchange: Exchange, refusal: Refusal, request_id: bytes, headers: bytes = b"") -> None:
         """Answer with an error, in the format that belongs to the path."""
-        dialect = dialect_of(exchange.path, exchange.headers)
-        shown = ids.text("req", request_id)
-        lines = request_header(request_id, dialect) + headers + error_headers(refusal)
+        self._refuse_as(dialect_of(exchange.path, exchange.headers), exchange, refusal, request_id, headers)
+
+    def _refuse_as(
+        self, dialect: str, exchange: Exchange, refusal: Refusal, request_id: bytes, headers: bytes = b""
+    ) -> None:
+        told = telling(dialect, refusal)
         if refusal.code is ErrorCode.METHOD_NOT_ALLOWED:
-            lines += b"allow: %b\r\n" % methods_of(exchange.path)
-        self._answers_counted.add("", "refused", refusal.code.name)
-        exchange.respond(refusal.code.status, JSON_TYPE + lines, render_error(dialect, refusal, shown))
+            headers += b"allow: %b\r\n" % methods_of(exchange.path)
+        self._answers_counted.add("", "refused", told.code)
+        shown = ids.text("req", request_id).encode()
+        exchange.respond(told.status, shown.join(told.lines) + headers, shown.join(told.body))
 
     def _now_ms(self) -> int:
         return self._clock.unix_ns() // 1_000_000

@@ -1,55 +1,62 @@
-"""How much new work to refuse while this process cannot keep up.
+"""When to refuse new work, and how much of it, while this process cannot keep up.
 
-    the loop is late     more than 100 ms for a second, or callers at the port are about to wait so long: a growing
-                         share of new requests is refused until it is in time
+    the loop is late     more than 100 ms for a second, or callers at the port are about to wait so long: from then on
+                         each turn of the loop has 20 ms, and new requests that it comes to later are refused
     memory runs out      above 85 % of the limit: all of them, until it is below 80 % again
 
-What is under way goes on, and health is always answered. A share instead of all or nothing keeps the process busy with
-what it can do; one that refused everybody would be idle a moment later, and then overrun again.
+What is under way goes on, and health is always answered. The time of a turn, and not a share of the requests, says how
+many are too many: so the process is never idle while it refuses, whatever a call and a refusal cost, and who is refused
+is who came last. A burst that a process in time works off is no overload, however long the turn.
 """
 
 from __future__ import annotations
 
 LAG_S_MAX = 0.1
 LAG_FOR_S = 1.0
+# A call costs its answer too, so a turn takes about twice as long, and who is refused waits for one and a part of one.
+TURN_RAN_S_MAX = 0.004
+TURN_S_MAX = 0.05  # where it does not run but waits for a disk, or for the processor
+QUIET_S = 1.0  # in time, and idle at times, for so long: it is over
 MEMORY_SHARE_MAX = 0.85
 MEMORY_SHARE_AGAIN = 0.80
-FIRST_SHARE = 0.3
-RISE_PER_S = 0.5
-FALL_PER_S = 0.1
-SHARE_MAX = 0.95  # a few go through, or nobody would see that it is over
 
 
 class Shedding:
     """Fed with what a timer measures. Times are seconds of one monotonic clock."""
 
-    __slots__ = ("_is_memory_short", "_late_since_s", "_looked_s", "_share", "lag_s", "share")
+    __slots__ = ("_is_late", "_is_memory_short", "_late_since_s", "_quiet_since_s", "is_active", "lag_s")
 
     def __init__(self) -> None:
-        self.share = 0.0
-        """Of new requests to be refused; 0 in good times. Read on every request."""
+        self.is_active = False
+        """Whether new requests may have to be refused. Read on every one."""
         self.lag_s = 0.0
-        self._share = 0.0  # because of lag alone
+        self._is_late = False
         self._is_memory_short = False
         self._late_since_s: float | None = None
-        self._looked_s: float | None = None
+        self._quiet_since_s = 0.0
 
-    def look(self, now_s: float, *, lag_s: float, memory_share: float, wait_s: float = 0.0) -> None:
+    def refuses(self, turn_s: float, ran_s: float) -> bool:
+        """Whether, while it is active, a new request is refused that comes so long after the first one of the same turn
+        of the loop, which has run for `ran_s` since then."""
+        return self._is_memory_short or ran_s > TURN_RAN_S_MAX or turn_s > TURN_S_MAX
+
+    def look(
+        self, now_s: float, *, lag_s: float, memory_share: float, wait_s: float = 0.0, is_busy: bool = False
+    ) -> None:
         """The timer came `lag_s` late, who comes to the port now may have to wait `wait_s`; `memory_share` of the
-        memory we may use is used, 0 where that is unknown."""
-        elapsed_s = 0.0 if self._looked_s is None else max(0.0, now_s - self._looked_s)
-        self._looked_s = now_s
+        memory we may use is used, 0 where that is unknown. `is_busy`: since the last look the process was hardly ever
+        idle, which tells, while it refuses, whether it has to."""
         self.lag_s = max(lag_s, wait_s)
         if self.lag_s <= LAG_S_MAX:
             self._late_since_s = None
-            self._share = max(0.0, self._share - FALL_PER_S * elapsed_s)
-        else:
-            if self._late_since_s is None:
-                self._late_since_s = now_s - lag_s  # a wait is a forecast: by it nobody has been late yet
-            if self._share:
-                self._share = min(SHARE_MAX, self._share + RISE_PER_S * elapsed_s)
-            elif now_s - self._late_since_s >= LAG_FOR_S:
-                self._share = FIRST_SHARE
+        elif self._late_since_s is None:
+            self._late_since_s = now_s - lag_s  # a wait is a forecast: by it nobody has been late yet
+        if is_busy or self._late_since_s is not None:
+            self._quiet_since_s = now_s
+        if self._late_since_s is not None and now_s - self._late_since_s >= LAG_FOR_S:
+            self._is_late = True
+        elif now_s - self._quiet_since_s >= QUIET_S:
+            self._is_late = False
         bound = MEMORY_SHARE_AGAIN if self._is_memory_short else MEMORY_SHARE_MAX
         self._is_memory_short = memory_share > bound
-        self.share = 1.0 if self._is_memory_short else self._share
+        self.is_active = self._is_late or self._is_memory_short

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import sys
@@ -12,10 +13,10 @@ from typing import Any
 from waypost.transport.exchange import Exchange
 from waypost.transport.http1_request import Streams
 from waypost.transport.limits import ServerLimits
-from waypost.transport.server_connection import Connection, Handler, Refuse, Rules
+from waypost.transport.server_connection import AnswerEarly, Connection, Handler, Refuse, Rules
 from waypost.transport.sweep import Sweep
 
-__all__ = ["Exchange", "Handler", "Http1Server", "Refuse", "ServerLimits"]
+__all__ = ["AnswerEarly", "Exchange", "Handler", "Http1Server", "Refuse", "ServerLimits"]
 
 _BACKLOG = 4096  # a burst of reconnecting callers after a restart; the kernel caps it at somaxconn
 _TLS_SHUTDOWN_S = 2.0
@@ -23,6 +24,7 @@ _TCP_INFO_UNACKED = 24  # after eight bytes and four 32-bit numbers
 _IDLE_LOOK_S = 0.02
 _RELIEF_S = 0.1  # between looks at the sockets of siblings
 _RELIEVED_AT_ONCE = 64  # callers taken from one of them in a look
+_ACCEPTED_AT_ONCE = 256  # callers at the own sockets, beside the one that the loop takes in a turn
 
 
 class Http1Server:
@@ -46,7 +48,8 @@ class Http1Server:
         self._rules.streams = streams
         self._rules.on_lost = self._on_lost
         self._listeners: list[asyncio.Server] = []
-        self._siblings: list[tuple[socket.socket, Callable[[], Any], dict[str, Any]]] = []
+        self._own: list[_Listening] = []
+        self._siblings: list[_Listening] = []
         self._relief: asyncio.TimerHandle | None = None
         self._welcomes: set[asyncio.Task[None]] = set()
         self._sweep: Sweep | None = None
@@ -65,8 +68,7 @@ class Http1Server:
 
     @property
     def waiting(self) -> int:
-        """Connections that wait to be accepted, which the loop does one at a time in each of its turns; 0 where the
-        system does not tell."""
+        """Connections that wait to be accepted; 0 where the system does not tell."""
         return sum(_accept_queue(each) for listener in self._listeners for each in listener.sockets)
 
     @property
@@ -96,6 +98,10 @@ class Http1Server:
         self._rules.limits = limits
         self._rules.is_proxy = is_proxy
 
+    def answer_early(self, answer: AnswerEarly | None) -> None:
+        """From now on: who is asked before anything is read as a request."""
+        self._rules.answer_early = answer
+
     async def listen(
         self,
         *,
@@ -120,15 +126,23 @@ class Http1Server:
         def connect() -> Any:  # by its methods a protocol, if not by its class
             return Connection(rules)
 
+        own: list[_Listening] = []
+
+        def accept() -> Any:
+            # The loop accepts one in each of its turns, which are long just when many come.
+            for each in own:
+                self._take(each, _ACCEPTED_AT_ONCE)
+            return connect()
+
         if unix_path:
-            listener = await loop.create_unix_server(connect, unix_path, backlog=_BACKLOG, **tls)
+            listener = await loop.create_unix_server(accept, unix_path, backlog=_BACKLOG, **tls)
         elif sock is not None:
-            listener = await loop.create_server(connect, sock=sock, backlog=_BACKLOG, **tls)
+            listener = await loop.create_server(accept, sock=sock, backlog=_BACKLOG, **tls)
         else:
-            listener = await loop.create_server(connect, host or None, port, backlog=_BACKLOG, **tls)
-        self._siblings = [(each, connect, tls) for each in siblings]
-        for each in siblings:
-            each.setblocking(False)
+            listener = await loop.create_server(accept, host or None, port, backlog=_BACKLOG, **tls)
+        own += [_Listening(socket.socket(fileno=os.dup(each.fileno())), connect, tls) for each in listener.sockets]
+        self._own += own
+        self._siblings = [_Listening(each, connect, tls) for each in siblings]
         if siblings:
             self._relief = loop.call_later(_RELIEF_S, self._relieve_siblings)
         if not unix_path:
@@ -142,23 +156,29 @@ class Http1Server:
         One that lives has accepted them long before."""
         loop = asyncio.get_running_loop()
         self._relief = loop.call_later(_RELIEF_S, self._relieve_siblings)
-        for sibling, connect, tls in self._siblings:
-            for _ in range(_RELIEVED_AT_ONCE):
-                try:
-                    taken, _ = sibling.accept()
-                except OSError:  # nobody waits, or gave up
-                    break
-                task = loop.create_task(_welcome(loop, connect, taken, tls))
-                self._welcomes.add(task)
-                task.add_done_callback(self._welcomes.discard)
+        for sibling in self._siblings:
+            self._take(sibling, _RELIEVED_AT_ONCE)
+
+    def _take(self, listening: _Listening, at_most: int) -> None:
+        """Accept who waits at a socket."""
+        loop = asyncio.get_running_loop()
+        for _ in range(at_most):
+            try:
+                taken, _ = listening.sock.accept()
+            except OSError:  # nobody waits, or gave up
+                break
+            task = loop.create_task(_welcome(loop, listening.connect, taken, listening.tls))
+            self._welcomes.add(task)
+            task.add_done_callback(self._welcomes.discard)
 
     def stop_accepting(self) -> None:
         """No new connection, and one more request at most on each that is open: every answer says it is the last."""
         self._rules.state.is_draining = True
         if self._relief is not None:
             self._relief.cancel()
-        for sibling, _, _ in self._siblings:
-            sibling.close()
+        for each in (*self._own, *self._siblings):
+            each.sock.close()
+        self._own.clear()
         self._siblings = []
         for listener in self._listeners:
             listener.close()
@@ -202,6 +222,18 @@ class Http1Server:
         rules.state.refresh_date()
         for connection in [each for each in rules.connections if each.deadline_s <= now_s]:
             connection.check(now_s)
+
+
+class _Listening:
+    """A socket that callers come to, beside the loop that listens there as well, here or in another process."""
+
+    __slots__ = ("connect", "sock", "tls")
+
+    def __init__(self, sock: socket.socket, connect: Callable[[], Any], tls: dict[str, Any]) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.connect = connect
+        self.tls = tls
 
 
 def _accept_queue(listening: socket.socket) -> int:

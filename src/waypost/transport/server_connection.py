@@ -25,6 +25,9 @@ from waypost.transport.server_state import ServerState
 Handler = Callable[[Exchange], None]
 Refuse = Callable[[ErrorCode], tuple[bytes, bytes]]
 """An error code → (header lines, body) of its answer; the status is the code's."""
+AnswerEarly = Callable[[bytes, bytes], bytes]
+"""(what was read between two requests, the date line) → all of its answer, where it is a whole request that may follow
+another and be followed; b"" where it is to be read."""
 
 _IDLE, _HEAD, _BODY = Phase
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s
@@ -35,8 +38,8 @@ class Rules:
     """What every connection of a server is given."""
 
     __slots__ = (
-        *("connections", "handler", "is_proxy", "limits", "on_bug", "on_lost", "outbox", "refuse", "state"),
-        *("streams", "time"),
+        *("answer_early", "connections", "handler", "is_proxy", "limits", "on_bug", "on_lost", "outbox", "refuse"),
+        *("state", "streams", "time"),
     )
 
     def __init__(
@@ -49,6 +52,7 @@ class Rules:
         self.state = ServerState()
         self.outbox = Outbox()
         self.connections: set[Connection] = set()
+        self.answer_early: AnswerEarly | None = None
         self.streams: Streams | None = None
         """Which bodies are handed on as they arrive."""
         self.is_proxy: Callable[[str], bool] = lambda _: False
@@ -137,6 +141,8 @@ class Connection:
         if self._is_closing or self._refusal is not None:
             return
         try:
+            if self._rules.answer_early is not None and self._answered_early(self._rules.answer_early, data):
+                return
             if self._early is not None:
                 data = self._without_proxy_header(self._early + data)
             if data:
@@ -155,6 +161,18 @@ class Connection:
             self._hand_on(self._exchange, self._incoming)
         else:
             self._pause()
+
+    def _answered_early(self, answer_early: AnswerEarly, data: bytes) -> bool:
+        """Whether what was read was answered without being read as a request."""
+        rules = self._rules
+        if self._watched is not _IDLE or self._is_blocked or self._early is not None or rules.state.is_draining:
+            return False
+        answer = answer_early(data, rules.state.date_line)
+        if not answer:
+            return False
+        self.deadline_s = rules.time() + rules.limits.keep_alive_s
+        self.send(answer)
+        return True
 
     def _without_proxy_header(self, data: bytes) -> bytes:
         """What follows the header, if there is one; b"" while that is not clear. Raises ProxyHeaderInvalid."""
