@@ -25,8 +25,8 @@ from waypost.ledger.record import Outcome
 
 CANCELS = int(os.environ.get("CANCELS", "1500"))
 AT_ONCE = 64
-# Who left stands in the port's queue until the loop comes to it; more than so many is overload, and most of them would be
-# gone before anything was done for them.
+# Who left stands in the port's queue until the loop comes to it; more than so many is overload, and most of them would
+# be gone before anything was done for them.
 QUEUE_MAX = 8
 COME_AGAIN_MAX = 20
 TOLD_EVERY = 2000
