@@ -26,7 +26,7 @@ BODIES: dict[str, dict[str, Any]] = {
 PAIRS = [(sent, kind) for sent in list(BODIES)[:4] for kind in KINDS.values()]
 PAIRS += [("openai_images", MODALITIES["image"]["openai"]), ("openai_embeddings", MODALITIES["embedding"]["openai"])]
 UNSENT = {"service_tier": "priority", "metadata": {"user_id": "ada@example.org"}, "store": True}
-WHO = {"user": "ada@example.org", "safety_identifier": "ada@example.org"}
+WHO = dict.fromkeys(("user", "safety_identifier", "prompt_cache_key"), "ada@example.org")
 
 
 def called(sent: str, kind: ProviderKind, **fields: Any) -> dict[str, Any]:
@@ -47,10 +47,10 @@ def test_what_is_priced_stored_or_a_name_is_not_sent_on(sent: str, kind: Provide
     assert body.get("store", False) is False
 
 
-def test_a_user_is_a_pseudonym_to_every_kind_like_openais() -> None:
+def test_a_name_is_a_pseudonym_to_every_kind_like_openais() -> None:
     for sent, kind in (("openai_chat", KINDS["openai"]), ("openai_responses", KINDS["openai-responses"]), *PAIRS[-2:]):
-        assert called(sent, kind, **WHO) == called(sent, kind) | {"user": "p-15", "safety_identifier": "p-15"}
-        assert called(sent, kind, user=None) == called(sent, kind)
+        assert called(sent, kind, **WHO) == called(sent, kind) | dict.fromkeys(WHO, "p-15")
+        assert called(sent, kind, user=None, prompt_cache_key=None) == called(sent, kind)
 
 
 def test_storing_is_denied_where_it_was_asked_for() -> None:

@@ -11,8 +11,10 @@ _PRICED = ("service_tier", "serviceTier", "speed")
 # What would be kept at the provider, or names what is.
 _STORED = (*("metadata", "labels", "cachedContent", "background", "previous_response_id", "conversation"),)
 _NOT_FORWARDED = frozenset((*_PRICED, *_STORED))
-_USERS = frozenset(("user", "safety_identifier"))
-_LOOKED_AT = _NOT_FORWARDED | _USERS | {"store"}
+# The last one says whose prompts may find each other in a provider's cache: two organisations that choose the same word
+# are not to learn from a fast answer what the other one asked.
+_NAMES = frozenset(("user", "safety_identifier", "prompt_cache_key"))
+_LOOKED_AT = _NOT_FORWARDED | _NAMES | {"store"}
 _FALSE = msgspec.Raw(b"false")
 
 _encode = msgspec.json.Encoder().encode
@@ -20,10 +22,10 @@ _decode_text = msgspec.json.Decoder(str).decode
 
 
 def withhold(fields: dict[str, msgspec.Raw], around: Around) -> None:
-    """Take out of the fields of a call what changes prices or is stored; a user's name becomes a pseudonym, and `store`
-    false, since accounts may store what does not say so."""
+    """Take out of the fields of a call what changes prices or is stored; a name becomes a pseudonym of its
+    organisation, and `store` false, since accounts may store what does not say so."""
     for name in _LOOKED_AT.intersection(fields):
-        pseudonym = _pseudonym(fields[name], around) if name in _USERS else ""
+        pseudonym = _pseudonym(fields[name], around) if name in _NAMES else ""
         if name == "store":
             fields[name] = _FALSE
         elif pseudonym:
