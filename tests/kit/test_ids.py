@@ -55,3 +55,14 @@ def test_the_attempts_of_an_execution_have_ids_of_their_own() -> None:
     assert [ids.sibling(one, number) for number in (1, 2, 3)] == [
         one[:15] + bytes((one[15] & 0xFC | number,)) for number in (1, 2, 3)
     ]
+
+
+def test_what_others_named_has_one_id_with_each_that_it_belongs_to() -> None:
+    source = Ids()
+    one, other = source.new(), source.new()
+    made = [ids.derived(raw, name) for raw in (one, other) for name in ("", "job-1", "job-2")]
+
+    assert len(set(made)) == 6
+    assert made[1] == ids.derived(one, "job-1")
+    assert {(ids.unix_ms(raw), raw[6] >> 4, raw[8] >> 6) for raw in made[:3]} == {(ids.unix_ms(one), 7, 2)}
+    assert not {ids.sibling(one, number) for number in range(256)} & set(made)

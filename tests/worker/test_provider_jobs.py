@@ -342,6 +342,28 @@ async def test_an_earlier_attempts_job_is_booked_though_the_execution_ended_with
         await money_is_right(stage, 0)
 
 
+async def test_a_job_that_two_attempts_are_told_of_is_booked_once(database: str) -> None:
+    async with open_stage(database, "fal") as stage:
+        stage.sim.set_prices({"acme/paint": {"image": "30000"}})
+        refusals = iter([503, 400])
+
+        def refused(errand: Errand, sent: Sent) -> Sent:
+            status = next(refusals, None) if is_submission(errand) else None
+            return sent if status is None else msgspec.structs.replace(sent, status=status, body=b"{}")
+
+        stage.carrier.after = refused
+        execution_id = await stage.execute(prompt="sim: run_ms=20")
+        ended = await stage.ended(execution_id)
+        assert (ended.state, ended.attempt, ended.provider_job) == (State.FAILED, 2, None)
+        told = {"execution": execution_id.hex(), "job": stage.sim.jobs[0].id, "provider": "fal", "is_believed": 1}
+        for attempt in (1, 2):  # its provider calls at the addresses of both
+            await stage.run(HEAR, told | {"attempt": attempt})
+            await stage.work()
+        ((_, cogs),) = await stage.costs()
+        assert cogs == 30_000_000
+        await money_is_right(stage, 0)
+
+
 async def test_a_job_that_never_tells_its_end_is_told_to_the_operator(
     database: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

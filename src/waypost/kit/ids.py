@@ -6,6 +6,7 @@ In memory, in the journal and in the database an id is its 16 raw bytes; people 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 import time
@@ -49,6 +50,11 @@ def sibling(raw: bytes, number: int) -> bytes:
     """The ids of what belongs to another id: the attempts (`number` 1 … 255) of an execution."""
     last = raw[15] & 0xFC | number & 3
     return raw[:15] + _BYTES[last] if number < 4 else raw[:14] + bytes((raw[14] ^ number >> 2, last))
+
+
+def derived(raw: bytes, name: str) -> bytes:
+    """The id of what belongs to another id and is known by a name that others gave it: always the same one."""
+    return raw[:9] + hashlib.blake2b(name.encode(), key=raw, digest_size=7).digest()
 
 
 def text(kind: str, raw: bytes) -> str:

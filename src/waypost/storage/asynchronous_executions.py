@@ -158,7 +158,7 @@ class Claim(msgspec.Struct, frozen=True):
 class JobBill(msgspec.Struct, frozen=True):
     """What a provider bills for a job of its own."""
 
-    attempt_id: bytes  # sibling(execution id, n)
+    attempt_id: bytes  # sibling(execution id, n); of a job that is none of the execution's, derived from its name
     cogs_nanos: Nanos
 
 

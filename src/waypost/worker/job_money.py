@@ -9,7 +9,7 @@ from datetime import datetime
 from waypost.executions.estimate import job_ceiling
 from waypost.executions.input_schemas import schema_of
 from waypost.executions.provider_job import asked_by, charge_of, cost_of, made_by
-from waypost.kit.ids import sibling
+from waypost.kit.ids import derived, sibling
 from waypost.metering.price import PriceRow
 from waypost.policy.catalogue import Model
 from waypost.policy.snapshot import View
@@ -48,11 +48,14 @@ class JobMoney:
         return Ending(0, Usage(), await self._bills(row, job, made))
 
     async def book_orphan(self, row: AsynchronousExecution, job: Job) -> None:
-        """Of an execution that ended without it."""
+        """Of an execution that ended without it. Its provider may tell of one job in the name of several attempts: so a
+        job that is not the execution's own is booked by what its provider calls it."""
         made = made_by(job, images=_images(row, job), asked_ms=0)
         emit(ProviderJobOrphaned(provider=row.provider or "", deployment=row.deployment or ""))
         for bill in await self._bills(row, job, made):
-            await self._executions.book_orphan(row, bill, made)
+            is_own = job.id == row.provider_job
+            booked = bill if is_own else JobBill(derived(row.id, f"{row.provider} {job.id}"), bill.cogs_nanos)
+            await self._executions.book_orphan(row, booked, made)
 
     async def _bills(self, row: AsynchronousExecution, job: Job, made: Usage) -> tuple[JobBill, ...]:
         """At the cost of when the provider was asked, as far as the newest version knows."""

@@ -269,7 +269,7 @@ class ProviderJobs:
             is_told = is_told or await self._desk.cancel(seat, row, job)
             told = await self._desk.ask(seat, row, job)
         if isinstance(told, Job) and told.state.is_terminal:
-            await self._steps.money.book_orphan(row, told)
+            await self._steps.money.book_orphan(row, msgspec.structs.replace(told, id=job))
             return
         left_s = self._left_s(row) + ORPHAN_AFTER_S
         if left_s <= 0:
