@@ -17,7 +17,7 @@ from waypost.kit.ids import Ids
 from waypost.ledger.record import ClosedAttempt, LedgerUnavailable, Outcome
 from waypost.storage.asynchronous_executions import Ending, Executions
 from waypost.storage.ledger_check import check_ledger
-from waypost.storage.partitions import ensure_partitions
+from waypost.storage.partitions import ensure_partitions, has_table
 from waypost.storage.pool import Pool
 from waypost.storage.retention import forget_old, kept_from
 from waypost.storage.roles import Role
@@ -89,6 +89,18 @@ async def test_rows_go_by_whole_months_and_what_they_came_to_stays(database: str
         ]
         assert await forget_old(books.owner, TODAY) == []
         assert await books.totals() == totals
+
+
+async def test_a_partition_that_another_process_dropped_meanwhile_is_not_there(database: str) -> None:
+    async with open_books(database) as books:
+        await two_years(books)
+        name = f"execution_{LAST_GONE:%Y_%m}"
+        async with books.owner.system() as late:
+            assert await has_table(late, name)
+            async with books.owner.system() as other:
+                await other.execute(f"DROP TABLE {name}")
+
+            assert not await has_table(late, name)
 
 
 async def test_what_has_gone_is_refunded_no_more_and_what_remains_is(database: str) -> None:

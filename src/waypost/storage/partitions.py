@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from uuid import UUID
 
 import msgspec
-from psycopg import sql
+from psycopg import AsyncConnection, sql
 
 from waypost.kit.ids import lowest_at
 from waypost.storage.pool import Pool
@@ -19,6 +19,13 @@ PARTITIONED = {"settlement": "attempt_id", "execution": "id"}
 MONTHS_BEFORE = 1  # for what a journal brings late
 MONTHS_AHEAD = 2
 _LOCK = 0x7061_7274  # any number, the same everywhere
+
+HAS_TABLE = """
+SELECT EXISTS (
+    SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+     WHERE relname = %(name)s AND nspname = current_schema()
+)
+"""
 
 
 class Month(msgspec.Struct, frozen=True, order=True):
@@ -61,12 +68,17 @@ async def ensure_partitions(pool: Pool, now_ms: int) -> list[str]:
             for offset in range(-MONTHS_BEFORE, MONTHS_AHEAD + 1):
                 month = now.plus(offset)
                 name = partition_name(table, month)
-                row = await (await connection.execute("SELECT to_regclass(%s) IS NULL", (name,))).fetchone()
-                if row == (True,):
+                if not await has_table(connection, name):
                     for statement in _creation(table, id_column, month):
                         await connection.execute(statement)
                     made.append(name)
     return made
+
+
+async def has_table(connection: AsyncConnection, name: str) -> bool:
+    """Whether there is one at this moment. `to_regclass` tells what its session knew before it waited for a lock."""
+    row = await (await connection.execute(HAS_TABLE, {"name": name})).fetchone()
+    return row == (True,)
 
 
 def _creation(table: str, id_column: str, month: Month) -> list[sql.Composed]:

@@ -13,7 +13,7 @@ from uuid import UUID
 from psycopg import AsyncConnection, sql
 
 from waypost.privacy.data_map import DAYS_PER_YEAR
-from waypost.storage.partitions import PARTITIONED, Month, partition_name
+from waypost.storage.partitions import PARTITIONED, Month, has_table, partition_name
 from waypost.storage.pool import Pool
 from waypost.storage.usage import KEEP_DAYS
 
@@ -101,7 +101,7 @@ async def _let_go(pool: Pool, partitions: dict[str, str], *, below: UUID, is_who
     async with pool.system(is_patient=True) as connection:
         await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         await connection.execute("SET LOCAL statement_timeout = 0")
-        there = {table: sql.Identifier(name) for table, name in partitions.items() if await _has(connection, name)}
+        there = {table: sql.Identifier(name) for table, name in partitions.items() if await has_table(connection, name)}
         if not there or (not is_whole and not await _have_old(connection, there, below)):
             return False  # another process may have been here
         # A refund or a late row between the sums and the end of their rows would be lost.
@@ -117,11 +117,6 @@ async def _let_go(pool: Pool, partitions: dict[str, str], *, below: UUID, is_who
                 deletion = _old("DELETE FROM {} WHERE {} < %(below)s", table, partition)
                 await connection.execute(deletion, {"below": below})
         return True
-
-
-async def _has(connection: AsyncConnection, name: str) -> bool:
-    row = await (await connection.execute("SELECT to_regclass(%s) IS NOT NULL", (name,))).fetchone()
-    return row == (True,)
 
 
 async def _have_old(connection: AsyncConnection, there: dict[str, sql.Identifier], below: UUID) -> bool:
