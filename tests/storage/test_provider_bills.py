@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 
 from tests.storage.books import IDS, NOW_MS, Books, attempt, open_books
+from waypost.kit.ids import Ids
 from waypost.kit.money import NANOS_PER_USD
 from waypost.ledger.bill_file import BillLine
 from waypost.ledger.record import ClosedAttempt, Outcome, answer_digest
@@ -14,6 +15,7 @@ from waypost.storage.provider_bills import Imported, import_bill, is_provider_kn
 from waypost.storage.roles import Role
 
 TODAY = datetime.fromtimestamp(NOW_MS // 1000, UTC).date()
+_OF_TODAY = Ids(now_ns=lambda: NOW_MS * 1_000_000)  # also when midnight has passed since
 CENT = NANOS_PER_USD // 100
 
 
@@ -27,11 +29,27 @@ async def booked(books: Books, *attempts: tuple[int, str], crashed: Sequence[int
     org_id = await books.org(NANOS_PER_USD)
     lease_id = await books.grant(org_id, NANOS_PER_USD // 2)
     rows = [
-        attempt(org_id, lease_id, CENT, cogs_nanos=cost, answer=answer_digest(name) if name else b"")
+        attempt(
+            org_id,
+            lease_id,
+            CENT,
+            attempt_id=_OF_TODAY.new(),
+            cogs_nanos=cost,
+            answer=answer_digest(name) if name else b"",
+        )
         for cost, name in attempts
     ]
     rows += [
-        attempt(org_id, lease_id, 0, cogs_nanos=bound, outcome=Outcome.CRASHED, is_estimated=True) for bound in crashed
+        attempt(
+            org_id,
+            lease_id,
+            0,
+            attempt_id=_OF_TODAY.new(),
+            cogs_nanos=bound,
+            outcome=Outcome.CRASHED,
+            is_estimated=True,
+        )
+        for bound in crashed
     ]
     await books.ledger.settle_batch(rows)
     return rows

@@ -124,7 +124,9 @@ async def test_many_payloads_that_are_over_make_room_for_a_large_one(is_server_f
     owner = b"1" * 16
     async with valkey() as url:
         vault = ValkeyVault(url, bytes_max=MIB)
-        await asyncio.gather(*(vault.put(f"key-{n}", b"x" * 100, 2, owner=owner) for n in range(1_500)))
+        for batch in range(15):
+            names = [f"key-{batch}-{n}" for n in range(100)]
+            await asyncio.gather(*(vault.put(name, b"x" * 100, 2, owner=owner) for name in names))
         await asyncio.sleep(2.1)
         if is_server_full:
             await vault._redis.config_set("maxmemory", "1")
