@@ -2,7 +2,8 @@
 
 The first test that needs a database starts one embedded PostgreSQL for the whole run, shared by all xdist workers; the
 process that the run was started with stops and removes it, also after Ctrl-C; what a killed run left, the next one
-removes. WAYPOST_TEST_DATABASE_URL names a server, with a role that may create databases, to use instead.
+removes. WAYPOST_TEST_DATABASE_URL names a server, with a role that may create databases, to use instead;
+WAYPOST_TEST_POSTGRES_DIR the directory of one of ours, which many short runs share and whoever named it removes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import uvloop
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from psycopg import conninfo as conninfos
 
 from tests.e2e.own_server import UNLASTING, quick_place
@@ -31,12 +32,15 @@ _DIR = pytest.StashKey[Path]()
 _PREFIX = "waypost-test-"
 _TEMPLATE = "waypost_template"
 _URL = os.environ.get("WAYPOST_TEST_DATABASE_URL", "")
+_SHARED_DIR = os.environ.get("WAYPOST_TEST_POSTGRES_DIR", "")
 # Nothing of a test run must survive a power cut.
 _FAST = {**UNLASTING, "max_connections": "200"}
 
 # How long an example takes is the machine's business, and whatever else it is busy with.
 settings.register_profile("waypost", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("waypost")
+# For who asks only whether a test fails.
+settings.register_profile("unshrunk", settings.get_profile("waypost"), phases=(Phase.explicit, Phase.generate))
 
 if compiled.running.is_stale:
     os.environ[compiled.SWITCH] = "1"  # so that no process that a test starts has to say it again
@@ -47,6 +51,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker_input is not None:
         config.stash[_DIR] = Path(worker_input["postgres_dir"])
         return
+    if _SHARED_DIR:
+        config.stash[_DIR] = Path(_SHARED_DIR)
+        return
     place = quick_place()
     config.stash[_DIR] = place / f"{_PREFIX}{os.getpid()}"
     for directory in place.glob(f"{_PREFIX}*"):
@@ -56,7 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):
+    if not hasattr(config, "workerinput") and not _SHARED_DIR:
         _remove(config.stash[_DIR])
 
 

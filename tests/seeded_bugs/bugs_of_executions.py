@@ -58,11 +58,11 @@ BUGS_OF_EXECUTIONS = (
         _SCHEDULES,
     ),
     Bug(
-        "an accepted job takes over an execution that has ended",
-        "worker/job_submissions.py",
-        "if not is_same or now.state not in (State.SUBMITTING, State.SUBMIT_UNKNOWN):",
-        "if not is_same:",
-        _SCHEDULES,
+        "a step follows an end",
+        "storage/asynchronous_executions.py",
+        "        if before.state.has_ended:\n            return None\n        stepped = _checked",
+        "        stepped = _checked",
+        ("tests/control/test_executions.py", "-n", "0", "-k", "test_nothing_follows_an_end"),
     ),
     Bug(
         "what follows is queued after the step",
@@ -94,7 +94,9 @@ BUGS_OF_EXECUTIONS = (
         "what an overtaken call answers is charged",
         "worker/executions.py",
         "            charge_nanos = min(outcome.charge_nanos, claimed.hold_nanos)\n",
-        "            claimed = await self._executions.find(claimed.id) or claimed\n"
+        "            claimed = msgspec.structs.replace(\n"
+        "                await self._executions.find(claimed.id) or claimed, state=claimed.state\n"
+        "            )\n"
         "            charge_nanos = min(outcome.charge_nanos, claimed.hold_nanos)\n",
         _SCHEDULES,
     ),
