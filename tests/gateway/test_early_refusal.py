@@ -7,13 +7,14 @@ import time
 
 import pytest
 
+from waypost.gateway import early_refusal, refusing
 from waypost.gateway.early_refusal import EarlyRefusals
 from waypost.gateway.heads import request_header
 from waypost.gateway.pressure import Pressure
 from waypost.gateway.refusing import SHED, telling
 from waypost.gateway.relay import JSON_TYPE
 from waypost.kit import ids
-from waypost.kit.errors import DETAILS, ErrorCode, Fault, InvalidFields, NoEligibleRoute, Refusal
+from waypost.kit.errors import DETAILS, ErrorCode, Fault, InvalidFields, NoEligibleRoute, Refusal, invalid
 from waypost.kit.ids import Ids
 from waypost.telemetry.metrics import Counter
 from waypost.wire.dialects import error_headers, render_error
@@ -125,3 +126,20 @@ async def test_nobody_is_refused_unread_before_somebody_was_admitted_in_the_turn
         assert place.early.answer(data, DATE) == b""
     assert place.pressure.shed() == 0
     assert place.early.answer(data, DATE).startswith(b"HTTP/1.1 503 ")
+
+
+async def test_no_word_of_a_caller_is_kept_beyond_its_request() -> None:
+    """Not a key in an address, nor a name in a refusal."""
+    place = Place()
+    caches = (early_refusal._dialect_of, refusing._standing)
+    assert place.early.answer(request("/v1/messages"), DATE)
+    known = [cache.cache_info().currsize for cache in caches]
+    for number in range(3):
+        path = f"/v1beta/models/m:generateContent?key=wp_{number}"
+        assert place.early.answer(request(path), DATE) == b""
+        assert place.early.answer(request(f"/v1beta/models/{'m' * 300}{number}:generateContent"), DATE) == b""
+        told = refusing.telling(
+            "openai", invalid(f"jane_doe_{number}", f"This model cannot be given: jane_doe_{number}")
+        )
+        assert f"jane_doe_{number}".encode() in b"".join(told.body)
+    assert [cache.cache_info().currsize for cache in caches] == known

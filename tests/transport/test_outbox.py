@@ -148,3 +148,20 @@ def test_an_origin_that_speaks_before_it_was_asked_is_not_believed() -> None:
         assert not calls[0].is_sent
 
     run(main())
+
+
+def test_one_transports_error_does_not_keep_others_waiting() -> None:
+    async def main() -> None:
+        outbox, written = Outbox(), list[bytes]()
+
+        def fail() -> None:
+            raise RuntimeError
+
+        asyncio.get_running_loop().set_exception_handler(lambda _, __: None)
+        outbox.add(Socket([], fail), b"broken")
+        outbox.add(Socket(written), b"sound")
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert written == [b"sound"]
+
+    run(main())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import ssl
 import subprocess
 from pathlib import Path
@@ -162,3 +164,45 @@ def test_files_that_cannot_be_served_are_told_apart(tmp_path: Path) -> None:
 def test_a_missing_authority_file_is_an_error_at_once() -> None:
     with pytest.raises(OSError, match="No such file"):
         tls.client_context(ca_bundle="/nonexistent/authorities.pem")
+
+
+def test_a_caller_who_says_goodbye_with_its_request_is_answered(certificate: tuple[str, str]) -> None:
+    """Request and the end of its TLS session in one segment: the answer was given before the end was read."""
+
+    def shake_hands(port: int) -> tuple[socket.socket, ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = tls.client_context(ca_bundle=certificate[0])
+        session = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+        raw = socket.create_connection(("127.0.0.1", port), timeout=5)
+        while True:
+            try:
+                session.do_handshake()
+            except ssl.SSLWantReadError:
+                raw.sendall(outgoing.read())
+                incoming.write(raw.recv(65536))
+            else:
+                raw.sendall(outgoing.read())
+                return raw, session, incoming, outgoing
+
+    def ask(port: int) -> bytes:
+        raw, session, incoming, outgoing = shake_hands(port)
+        with raw:
+            session.write(b"GET /bye HTTP/1.1\r\nhost: a\r\n\r\n")
+            with contextlib.suppress(ssl.SSLWantReadError):
+                session.unwrap()
+            raw.sendall(outgoing.read())
+            with contextlib.suppress(ConnectionResetError):
+                while data := raw.recv(65536):
+                    incoming.write(data)
+            answer = b""
+            with contextlib.suppress(ssl.SSLError):
+                while part := session.read(65536):
+                    answer += part
+            return answer
+
+    async def main() -> None:
+        theirs = tls.server_context(certificate=certificate[0], private_key=certificate[1])
+        async with serving(echo, ssl_context=theirs) as server:
+            assert b"/bye" in await asyncio.to_thread(ask, server.port)
+
+    run(main())

@@ -18,6 +18,7 @@ from waypost.transport.exchange import render_head
 from waypost.transport.whole_request import WholeRequest
 
 _STARTS = 256  # that are known: a path with a model in it is one for each
+_START_BYTES_MAX = 256  # of one of them
 
 
 class EarlyRefusals:
@@ -37,7 +38,8 @@ class EarlyRefusals:
         if not self._pressure.is_full:
             return b""
         start = self._whole.start(data)
-        dialect = _dialect_of(start) if start else ""
+        # A query may be at fault, or hold a key.
+        dialect = _dialect_of(start) if start and len(start) <= _START_BYTES_MAX and b"?" not in start else ""
         if not dialect:
             return b""
         if date_line is not self._date_line:
@@ -53,9 +55,9 @@ class EarlyRefusals:
 
 @lru_cache(maxsize=_STARTS)
 def _dialect_of(start: bytes) -> str:
-    """Of the calls at `POST /path`; "" for what is no call, or has a query, which may be at fault."""
+    """Of the calls at `POST /path`; "" for what is no call."""
     method, _, target = start.partition(b" ")
-    endpoint = chat_endpoint(target.decode("latin-1")) if method == b"POST" and b"?" not in target else None
+    endpoint = chat_endpoint(target.decode("latin-1")) if method == b"POST" else None
     return "" if endpoint is None else endpoint.format.dialect
 
 

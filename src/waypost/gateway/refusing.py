@@ -36,6 +36,8 @@ def telling(dialect: str, refusal: Refusal) -> Telling:
     """`refusal` in a dialect of `wire.dialects.render_error`."""
     if type(refusal) is not Refusal and type(refusal) is not LimitExceeded:
         return _rendered(dialect, refusal)  # it says more than what follows
+    if refusal.param is not None or refusal.message != refusal.code.message:
+        return _rendered(dialect, refusal)  # its words may be the caller's, which are not to be kept
     return _standing(dialect, refusal.code, refusal.message, refusal.param, refusal.detail, refusal.retry_after_s)
 
 

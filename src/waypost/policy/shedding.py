@@ -1,7 +1,8 @@
 """When to refuse new work, and how much of it, while this process cannot keep up.
 
     the loop is late     more than 100 ms for a second, or callers at the port are about to wait so long: from then on
-                         each turn of the loop has 20 ms, and new requests that it comes to later are refused
+                         each turn of the loop has 4 ms for new requests, or 50 by the clock, and those that it
+                         comes to later are refused
     memory runs out      above 85 % of the limit: all of them, until it is below 80 % again
 
 What is under way goes on, and health is always answered. The time of a turn, and not a share of the requests, says how

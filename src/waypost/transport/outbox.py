@@ -48,4 +48,9 @@ class Outbox:
 
     def _end_turn(self) -> None:
         self._is_due = False
-        self.flush()
+        try:
+            self.flush()
+        finally:
+            if self._waiting:  # one transport's error is not to keep the others waiting
+                self._is_due = True
+                asyncio.get_running_loop().call_soon(self._end_turn)

@@ -185,6 +185,7 @@ class Connection:
         return data[header.length :]
 
     def eof_received(self) -> None:
+        self._rules.outbox.flush()  # after this the loop closes the transport
         # A caller that closed its side has gone away: TCP cannot tell a half-close from a full one in time.
         self._is_closing = True
         self.deadline_s = self._rules.time() + self._rules.limits.stalled_reader_s
