@@ -165,11 +165,26 @@ def test_a_database_url_must_be_one() -> None:
         ("postgresql://localhost,db.internal:5433/waypost", {}, "db.internal"),
         ("postgresql:///waypost?host=db.internal", {}, "db.internal"),
         ("postgresql://localhost/waypost?hostaddr=10.0.0.5", {}, "10.0.0.5"),
+        ("postgresql://localhost%2Cdb.internal/waypost", {}, "db.internal"),
+        ("postgresql://127.0.0.1.example.org/waypost", {}, "127.0.0.1.example.org"),
         ("postgresql:///waypost", {"PGHOST": "db.internal"}, "db.internal"),
+        ("postgresql:///waypost", {"PGHOSTADDR": "10.0.0.5"}, "10.0.0.5"),
+        ("postgresql://localhost/waypost", {"PGHOSTADDR": "10.0.0.5"}, "10.0.0.5"),
+        ("postgresql:///waypost?service=far", {}, "service far"),
+        ("postgresql://localhost/waypost", {"PGSERVICE": "far"}, "service far"),
         ("postgresql://db.internal/waypost?sslmode=verify-full&sslrootcert=system", {}, None),
         ("postgresql://db.internal/waypost?sslmode=disable", {}, None),
         ("postgresql://db.internal/waypost", {"PGSSLMODE": "verify-full"}, None),
+        ("postgresql:///waypost?service=far&sslmode=disable", {}, None),
         ("postgresql:///waypost", {}, None),
+        ("postgresql://:5433/waypost", {}, None),
+        ("postgresql://LOCALHOST/waypost", {}, None),
+        ("postgresql://127.8.8.8,/waypost", {}, None),
+        ("postgresql:///waypost?host=::1", {}, None),
+        ("postgresql:///waypost?hostaddr=::1", {}, None),
+        ("postgresql:///waypost?hostaddr=::1", {"PGHOST": "db.internal"}, None),
+        ("postgresql://localhost/waypost", {"PGHOST": "db.internal"}, None),
+        ("postgresql:///waypost", {"PGHOST": "@abstract"}, None),
         ("postgresql://waypost@localhost:5432/waypost", {}, None),
         ("postgresql://127.0.0.1,[::1]:5433/waypost", {}, None),
         ("postgresql://%2Fvar%2Frun%2Fpostgresql/waypost", {}, None),
@@ -182,9 +197,16 @@ def test_how_a_database_on_another_machine_is_reached_has_to_be_said(
     if host is None:
         assert read_settings(environment={**environment, "WAYPOST_DATABASE_URL": url}).database_url == url
         return
-    with pytest.raises(SettingsError, match=f"the database at {re.escape(host)} is on another machine") as refused:
+    with pytest.raises(SettingsError, match=f"the database at {re.escape(host)} may be on another machine") as refused:
         read_settings(environment={**environment, "WAYPOST_DATABASE_URL": url})
     assert "secret" not in str(refused.value)
+
+
+def test_a_database_url_that_cannot_be_read_is_refused_without_quoting_it() -> None:
+    for url in ("postgresql://waypost:can%zzary@localhost/w", "postgresql://[::1:canary/w", "postgresql:///w?canary=1"):
+        with pytest.raises(SettingsError, match="the database URL cannot be read") as refused:
+            read_settings(environment={"WAYPOST_DATABASE_URL": url})
+        assert "ary" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -202,5 +224,5 @@ def test_the_database_password_is_never_shown(url: str, shown: str) -> None:
 
 
 def test_what_counts_as_loopback() -> None:
-    hosts = ("127.0.0.1", "127.9.9.9", "localhost", "::1", "0.0.0.0", "10.0.0.1", "example.org")
-    assert [is_loopback(host) for host in hosts] == [True, True, True, True, False, False, False]
+    hosts = ("127.0.0.1", "127.9.9.9", "localhost", "Localhost", "::1", "0.0.0.0", "10.0.0.1", "127.example.org")
+    assert [is_loopback(host) for host in hosts] == [True] * 5 + [False] * 3

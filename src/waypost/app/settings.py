@@ -5,11 +5,12 @@ Read and checked at the start of a command, and again by gateways when the file 
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import tomllib
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
@@ -19,13 +20,11 @@ from waypost.policy.table import Table
 
 CONFIG_NAME = "waypost.toml"  # taken from the current directory when nothing else is said
 _CATALOGUE_TABLES = ("providers", "models")  # of the same file, read by policy.document
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 VALKEY_WAIT_S = 0.02
 VAULT_BYTES = 512 * 1024 * 1024
 VAULT_SHARE = 50  # percent
 VAULT_BYTES_BOUNDS = (1024 * 1024, 1024**4)
 _VALKEY = re.compile(r"(?:valkeys?|rediss?|unix)://.+")
-_HOST = re.compile(r"\[([^\]]*)\](?::[0-9]*)?|([^,:\[\]]+)(?::[0-9]*)?")  # of a list; a port may follow
 _PASSWORD = re.compile(r"(?<=:)[^:@/]*(?=@)|(?<=password=)[^&\s]*")
 
 
@@ -87,7 +86,10 @@ def check_listening(settings: Settings, host: str) -> None:
 
 def is_loopback(host: str) -> bool:
     """Whether a server that listens there is out of reach from other machines."""
-    return host in _LOOPBACK or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def read_settings(
@@ -165,23 +167,42 @@ def _check_database_url(url: str, environment: Mapping[str, str]) -> None:
     nobody has chosen: PostgreSQL's own default speaks in the clear, or to whoever answers."""
     if not url.startswith(("postgresql://", "postgres://")):
         raise SettingsError("the database URL must begin with postgresql://")
+    import psycopg  # noqa: PLC0415  a tenth of a second, which a command without a URL is spared
+    from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
+
     try:
-        parts = urlsplit(url)
-        query = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
-    except ValueError:
-        raise SettingsError("the database URL cannot be read: escape special characters of its parts by %") from None
-    if "sslmode" in query or environment.get("PGSSLMODE"):
-        return
-    places = parts.netloc.rpartition("@")[2] or environment.get("PGHOST", "")
-    places = ",".join([places, query.get("host", ""), query.get("hostaddr", "")])
-    hosts = [unquote(match[1] or match[2]) for match in _HOST.finditer(places)]
-    remote = next((host for host in hosts if not host.startswith(("/", "@")) and not is_loopback(host)), None)
-    if remote is not None:
+        named = {name: str(value) for name, value in conninfo_to_dict(url).items()}
+    except psycopg.ProgrammingError:  # which quotes what it could not read
         raise SettingsError(
-            f"the database at {remote} is on another machine: say in its URL how it is reached, by "
+            "the database URL cannot be read: escape special characters of its parts by %, and use no parameters but "
+            "those of PostgreSQL's libpq"
+        ) from None
+    if named.get("sslmode") or environment.get("PGSSLMODE"):
+        return
+    place = _remote_place(named, environment)
+    if place is not None:
+        raise SettingsError(
+            f"the database at {place} may be on another machine: say in its URL how it is reached, by "
             "`?sslmode=verify-full&sslrootcert=FILE` (or `=system`), or by `?sslmode=disable` where nobody else is on "
             "the network between"
         )
+
+
+def _remote_place(named: Mapping[str, str], environment: Mapping[str, str]) -> str | None:
+    """The first place out of this machine where libpq would look for the database; None when there is none.
+
+    A variable counts when the URL does not name its parameter, and an address before the host that it belongs to:
+    https://www.postgresql.org/docs/current/libpq-connect.html"""
+
+    def said(name: str) -> str:
+        return named.get(name, environment.get(f"PG{name.upper()}", ""))
+
+    if said("service"):
+        return f"service {said('service')}"  # whose file may name any host
+    lists = said("host").split(","), said("hostaddr").split(",")
+    places = [address or host for host, address in zip_longest(*lists, fillvalue="")]
+    # Without a name it is the socket here; a path is a socket, and @ stands before an abstract one's name.
+    return next((each for each in places if each and each[0] not in "/@" and not is_loopback(each)), None)
 
 
 def _find_config(named: Path | None) -> Path | None:
