@@ -7,6 +7,7 @@ import fcntl
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.cli.conftest import Waypost, url_of
@@ -196,7 +198,7 @@ def test_a_mistyped_data_directory_makes_no_deployment(run: Waypost, tmp_path: P
     assert not typo.exists()
 
 
-@pytest.mark.parametrize("words", ["doctor", "file rotate-key", "key create --org ORG", "key rotate KEY"])
+@pytest.mark.parametrize("words", ["file rotate-key", "key create --org ORG", "key rotate KEY"])
 def test_a_mistyped_data_directory_gets_no_secrets_where_the_database_is_elsewhere(
     waypost: Waypost, org: str, tmp_path: Path, words: str
 ) -> None:
@@ -208,6 +210,37 @@ def test_a_mistyped_data_directory_gets_no_secrets_where_the_database_is_elsewhe
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith(f"waypost: there are no secrets in {typo / 'secrets'}: check --data-dir")
     assert not typo.exists()
+
+
+def test_the_doctor_finds_missing_secrets_and_goes_on_and_makes_nothing(
+    run: Waypost, empty_database: str, nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAYPOST_DATABASE_URL", url_of(empty_database))
+    monkeypatch.delenv("ALPHA_API_KEY", raising=False)
+    write(nowhere / "waypost.toml", FULL)
+    new = tmp_path / "new"
+    done = run("doctor", "--data-dir", str(new))
+
+    assert done.code == 1
+    assert f"      data_dir             {new}" in done.out
+    assert f"FAIL  secrets              there are no secrets in {new / 'secrets'}: check --data-dir" in done.out
+    assert "ALPHA_API_KEY is not set" in done.out
+    verdicts = findings(done.out)
+    assert (verdicts["journal"], verdicts["files"], verdicts["database"]) == ("ok", "warn", "FAIL")
+    assert "`waypost up` makes it" in done.out
+    assert not new.exists()
+    with psycopg.connect(empty_database) as connection:
+        assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+
+
+def test_the_doctor_makes_no_secrets_in_the_place_of_lost_ones(waypost: Waypost, nowhere: Path, tmp_path: Path) -> None:
+    waypost("catalog", "apply", write(nowhere / "waypost.toml", FULL))
+    shutil.rmtree(tmp_path / "data/secrets")
+    done = waypost("doctor")
+
+    verdicts = findings(done.out)
+    assert (verdicts["secrets"], verdicts["database"], verdicts["catalogue"]) == ("FAIL", "ok", "ok")
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == []
 
 
 def test_a_first_organisation_makes_a_deployment_and_a_later_one_made_from_elsewhere_no_other(
@@ -238,7 +271,7 @@ def test_the_doctor_tells_what_is_wrong(waypost: Waypost, nowhere: Path, tmp_pat
     (tmp_path / "data/journal/gateway-0").mkdir(parents=True)
     (tmp_path / "data/journal/gateway-0/0001.wal.damaged").touch()
     with reserved_port() as port:
-        waypost("catalog", "apply", write(nowhere / "f", FULL.replace("9100", str(port))))
+        waypost("catalog", "apply", write(nowhere / "waypost.toml", FULL.replace("9100", str(port))))
         (tmp_path / "data/secrets").chmod(0o755)
         done = waypost("doctor")
     assert done.code == 1

@@ -9,32 +9,35 @@ from pathlib import Path
 import psycopg
 
 from waypost.app.operator import Operator, act
-from waypost.app.secrets import CredentialReader, open_secrets, with_references
+from waypost.app.secrets import CredentialReader, absolute_reference, open_secrets, with_references
 from waypost.app.settings import Settings, SettingsError, read_settings, read_toml
 from waypost.ledger.record import LedgerUnavailable
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.document import CatalogueError, read_catalogue
+from waypost.policy.provider_document import PLAIN
 
 FROM_FILE = "file"  # the configuration file that `up` watches
 
 
-def read_catalogue_file(settings: Settings, path: Path) -> Catalogue:
-    """The catalogue of a file, ready to be stored. Raises CatalogueError, each mistake beginning with the file's path,
+def read_document(path: Path) -> Catalogue:
+    """The catalogue of a file, as it stands there. Raises CatalogueError, each mistake beginning with the file's path,
     and SettingsError when it cannot be read at all."""
     try:
-        catalogue = read_catalogue(read_toml(path))
+        return read_catalogue(read_toml(path))
     except CatalogueError as error:
         raise CatalogueError(f"{path}: {mistake}" for mistake in error.mistakes) from None
-    return with_references(catalogue, open_secrets(settings.secrets_dir), document_dir=path.absolute().parent)
+
+
+def read_catalogue_file(settings: Settings, path: Path) -> Catalogue:
+    """The same, ready to be stored. Makes the secrets when they are not there; raises SecretsError, too."""
+    document = read_document(path)
+    return with_references(document, open_secrets(settings.secrets_dir), document_dir=path.absolute().parent)
 
 
 def check_catalogue(settings: Settings) -> None:
     """Raises CatalogueError when the configuration file's catalogue would be refused."""
     if settings.config_path is not None:
-        try:
-            read_catalogue(read_toml(settings.config_path))
-        except CatalogueError as error:
-            raise CatalogueError(f"{settings.config_path}: {mistake}" for mistake in error.mistakes) from None
+        read_document(settings.config_path)
 
 
 def apply_watched_file(settings: Settings, conninfo: str) -> Sequence[str]:
@@ -83,15 +86,16 @@ def apply_first(settings: Settings, conninfo: str) -> Sequence[str]:
 
 
 def unreadable_credentials(catalogue: Catalogue, path: Path) -> list[str]:
-    """What of the file at `path` refers to a credential that cannot be read. The gateways read credentials from the
-    same places as this process, whose children they are."""
+    """What of the file at `path` refers to a credential that cannot be read; one that stands in the file itself is
+    there. The gateways read credentials from the same places as this process, whose children they are."""
     read_credential = CredentialReader(os.environ)
     mistakes = []
     for i, provider in enumerate(catalogue.providers):
         for name, references in (("api_keys", provider.api_keys), ("webhook_secrets", provider.jobs.webhook_secrets)):
             for j, reference in enumerate(references):
                 try:
-                    read_credential(reference)
+                    if not reference.startswith(PLAIN):
+                        read_credential(absolute_reference(reference, document_dir=path.absolute().parent))
                 except LookupError as error:
                     mistakes.append(f"{path}: providers[{i}].{name}[{j}]: {error.args[0]}")
     return mistakes

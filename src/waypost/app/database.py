@@ -27,34 +27,41 @@ def refuse_absent(settings: Settings, *, needs_secrets: bool = False) -> None:
             "with --database-url if it is elsewhere, or make a deployment with `waypost up` or `waypost org create`"
         )
     if settings.database_url is not None and needs_secrets and not has_secrets(settings.secrets_dir):
-        raise SettingsError(
-            f"there are no secrets in {settings.secrets_dir}: check --data-dir (WAYPOST_DATA_DIR) or secrets_dir of "
-            "waypost.toml, bring them back from a backup, or make a deployment with `waypost up` or "
-            "`waypost org create`"
-        )
+        raise SettingsError(no_secrets(settings))
+
+
+def no_secrets(settings: Settings) -> str:
+    """What to say when the secrets of a deployment are not where they should be."""
+    return (
+        f"there are no secrets in {settings.secrets_dir}: check --data-dir (WAYPOST_DATA_DIR) or secrets_dir of "
+        "waypost.toml, bring them back from a backup, or make a deployment with `waypost up` or `waypost org create`"
+    )
 
 
 @contextmanager
-def open_database(settings: Settings) -> Iterator[str]:
-    """Conninfo of the migrated database, good for as long as the context lasts.
+def open_database(settings: Settings, *, may_migrate: bool = True) -> Iterator[str]:
+    """Conninfo of the migrated database, good for as long as the context lasts. Raises DatabaseUnfit when it is not
+    migrated and may not be.
 
     The embedded server is shared with a running `up`; whoever leaves last stops it."""
     if settings.database_url is not None:
-        _migrate(settings.database_url)
+        _migrate(settings.database_url, may_migrate=may_migrate)
         yield settings.database_url
         return
     server = embedded_postgres(settings)
     try:
         conninfo = server.start()
-        _migrate(conninfo)
+        _migrate(conninfo, may_migrate=may_migrate)
         yield conninfo
     finally:
         server.stop()
 
 
-def _migrate(conninfo: str) -> None:
+def _migrate(conninfo: str, *, may_migrate: bool) -> None:
     if is_migrated(conninfo):
         return
-    from waypost.storage.database import migrate  # noqa: PLC0415  Alembic and SQLAlchemy take a second to import
+    from waypost.storage.database import DatabaseUnfit, migrate  # noqa: PLC0415  Alembic and SQLAlchemy take a second to import
 
+    if not may_migrate:
+        raise DatabaseUnfit("answers, but holds no schema of this version: `waypost up` makes it")
     migrate(conninfo)

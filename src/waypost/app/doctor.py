@@ -14,13 +14,13 @@ import msgspec
 import psycopg
 
 from waypost import compiled
-from waypost.app.catalogue_file import read_catalogue_file, unreadable_credentials
-from waypost.app.database import open_database
+from waypost.app.catalogue_file import read_catalogue_file, read_document, unreadable_credentials
+from waypost.app.database import no_secrets, open_database
 from waypost.app.doctor_files import file_store
 from waypost.app.doctor_processes import processes
 from waypost.app.doctor_tls import certificates
 from waypost.app.finding import Finding, Verdict
-from waypost.app.secrets import CredentialReader, SecretsError, open_secrets
+from waypost.app.secrets import CredentialReader, SecretsError, has_secrets, open_secrets
 from waypost.app.settings import Settings, SettingsError
 from waypost.dispatch.status import FleetStatus
 from waypost.gateway.segment import segment_paths
@@ -49,18 +49,21 @@ _decode_status = msgspec.json.Decoder(FleetStatus).decode
 
 
 def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
-    """Look at everything, one finding after the other."""
+    """Look at everything, one finding after the other. Where the secrets are missing or cannot be used nothing is
+    made, neither they nor a folder nor a schema: the place may be mistyped, or they may be lost."""
     yield _modules(compiled.running)
-    yield _secrets(settings)
+    secrets = _secrets(settings)
+    yield secrets
+    is_sound = secrets.verdict is Verdict.FINE
     yield _disk(settings.data_dir)
     yield _journal(settings.data_dir / "journal")
-    yield file_store(settings)
+    yield file_store(settings, may_make=is_sound)
     if settings.config_path is not None:
-        yield from _configuration(settings, settings.config_path)
+        yield from _configuration(settings, settings.config_path, is_sound=is_sound)
     yield from certificates(settings.live, clock)
     yield from processes(settings)
     try:
-        with open_database(settings) as conninfo:
+        with open_database(settings, may_migrate=is_sound) as conninfo:
             found, catalogue, queue, counted = asyncio.run(_ask(conninfo))
             yield _database(settings, found)
             yield _clock(found, clock)
@@ -90,10 +93,11 @@ def _modules(running: compiled.Modules) -> Finding:
     return Finding("modules", Verdict.DOUBTFUL if running.is_stale else Verdict.FINE, str(running))
 
 
-def _configuration(settings: Settings, path: Path) -> Iterator[Finding]:
-    """What `up` would say of the file; the version before it serves on while it is refused."""
+def _configuration(settings: Settings, path: Path, *, is_sound: bool) -> Iterator[Finding]:
+    """What `up` would say of the file; the version before it serves on while it is refused. `is_sound`: the secrets
+    can be used."""
     try:
-        catalogue = read_catalogue_file(settings, path)
+        catalogue = read_catalogue_file(settings, path) if is_sound else read_document(path)
     except (CatalogueError, SettingsError) as error:
         for mistake in error.mistakes:
             yield Finding("configuration", Verdict.BAD, mistake)
@@ -111,6 +115,8 @@ def _configuration(settings: Settings, path: Path) -> Iterator[Finding]:
 
 
 def _secrets(settings: Settings) -> Finding:
+    if not has_secrets(settings.secrets_dir):
+        return Finding("secrets", Verdict.BAD, no_secrets(settings))
     try:
         open_secrets(settings.secrets_dir)
     except SecretsError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from waypost.app.file_wiring import open_objects
+from waypost.app.file_wiring import FILES_DIR, open_objects
 from waypost.app.finding import Finding, Verdict
 from waypost.app.settings import Settings
 from waypost.stores.objects import LocalObjects, StoreUnavailable, examine
@@ -14,10 +14,12 @@ ANSWER_S = 20.0  # a write, a read and an erasure
 FREE_BYTES_LOW = 2 * 1024 * 1024 * 1024  # one output may be as large
 
 
-def file_store(settings: Settings) -> Finding:
-    """Of the store that `[files]` names."""
+def file_store(settings: Settings, *, may_make: bool = True) -> Finding:
+    """Of the store that `[files]` names. A folder that is not there is made, if it may be."""
     files = settings.files
     place = "the folder" if files.store == "local" else f"the bucket {files.bucket}"
+    if files.store == "local" and not may_make and not (settings.data_dir / FILES_DIR).is_dir():
+        return Finding(SUBJECT, Verdict.DOUBTFUL, f"{place} is not there: it is made once the secrets are")
     try:
         objects = open_objects(settings)
         asyncio.run(asyncio.wait_for(examine(objects), ANSWER_S))

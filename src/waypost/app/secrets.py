@@ -104,6 +104,14 @@ def with_references(catalogue: Catalogue, secrets: Secrets, *, document_dir: Pat
     return msgspec.structs.replace(catalogue, providers=providers)
 
 
+def absolute_reference(reference: str, *, document_dir: Path) -> str:
+    """The reference with a `file:` path made absolute from where its document stands; others as they are."""
+    scheme, _, place = reference.partition(":")
+    if scheme != "file":
+        return reference
+    return f"file:{(document_dir / Path(place).expanduser()).absolute()}"
+
+
 class CredentialReader:
     """Reads `env:NAME` and `file:PATH`; remembers the files, so that `has_changed` can tell when to read again."""
 
@@ -194,11 +202,9 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _reference(provider: Provider, reference: str, secrets: Secrets, document_dir: Path) -> str:
-    scheme, _, place = reference.partition(":")
-    if scheme == "file":
-        return f"file:{(document_dir / Path(place).expanduser()).absolute()}"
     if not reference.startswith(PLAIN):
-        return reference
+        return absolute_reference(reference, document_dir=document_dir)
+    place = reference.removeprefix(PLAIN)
     directory = secrets.directory / "credentials"
     _open_directory(directory)
     # Named by content, so that the same document is the same catalogue and a changed credential another one.

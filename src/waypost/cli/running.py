@@ -140,12 +140,12 @@ def sim(port: Port = 9100, host: Host = "127.0.0.1") -> None:
 def doctor(config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     """Check settings, secrets, disk, journal, database, clock and providers; print the settings, secrets masked.
 
-    Exit code 1 when something is wrong that keeps requests from being answered.
+    Exit code 1 when something is wrong that keeps requests from being answered. It makes no deployment.
     """
     from waypost.app.doctor import examine
     from waypost.app.finding import Verdict
 
-    settings = settings_of(data_dir, database_url, config, needs_secrets=True)
+    settings = settings_of(data_dir, database_url, config)
     for name, value in settings.shown():
         typer.echo(f"      {name:<20} {value}")
     is_bad = False
