@@ -75,6 +75,33 @@ async def test_a_job_that_fails_is_run_again_and_leaves_nothing_behind_when_it_i
     assert left == (0,)
 
 
+async def test_a_job_that_an_earlier_version_left_and_nobody_knows_is_dropped(database: str) -> None:
+    async def left() -> int:
+        async with pool.system() as connection:
+            row = await (await connection.execute("SELECT count(*) FROM procrastinate_jobs")).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    known = asyncio.Event()
+
+    async def note() -> None:
+        known.set()
+
+    pool = Pool(database, Role.APP, size=2)
+    async with pool.system() as connection:
+        await defer(connection, "execution.forget", {}, queue="tests")
+        await defer(connection, "execution.forget_periodically", {"timestamp": 1}, queue="tests")
+        await defer(connection, "note", {}, queue="tests")
+    async with working(Queue(database, {"note": note})), asyncio.timeout(30):
+        await known.wait()
+        for _ in range(200):
+            if not await left():
+                break
+            await asyncio.sleep(0.05)
+        assert await left() == 0
+    await pool.close()
+
+
 async def test_a_job_whose_worker_is_gone_is_taken_over(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue_module, "STALLED_AFTER_S", 0.5)
     monkeypatch.setattr(queue_module, "STOP_S", 0.1)

@@ -50,7 +50,8 @@ SELECT day, '', {_COLUMNS} FROM usage_day WHERE org_id = %(org_id)s AND day >= %
  ORDER BY day, model
 """  # noqa: S608 - put together from the texts above, here and below
 
-# Of the rows in one partition, whose name is put in.
+# Of the rows in one partition, whose name is put in. The bound is right for refunds because an attempt's id has the
+# time of its execution's, and a refund has the id of what it refunds, however late it was given.
 KEEP_DAYS = f"""
 WITH given_back AS MATERIALIZED ({_GIVEN_BACK} WHERE refund.attempt_id < %(below)s GROUP BY 1)
 INSERT INTO usage_day AS kept (org_id, day, {_COLUMNS})
