@@ -9,8 +9,10 @@ import pytest
 
 from tests.cli.conftest import Waypost
 from tests.policy.samples import FULL
+from waypost.storage.retention import kept_from
 
 TODAY = datetime.now(UTC).date()
+FIRST_KEPT = kept_from(TODAY).first_day
 
 
 @pytest.fixture
@@ -50,6 +52,7 @@ def test_a_bill_of_nothing_is_fine(waypost: Waypost, provider: str, nowhere: Pat
     [
         (f"{TODAY},large,-1,a", "line 2: an amount is zero or more"),
         ("2019-01-01,large,1,a", "line 2: 2019-01-01 is not between"),
+        (f"{FIRST_KEPT},large,1,a", f"line 2: {FIRST_KEPT} is not between"),
         (f"{TODAY},large", "line 2: 2 cells under a header of 4"),
     ],
 )

@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,11 +15,14 @@ from tests.storage.asynchronous import ended, received
 from tests.storage.books import IDS, Books, attempt, open_books
 from waypost.executions.lifecycle import State
 from waypost.kit.ids import Ids
-from waypost.ledger.record import ClosedAttempt, LedgerUnavailable, Outcome
+from waypost.ledger.bill_file import BillLine
+from waypost.ledger.record import ClosedAttempt, LedgerUnavailable, Outcome, answer_digest
 from waypost.storage.asynchronous_executions import Ending, Executions
+from waypost.storage.funding import refund_execution
 from waypost.storage.ledger_check import check_ledger
 from waypost.storage.partitions import ensure_partitions, has_table
 from waypost.storage.pool import Pool
+from waypost.storage.provider_bills import import_bill, oldest_billed
 from waypost.storage.retention import forget_old, kept_from
 from waypost.storage.roles import Role
 from waypost.storage.usage import total_of, usage_of
@@ -59,7 +63,31 @@ async def two_years(books: Books) -> tuple[bytes, bytes]:
         ]
     )
     await books.ledger.refund(attempt_id=refunded.open.attempt_id, refund_key="one", amount_nanos=200)
+    await correct_costs(books)
     return org_id, refunded.open.attempt_id
+
+
+async def correct_costs(books: Books) -> None:
+    """Bills that say another cost of each of the days, less and more."""
+    pool = Pool(books.conninfo, Role.SETTLE, size=1)
+    for day, cost_nanos in ((LONG_AGO, 20), (LAST_GONE, 1_000), (FIRST_KEPT, 4_000)):
+        line = BillLine(IDS.new(), day, "alpha-large", cost_nanos, b"")
+        await import_bill(pool, IDS, provider="alpha", lines=[line], today=day)
+    await pool.close()
+
+
+async def asynchronous(settling: Pool, org_id: bytes, day: date, *, charge_nanos: int) -> bytes:
+    """One that was accepted on that day and has succeeded; its id."""
+
+    async def announce(*_: object) -> None:
+        return
+
+    executions = Executions(settling, IDS, announce)
+    own_id = Ids(now_ns=lambda: unix_ms(day) * 1_000_000).new()
+    accepted_at = datetime.fromtimestamp(unix_ms(day) // 1000, UTC)
+    made, _ = await executions.create(received(org_id, id=own_id, accepted_at=accepted_at))
+    await executions.step(made, ended(made, State.SUCCEEDED), ending=Ending(charge_nanos))
+    return own_id
 
 
 @given(day=st.dates(date(2026, 1, 1), date(2100, 1, 1)))
@@ -91,6 +119,51 @@ async def test_rows_go_by_whole_months_and_what_they_came_to_stays(database: str
         assert await books.totals() == totals
 
 
+async def test_what_bills_corrected_stays_in_the_cost_of_goods_when_lines_and_corrections_are_gone(
+    database: str,
+) -> None:
+    async with open_books(database) as books:
+        await two_years(books)
+        totals = await books.totals()
+        assert totals.cogs_nanos == 20 + 1_000 + 4_000
+
+        await forget_old(books.owner, TODAY)
+        pool = Pool(database, Role.SETTLE, size=1)
+        await import_bill(pool, IDS, provider="alpha", lines=[BillLine(IDS.new(), TODAY, "x", 0, b"")], today=TODAY)
+        await pool.close()
+
+        assert await books.one("SELECT count(*) FROM cost_correction WHERE day < %s", FIRST_KEPT) == (0,)
+        assert await books.totals() == totals
+
+
+async def test_a_line_that_moves_out_of_the_first_day_has_nothing_booked_for_that_day_again(database: str) -> None:
+    async with open_books(database) as books:
+        await ensure_partitions(books.owner, unix_ms(FIRST_KEPT))
+        org_id = await books.org(credit_nanos=10**9)
+        lease_id = await books.grant(org_id, 1_000)
+        names = [answer_digest(name) for name in ("in the evening", "in the morning")]
+        await books.ledger.settle_batch(
+            [
+                accepted(day, org_id, lease_id, 100, answer=name)
+                for day, name in zip((LAST_GONE, FIRST_KEPT), names, strict=True)
+            ]
+        )
+        lines = [BillLine(name, FIRST_KEPT, "alpha-large", 70, name) for name in names]
+        pool = Pool(database, Role.SETTLE, size=1)
+        await import_bill(pool, IDS, provider="alpha", lines=lines, today=FIRST_KEPT)
+        totals = await books.totals()
+        await forget_old(books.owner, TODAY)
+
+        oldest = oldest_billed(TODAY)
+        moved = msgspec.structs.replace(lines[1], day=oldest)
+        found = await import_bill(pool, IDS, provider="alpha", lines=[moved], today=TODAY)
+        await pool.close()
+
+        assert oldest == FIRST_KEPT + timedelta(days=1)
+        assert [(group.day, group.is_alarming) for group in found.groups] == [(oldest, False)]
+        assert await books.totals() == totals
+
+
 async def test_a_partition_that_another_process_dropped_meanwhile_is_not_there(database: str) -> None:
     async with open_books(database) as books:
         await two_years(books)
@@ -114,6 +187,51 @@ async def test_what_has_gone_is_refunded_no_more_and_what_remains_is(database: s
             await books.ledger.refund(attempt_id=refunded, refund_key="two", amount_nanos=1)
         await books.ledger.refund(attempt_id=kept.open.attempt_id, refund_key="one", amount_nanos=60)
         assert (await usage_of(books.app, org_id))[-1].refunded_nanos == 60
+        await books.totals()
+
+
+async def test_an_asynchronous_execution_that_has_gone_is_refunded_no_more_and_one_that_remains_is(
+    database: str,
+) -> None:
+    async with open_books(database) as books:
+        for day in (LAST_GONE, FIRST_KEPT):
+            await ensure_partitions(books.owner, unix_ms(day))
+        org_id = await books.org(credit_nanos=10**9)
+        settling = Pool(database, Role.SETTLE, size=2)
+        gone, given, kept = [
+            await asynchronous(settling, org_id, day, charge_nanos=1_000) for day in (LAST_GONE, LAST_GONE, FIRST_KEPT)
+        ]
+        assert await refund_execution(settling, UUID(bytes=IDS.new()), execution_id=given) == 1_000
+        await forget_old(books.owner, TODAY)
+
+        for one in (gone, given):
+            with pytest.raises(LookupError):
+                await refund_execution(settling, UUID(bytes=IDS.new()), execution_id=one)
+        assert await refund_execution(settling, UUID(bytes=IDS.new()), execution_id=kept) == 1_000
+
+        await settling.close()
+        used = await usage_of(books.app, org_id)
+        assert [(row.day, row.charge_nanos, row.refunded_nanos) for row in used] == [
+            (LAST_GONE, 1_000, 1_000),
+            (FIRST_KEPT, 0, 1_000),
+        ]
+        totals = await books.totals()
+        assert totals.credited_nanos - totals.available_nanos == total_of(used).charge_nanos
+
+
+async def test_bookings_and_refunds_of_other_months_go_on_while_a_month_is_summed(database: str) -> None:
+    async with open_books(database) as books:
+        org_id, _ = await two_years(books)
+        kept = accepted(FIRST_KEPT, org_id, await books.grant(org_id, 100), 60)
+        async with books.owner.system() as keeper:
+            months = ", ".join(f"{table}_{LAST_GONE:%Y_%m}" for table in ("settlement", "execution"))
+            await keeper.execute(f"LOCK TABLE {months} IN SHARE ROW EXCLUSIVE MODE")
+
+            await books.ledger.settle_batch([kept])
+            for number in range(12):  # often enough for a connection that remembers a plan for any attempt
+                await books.ledger.refund(attempt_id=kept.open.attempt_id, refund_key=str(number), amount_nanos=1)
+
+        assert (await usage_of(books.app, org_id))[-1].refunded_nanos == 12
         await books.totals()
 
 

@@ -40,7 +40,6 @@ from waypost.storage.funding import refund_execution
 from waypost.storage.ledger import PostgresLedger
 from waypost.storage.orphans import ORPHANED_AFTER_S, NodeAlive
 from waypost.storage.pool import Pool
-from waypost.storage.retention import kept_from
 from waypost.storage.roles import Role
 from waypost.tenancy.api_key import Scope, assemble, digest, shown
 from waypost.tenancy.budget import Budget
@@ -303,7 +302,7 @@ class Operator:
         """Import a file of a provider's usage lines, and make the cost of goods what it bills."""
         today = datetime.fromtimestamp(self._now_s(), UTC).date()
         try:
-            lines = read_bill(data, oldest=kept_from(today).first_day, newest=today + timedelta(days=1))
+            lines = read_bill(data, oldest=provider_bills.oldest_billed(today), newest=today + timedelta(days=1))
         except BadBill as error:
             raise CommandRefused(str(error)) from None
         if not await provider_bills.is_provider_known(self._settling, provider):

@@ -63,7 +63,9 @@ SELECT (SELECT count(*) FROM paid), (SELECT count(*) FROM wallet WHERE org_id = 
 
 EARLIER_TOPUP = "SELECT org_id, amount FROM topup WHERE reference = %(reference)s"
 
-# `refunded <= charge` is a CHECK of the settlement, so two refunds at once cannot exceed the charge together.
+# `refunded <= charge` is a CHECK of the settlement, so two refunds at once cannot exceed the charge together. The
+# update names the id as a constant, and is planned for it: then it locks one partition only, also while `retention`
+# sums up another one.
 REFUND = f"""
 WITH given AS (
     INSERT INTO refund (attempt_id, refund_key, org_id, amount)
@@ -74,7 +76,10 @@ WITH given AS (
     RETURNING attempt_id, org_id, amount
 ),
 marked AS (
-    UPDATE settlement SET refunded = refunded + given.amount FROM given WHERE settlement.attempt_id = given.attempt_id
+    UPDATE settlement
+       SET refunded = refunded + given.amount
+      FROM given
+     WHERE settlement.attempt_id = given.attempt_id AND settlement.attempt_id = %(attempt_id)s
     RETURNING settlement.org_id
 ),
 posted AS ({
@@ -91,13 +96,16 @@ posted AS ({
 UPDATE wallet SET available = available + %(amount)s FROM marked WHERE wallet.org_id = marked.org_id
 """  # noqa: S608
 
-# Ids of attempts differ from that of their execution in the last two bytes; a long hold has the execution's own.
+# Ids of attempts differ from that of their execution in the last two bytes; a long hold has the execution's own. It
+# stays when its execution's month goes, and is refunded no more then: the sums of that month have been taken.
 CHARGED = """
 SELECT attempt_id, charge - refunded, false
   FROM settlement
  WHERE attempt_id BETWEEN %(lowest_id)s AND %(highest_id)s AND execution_id = %(execution_id)s AND charge > 0
  UNION ALL
-SELECT id, charge - refunded, true FROM long_hold WHERE id = %(execution_id)s AND charge > 0
+SELECT id, charge - refunded, true
+  FROM long_hold
+ WHERE id = %(execution_id)s AND charge > 0 AND EXISTS (SELECT FROM execution WHERE id = %(execution_id)s)
 """
 
 EARLIER_REFUND = "SELECT amount FROM refund WHERE attempt_id = %(attempt_id)s AND refund_key = %(refund_key)s"
@@ -193,8 +201,11 @@ async def refund_charge(
     }
     async with pool.connection() as connection:
         try:
-            if (await connection.execute(REFUND, parameters)).rowcount:
-                return True
+            async with connection.transaction():
+                # A plan for any attempt, as connections make them else, locks all partitions.
+                await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
+                if (await connection.execute(REFUND, parameters)).rowcount:
+                    return True
         except psycopg.errors.CheckViolation:
             raise ValueError("more than is left of the charge") from None
         earlier = await (await connection.execute(EARLIER_REFUND, parameters)).fetchone()
@@ -206,7 +217,7 @@ async def refund_charge(
 async def refund_execution(pool: Pool, transfer_id: UUID, *, execution_id: bytes) -> Nanos:
     """Give back all that is left of an execution's charge: how much that was, 0 when it was given back before.
 
-    Raises LookupError where nothing was charged. `pool` is the settling role's."""
+    Raises LookupError where nothing was charged, or its month has gone. `pool` is the settling role's."""
     parameters = {
         "execution_id": UUID(bytes=execution_id),
         "lowest_id": UUID(bytes=execution_id[:14] + bytes(2)),

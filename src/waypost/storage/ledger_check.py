@@ -9,6 +9,7 @@ from psycopg import AsyncConnection
 
 from waypost.kit.ids import text
 from waypost.kit.money import Nanos
+from waypost.ledger.account import AccountKind, TransferCode
 from waypost.storage.ledger_rules import QUICK, SETTLED, THOROUGH, Rule
 from waypost.storage.orphans import ORPHANED_AFTER_S
 from waypost.storage.pool import Pool
@@ -21,11 +22,15 @@ rest AS (
            node.epoch = node_epoch AND heartbeat_at > now() - make_interval(secs => %(orphaned_after_s)s) AS is_live
       FROM lease JOIN node ON node.id = lease.node_id
 ),
+-- By their transfers, which stay when the corrections themselves are gone; a rule holds these against each other.
+corrected AS (
+    SELECT CASE WHEN credit = {AccountKind.PAYABLE.value} THEN amount ELSE -amount END AS amount
+      FROM transfer WHERE code = {TransferCode.COST_CORRECTION.value}
+),
 long AS (SELECT coalesce(sum(amount) FILTER (WHERE state = 'HELD'), 0) AS held, sum(charge) AS charge FROM long_hold)
 SELECT coalesce((SELECT sum(amount) FROM topup), 0) - coalesce((SELECT sum(amount) FROM chargeback), 0),
        coalesce((SELECT sum(charge - refunded) FROM booked), 0) + coalesce((SELECT charge FROM long), 0),
-       coalesce((SELECT sum(cogs) FROM booked), 0)
-           + coalesce((SELECT sum(raised - lowered) FROM cost_correction), 0),
+       coalesce((SELECT sum(cogs) FROM booked), 0) + coalesce((SELECT sum(amount) FROM corrected), 0),
        (SELECT sum(house) FROM booked),
        coalesce((SELECT sum(available) FROM wallet), 0) + coalesce(sum(room - held) FILTER (WHERE is_live), 0),
        coalesce(sum(held) FILTER (WHERE is_live), 0) + (SELECT held FROM long),

@@ -104,6 +104,12 @@ class Imported(msgspec.Struct, frozen=True):
     groups: tuple[Group, ...]  # by day and model
 
 
+def oldest_billed(today: date) -> date:
+    """The first day whose lines can still be compared. A bill of the first kept day may name attempts that were opened
+    the evening before, whose settlements are gone: they would be booked as cost a second time."""
+    return kept_from(today).first_day + _DAY
+
+
 async def is_provider_known(pool: Pool, provider: str) -> bool:
     """Whether anything was ever settled with it. `pool` is the settling role's."""
     async with pool.connection() as connection:
@@ -112,13 +118,15 @@ async def is_provider_known(pool: Pool, provider: str) -> bool:
 
 
 async def import_bill(pool: Pool, ids: Ids, *, provider: str, lines: Sequence[BillLine], today: date) -> Imported:
-    """Take lines over, compare every group that they touch, and correct the costs; all of it or nothing. `pool` is the
-    settling role's."""
+    """Take lines over, compare every group that they touch, and correct the costs; all of it or nothing. A group before
+    `oldest_billed`, which a line was moved out of, stays as it is. `pool` is the settling role's."""
     async with pool.connection(is_patient=True) as connection, connection.transaction():
         await connection.execute("SET LOCAL statement_timeout = 0")
         await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         touched, lines_new = await _take_over(connection, provider, lines)
         await connection.execute(FORGET, {"before": kept_from(today).first_day})
+        oldest = oldest_billed(today)
+        touched = {(day, model) for day, model in touched if day >= oldest}
         groups, corrected = [], 0
         for model in sorted({model for _, model in touched}):
             for day, found in await _reconcile_model(connection, provider, model, touched):
