@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from tests.control.plane import Plane
+from tests.storage.asynchronous import ended, received
 from tests.storage.books import IDS, Books, attempt
 from waypost.app.operator import CommandRefused, NewKey
+from waypost.executions.lifecycle import State
 from waypost.kit import ids
 from waypost.ledger.record import ClosedAttempt
 from waypost.storage import funding
+from waypost.storage.asynchronous_executions import Ending, Executions
 from waypost.tenancy.api_key import Scope
 from waypost.tenancy.budget import Budget, Period
 
@@ -83,18 +86,22 @@ async def test_an_operator_refunds_an_execution_once(database: str, tmp_path: Pa
             for execution_id in (IDS.new(), IDS.new())
         ]
         await books.ledger.refund(attempt_id=partly.open.attempt_id, refund_key="some", amount_nanos=500)
-        held = IDS.new()
-        await books.ledger.create_hold(hold_id=held, org_id=plane.org_id, amount_nanos=9_000)
-        await books.ledger.end_hold(hold_id=held, charge_nanos=4_000)
 
-        for execution_id, left in ((called.open.execution_id, 1_500), (partly.open.execution_id, 1_000), (held, 4_000)):
+        async def announce(*_: object) -> None:
+            return
+
+        executions = Executions(plane.books, IDS, announce)
+        made, _ = await executions.create(received(plane.org_id))
+        await executions.step(made, ended(made, State.SUCCEEDED), ending=Ending(4_000))
+
+        charged = ((called.open.execution_id, 1_500), (partly.open.execution_id, 1_000), (made.id, 4_000))
+        for execution_id, left in charged:
             assert [await plane.operator.refund(execution_id) for _ in range(2)] == [left, 0]
         with pytest.raises(CommandRefused, match="was charged nothing"):
             await plane.operator.refund(IDS.new())
         balance = await plane.operator.balance(plane.org_id)
         assert balance.total_nanos == 2_000_000_000
-        assert (await plane.ask("GET", "/v1/usage")).json["total"]["refunded_nanos"] == "3000"
-        # The hold has no execution here, which is another rule's affair.
+        assert (await plane.ask("GET", "/v1/usage")).json["total"]["refunded_nanos"] == "7000"
         assert not [each for each in (await plane.operator.check_ledger()).violations if "refund" in each]
         await close(books)
 
