@@ -49,6 +49,7 @@ class Relay:
         session = asyncio.ensure_future(self._relay(reader, writer))
         self._sessions.add(session)
         session.add_done_callback(self._sessions.discard)
+        session.add_done_callback(lambda _: writer.close())  # also of one that was cut before it began
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         real_reader, real_writer = await asyncio.open_unix_connection(self._real)
