@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 
@@ -294,16 +296,21 @@ async def test_a_job_goes_on_where_it_was_submitted_when_the_catalogue_forgets_t
         assert cogs > 0
 
 
+def refusing(*statuses: int) -> Callable[[Errand, Sent], Sent]:
+    """The first submissions reach the provider, and its answers become these."""
+    left = iter(statuses)
+
+    def refused(errand: Errand, sent: Sent) -> Sent:
+        status = next(left, None) if is_submission(errand) else None
+        return sent if status is None else msgspec.structs.replace(sent, status=status, body=b"{}")
+
+    return refused
+
+
 async def test_a_believed_callback_of_an_earlier_attempt_leads_to_the_booking_of_its_job(database: str) -> None:
     async with open_stage(database, "fal") as stage:
         stage.sim.set_prices({"acme/paint": {"image": "30000"}})
-        refusals = iter([503])
-
-        def refused(errand: Errand, sent: Sent) -> Sent:
-            status = next(refusals, None) if is_submission(errand) else None
-            return sent if status is None else msgspec.structs.replace(sent, status=status, body=b"{}")
-
-        stage.carrier.after = refused
+        stage.carrier.after = refusing(503)
         execution_id = await stage.execute(prompt="sim: run_ms=20")
         await stage.work(until=lambda row: row.attempt == 2 and row.state is State.SUBMITTED)
         first, _ = stage.sim.jobs
@@ -322,13 +329,7 @@ async def test_a_believed_callback_of_an_earlier_attempt_leads_to_the_booking_of
 async def test_an_earlier_attempts_job_is_booked_though_the_execution_ended_without_any(database: str) -> None:
     async with open_stage(database, "fal") as stage:
         stage.sim.set_prices({"acme/paint": {"image": "30000"}})
-        refusals = iter([503, 400])
-
-        def refused(errand: Errand, sent: Sent) -> Sent:
-            status = next(refusals, None) if is_submission(errand) else None
-            return sent if status is None else msgspec.structs.replace(sent, status=status, body=b"{}")
-
-        stage.carrier.after = refused
+        stage.carrier.after = refusing(503, 400)
         execution_id = await stage.execute(prompt="sim: run_ms=20")
         ended = await stage.ended(execution_id)
         assert (ended.state, ended.attempt, ended.provider_job) == (State.FAILED, 2, None)
@@ -345,13 +346,7 @@ async def test_an_earlier_attempts_job_is_booked_though_the_execution_ended_with
 async def test_a_job_that_two_attempts_are_told_of_is_booked_once(database: str) -> None:
     async with open_stage(database, "fal") as stage:
         stage.sim.set_prices({"acme/paint": {"image": "30000"}})
-        refusals = iter([503, 400])
-
-        def refused(errand: Errand, sent: Sent) -> Sent:
-            status = next(refusals, None) if is_submission(errand) else None
-            return sent if status is None else msgspec.structs.replace(sent, status=status, body=b"{}")
-
-        stage.carrier.after = refused
+        stage.carrier.after = refusing(503, 400)
         execution_id = await stage.execute(prompt="sim: run_ms=20")
         ended = await stage.ended(execution_id)
         assert (ended.state, ended.attempt, ended.provider_job) == (State.FAILED, 2, None)
