@@ -53,7 +53,7 @@ async def test_who_waits_for_it_is_told_when_it_sheds_and_when_it_does_no_more()
     async with asyncio.timeout(20):
         while not told:  # noqa: ASYNC110  the timer tells nobody else
             await asyncio.sleep(0.05)
-        assert pressure.is_full
+        assert pressure.is_full()
         pressure.memory_bytes_max = 1 << 50
         while pressure.shedding.is_active:  # noqa: ASYNC110
             await asyncio.sleep(0.05)

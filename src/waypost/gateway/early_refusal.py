@@ -35,7 +35,7 @@ class EarlyRefusals:
     def answer(self, data: bytes, date_line: bytes) -> bytes:
         """The refusal of what a connection read between two requests, if that is a whole call that is to be shed; else
         b"", and nothing has happened: it is to be read."""
-        if not self._pressure.is_full:
+        if not self._pressure.is_full():
             return b""
         start = self._whole.start(data)
         # A query may be at fault, or hold a key.

@@ -70,13 +70,12 @@ class Pressure:
     def shed(self) -> int:
         """While `shedding` is active: after how many seconds the caller of a new request, which is refused, may come
         again; 0 when it is admitted."""
-        if self.is_full:
+        if self.is_full():
             return self.refused()
         self._admitted += 1
         self._has_admitted = True
         return 0
 
-    @property
     def is_full(self) -> bool:
         """While `shedding` is active: whether a request that comes now is refused. The first one of a turn never is
         unless memory runs out: or nobody would be admitted while what is under way takes all of the time."""
