@@ -50,8 +50,9 @@ from waypost.policy.document import read_catalogue
 from waypost.policy.snapshot import build_view
 from waypost.storage.settlement import settle_parameters
 from waypost.telemetry.metrics import Counter, Histogram
-from waypost.tenancy.api_key import ApiKey, Scope, assemble, digest
+from waypost.tenancy.api_key import ApiKey, Scope, assemble
 from waypost.tenancy.keyring import Keyring
+from waypost.tenancy.pepper import Pepper, Peppers
 from waypost.transport.client_connection import ClientConnection
 from waypost.transport.limits import ServerLimits
 from waypost.transport.server_connection import Connection, Rules
@@ -129,12 +130,12 @@ class Place:
         self.settler = Settler(ledger, self.journal, self.clock, on_refused=_refused)
         node = NodeIdentity(bytes(16), 1)
         self.wallet = Wallet(ledger, self.journal, self.ids, self.clock, node, self.settler)
-        keyring, key = Keyring(_SECRET), assemble(_SECRET)
+        keyring, key = Keyring(Peppers(Pepper(1, _SECRET))), assemble(_SECRET)
         self.org_id = self.ids.new()
         api_key = ApiKey(
             self.ids.new(),
             self.org_id,
-            digest(_SECRET, key.encode()),
+            keyring.peppers.newest.digest(key),
             Scope.FULL,
             requests_per_minute=REQUESTS_PER_MINUTE,
             tokens_per_minute=TOKENS_PER_MINUTE,

@@ -18,7 +18,7 @@ from tests.storage.books import IDS, Books, attempt, open_books
 from waypost.app.backup import back_up, restore
 from waypost.app.file_wiring import build_files
 from waypost.app.operator import CommandRefused
-from waypost.app.secrets import open_node_id, open_secrets
+from waypost.app.secrets import add_pepper, open_node_id, open_secrets
 from waypost.app.settings import Settings, read_settings
 from waypost.gateway.journal import Journal
 from waypost.gateway.recovery import recover
@@ -34,6 +34,10 @@ from waypost.storage.roles import Role
 
 def settings_of(data_dir: Path, database: str) -> Settings:
     return read_settings(environment={}, data_dir=data_dir, database_url=_url(database))
+
+
+def secret_files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 async def busy(books: Books, data_dir: Path) -> tuple[bytes, bytes, ClosedAttempt]:
@@ -56,6 +60,7 @@ async def test_balances_are_the_same_after_a_restore_and_the_replay_of_its_journ
 ) -> None:
     old, new = settings_of(tmp_path / "old", database), settings_of(tmp_path / "new", empty_database)
     open_secrets(old.secrets_dir)
+    add_pepper(old.secrets_dir, 2)
     file = tmp_path / "backup.tar.gz"
     async with open_books(database) as books:
         org_id, lease_id, unbooked = await busy(books, old.data_dir)
@@ -66,7 +71,8 @@ async def test_balances_are_the_same_after_a_restore_and_the_replay_of_its_journ
     head = await asyncio.to_thread(restore, new, file)
 
     assert head.has_secrets
-    assert open_secrets(new.secrets_dir).pepper == open_secrets(old.secrets_dir).pepper
+    assert [each.version for each in open_secrets(new.secrets_dir).peppers.all] == [2, 1]
+    assert secret_files(new.secrets_dir) == secret_files(old.secrets_dir)
     restored = Books(empty_database)
     directory = new.data_dir / "journal" / "gateway-0"
     assert open_node_id(directory) == node_id

@@ -35,6 +35,10 @@ def references_of(catalogue: Catalogue) -> tuple[str, ...]:
     return catalogue.providers[0].api_keys
 
 
+def digest(secrets: Secrets) -> bytes:
+    return secrets.peppers.newest.digest("a key")
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
@@ -43,8 +47,8 @@ def test_secrets_are_made_once_and_for_the_owner_only(tmp_path: Path) -> None:
     directory = tmp_path / "data/secrets"
     first = open_secrets(directory)
     again = open_secrets(directory)
-    secrets = (first.pepper, first.ids_key, first.signing_key, first.envelope_key)
-    assert secrets == (again.pepper, again.ids_key, again.signing_key, again.envelope_key)
+    secrets = (digest(first), first.ids_key, first.signing_key, first.envelope_key)
+    assert secrets == (digest(again), again.ids_key, again.signing_key, again.envelope_key)
     assert len(set(secrets)) == 4
     assert {len(secret) for secret in secrets} == {32}
     assert mode(directory) == 0o700
@@ -77,14 +81,16 @@ def test_a_damaged_file_key_is_told_and_never_replaced(tmp_path: Path) -> None:
 
 def test_processes_that_start_at_once_agree(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
-        peppers = {each.pepper for each in threads.map(open_secrets, [tmp_path / "secrets"] * 16)}
+        peppers = {digest(each) for each in threads.map(open_secrets, [tmp_path / "secrets"] * 16)}
     assert len(peppers) == 1
 
 
 def test_a_secret_does_not_show(tmp_path: Path) -> None:
     secrets = open_secrets(tmp_path / "secrets")
-    assert secrets.pepper.hex() not in f"{secrets} {secrets!r}"
-    assert str(secrets.pepper) not in f"{secrets} {secrets!r}"
+    told = f"{secrets} {secrets!r} {secrets.peppers!r} {secrets.peppers.newest!r}"
+    for secret in (secrets.ids_key, bytes.fromhex((tmp_path / "secrets/pepper").read_text())):
+        assert secret.hex() not in told
+        assert str(secret) not in told
 
 
 @pytest.mark.parametrize("bits", [0o750, 0o705])

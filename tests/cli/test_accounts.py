@@ -15,7 +15,7 @@ from waypost.kit import ids
 from waypost.storage.api_keys import api_keys_since
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
-from waypost.tenancy.api_key import ApiKey, Scope, digest, is_well_formed
+from waypost.tenancy.api_key import ApiKey, Scope, is_well_formed
 
 NOBODY = "org_0192f0c4-0000-7000-8000-000000000000"
 NO_KEY = "key_0192f0c4-0000-7000-8000-000000000000"
@@ -37,7 +37,7 @@ def keys_of_gateways(conninfo: str) -> dict[bytes, ApiKey]:
 
 
 def digest_of(key: str, data_dir: Path) -> bytes:
-    return digest(open_secrets(data_dir / "secrets").pepper, key.encode())
+    return open_secrets(data_dir / "secrets").peppers.newest.digest(key)
 
 
 def test_an_organisation_is_made_and_its_id_stands_alone(waypost: Waypost) -> None:

@@ -136,6 +136,7 @@ def test_the_doctor_looks_at_everything(waypost: Waypost, nowhere: Path, monkeyp
             "up",
             "files",
             "database",
+            "peppers",
             "clock",
             "jobs",
             "webhooks",

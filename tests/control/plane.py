@@ -24,7 +24,7 @@ from tests.stores.vaults import FakeVault
 from waypost.app.callbacks import make_addresses, make_callbacks
 from waypost.app.file_wiring import build_files
 from waypost.app.operator import NewKey, Operator
-from waypost.app.secrets import open_secrets
+from waypost.app.secrets import open_peppers, open_secrets
 from waypost.app.settings import Settings, read_settings
 from waypost.app.webhooks import Webhooks
 from waypost.control.application import build
@@ -90,7 +90,7 @@ class Plane:
         self.operator = Operator(self.settings, self._database, self.clock)
         self.org_id = await self.operator.create_org("tests", is_unlimited=False)
         secrets = open_secrets(self.settings.secrets_dir)
-        self.keyring = Keyring(secrets.pepper)
+        self.keyring = Keyring(secrets.peppers)
         self.pool = Pool(self._database, Role.APP, size=4)
         self.books = Pool(self._database, Role.SETTLE, size=4)
         self.executions = Executions(self.books, self.ids)
@@ -109,7 +109,6 @@ class Plane:
             vault=self.vault,
             keyring=self.keyring,
             view=lambda: self.view,
-            pepper=secrets.pepper,
             clock=self.clock,
             ids=self.ids,
             api_keys_max=API_KEYS_MAX,
@@ -160,6 +159,11 @@ class Plane:
         """Take in changed keys, as the process does within a second."""
         keys, version = await api_keys_since(self.pool, self.keyring.version)
         self.keyring.adopt(keys, version, self.clock.unix_ns() // 1_000_000)
+
+    async def take_peppers(self) -> None:
+        """Take those in force now, as the process does within a second."""
+        self.keyring.use(open_peppers(self.settings.secrets_dir))
+        await self.follow()
 
     async def rows(self, query: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
         async with self.pool.system() as connection:

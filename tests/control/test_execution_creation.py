@@ -292,6 +292,24 @@ async def test_a_repetition_is_answered_whatever_became_of_what_it_asks_for(data
         assert (await created(plane, headers=headers)).status == 400  # a day later it is a new request
 
 
+async def test_a_repetition_is_known_under_the_pepper_before(database: str, tmp_path: Path) -> None:
+    async with executing(database, tmp_path) as plane:
+        headers = {"idempotency-key": "order-1"}
+        first = await created(plane, headers=headers)
+        await plane.operator.rotate_pepper()
+        await plane.take_peppers()
+        again = await created(plane, headers=headers)
+        assert (again.status, again.body, again.headers["idempotent-replayed"]) == (202, first.body, "true")
+        other = await created(plane, body_input=CHAT | {"max_tokens": 11}, headers=headers)
+        assert (other.status, other.json["error"]["code"]) == (422, "IDEMPOTENCY_MISMATCH")
+        later = {"idempotency-key": "order-2"}
+        second = await created(plane, headers=later)
+        plane.key = await plane.make_key(plane.org_id)  # of the newest
+        await plane.operator.retire_pepper(1, is_sure=True)
+        await plane.take_peppers()
+        assert (await created(plane, headers=later)).body == second.body, "new ones are claimed under the newest"
+
+
 async def test_an_acceptance_of_which_nobody_hears_keeps_its_input(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

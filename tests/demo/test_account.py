@@ -12,15 +12,16 @@ from waypost.policy.catalogue import Catalogue
 from waypost.storage.catalogues import apply_catalogue, roll_back_catalogue
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
+from waypost.tenancy.pepper import Pepper
 
 
 def test_a_catalogue_that_gives_way_to_the_demos_is_named(database: str) -> None:
     own, other = catalogue_of(SIMULATED, 9100), catalogue_of(LOCAL, 9101)
-    opened = open_account(database, Account(upstream_key="k"), own, pepper=b"p" * 32)
+    opened = open_account(database, Account(upstream_key="k"), own, pepper=Pepper(1, b"p" * 32))
     account, told = opened.account, [opened.set_aside]
 
     def open_again(catalogue: Catalogue) -> int | None:
-        return open_account(database, account, catalogue, pepper=b"p" * 32).set_aside
+        return open_account(database, account, catalogue, pepper=Pepper(1, b"p" * 32)).set_aside
 
     told += [open_again(own), open_again(other)]  # version 2 is the demo's too
     asyncio.run(_apply(database, catalogue_of(SIMULATED, 9102)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -17,6 +17,7 @@ from waypost.policy.catalogue import Catalogue
 from waypost.policy.document import CatalogueError
 from waypost.tenancy.api_key import ApiKey
 from waypost.tenancy.keyring import Keyring
+from waypost.tenancy.pepper import Pepper, Peppers
 
 
 class FakeDirectory:
@@ -37,6 +38,9 @@ class FakeDirectory:
         self._fail("catalogue")
         self.catalogues += 1
         return Catalogue(), version + 1
+
+    async def move_digests(self, moved: Mapping[bytes, bytes], pepper_version: int) -> None:
+        raise AssertionError((moved, pepper_version))
 
     async def wait_for_change(self, timeout_s: float) -> None:
         self._round.set()
@@ -61,10 +65,15 @@ class NoSecrets:
         return False
 
 
+class SamePeppers:
+    def changed(self) -> None:
+        pass
+
+
 @asynccontextmanager
 async def follow(directory: FakeDirectory) -> AsyncIterator[tuple[Following, Keyring]]:
-    keyring = Keyring(b"pepper")
-    following = Following(directory, keyring, Fleet(NoSecrets(), lambda: 0.5), SystemClock())
+    keyring = Keyring(Peppers(Pepper(1, b"pepper")))
+    following = Following(directory, keyring, Fleet(NoSecrets(), lambda: 0.5), SystemClock(), SamePeppers())
     task = asyncio.ensure_future(following.run())
     try:
         yield following, keyring

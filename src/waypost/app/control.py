@@ -19,7 +19,7 @@ from waypost.app.database import embedded_postgres
 from waypost.app.file_wiring import build_files
 from waypost.app.live_settings import LiveSettings
 from waypost.app.reload import Reloading
-from waypost.app.secrets import open_secrets
+from waypost.app.secrets import PepperReader, open_secrets
 from waypost.app.settings import Settings
 from waypost.app.vault import open_vault, refuse_unfit
 from waypost.app.webhooks import Webhooks
@@ -105,10 +105,11 @@ class ControlProcess:
         self._clock = SystemClock()
         self._page = Page()
         self._is_ready = False
+        peppers = PepperReader(settings.secrets_dir)
         secrets = open_secrets(settings.secrets_dir)
-        self._keyring = Keyring(secrets.pepper)
+        self._keyring = Keyring(secrets.peppers)
         self._directory = PostgresDirectory(conninfo)
-        self._following = Following(self._directory, self._keyring, _Nobody(), self._clock)
+        self._following = Following(self._directory, self._keyring, _Nobody(), self._clock, peppers)
         self._pool = Pool(conninfo, Role.APP, size=_CONNECTIONS)
         self._books = Pool(conninfo, Role.SETTLE, size=_BOOKS_CONNECTIONS)
         self._news = ExecutionNews(conninfo)
@@ -142,7 +143,6 @@ class ControlProcess:
             vault=self._vault,
             keyring=self._keyring,
             view=lambda: self._following.view,
-            pepper=secrets.pepper,
             clock=self._clock,
             ids=ids,
             api_keys_max=settings.live.api_keys_max,

@@ -18,7 +18,7 @@ def serve_demo(
     refuse_unfit(settings)
     options = up_options(settings, host=host, port=port, metrics_port=metrics_port)
     try:
-        pepper = open_secrets(settings.secrets_dir).pepper
+        pepper = open_secrets(settings.secrets_dir).peppers.newest
         return run_demo(options, is_simulated=is_simulated, has_embeddings=has_embeddings, pepper=pepper)
     except (DemoUnavailable, WeightsDamaged) as error:
         raise CommandRefused(str(error)) from None

@@ -17,6 +17,7 @@ from waypost import compiled
 from waypost.app.catalogue_file import read_catalogue_file, read_document, unreadable_credentials
 from waypost.app.database import no_secrets, open_database
 from waypost.app.doctor_files import file_store
+from waypost.app.doctor_peppers import peppers
 from waypost.app.doctor_processes import processes
 from waypost.app.doctor_tls import certificates
 from waypost.app.finding import Finding, Verdict
@@ -66,6 +67,8 @@ def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
         with open_database(settings, may_migrate=is_sound) as conninfo:
             found, catalogue, queue, counted = asyncio.run(_ask(conninfo))
             yield _database(settings, found)
+            if is_sound:
+                yield from peppers(conninfo, settings.secrets_dir)
             yield _clock(found, clock)
             yield _queue(queue)
             yield _webhooks(counted)

@@ -24,6 +24,8 @@ _DEGRADED = {
     "journal": "its journal runs out of room: the disk is full, or the database books nothing; see `disk` here",
     "catalogue": "a newer catalogue cannot be read: the one before serves on; its log has a BugCaught line",
     "limits": "the Valkey server does not answer in time: each machine allows its part of each limit",
+    "digests": "keys that are used are not moved to the newest pepper; its log has a BugCaught line",
+    "peppers": "newer peppers cannot be read: `waypost pepper list` says why; those before them serve on",
     "keys": "newer keys cannot be read: those it knows serve on; its log has a BugCaught line",
 }
 

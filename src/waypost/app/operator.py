@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
@@ -13,6 +14,7 @@ import msgspec
 
 from waypost.app.database import open_database
 from waypost.app.list_prices import Comparison, compare, published, with_listed_costs
+from waypost.app.peppers import ListedPepper, list_peppers, restore_pepper, retire_pepper, rotate_pepper
 from waypost.app.secrets import open_secrets
 from waypost.app.settings import Settings
 from waypost.kit import ids
@@ -41,7 +43,7 @@ from waypost.storage.ledger import PostgresLedger
 from waypost.storage.orphans import ORPHANED_AFTER_S, NodeAlive
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
-from waypost.tenancy.api_key import Scope, assemble, digest, shown
+from waypost.tenancy.api_key import Scope, assemble
 from waypost.tenancy.budget import Budget
 
 _Result = TypeVar("_Result")
@@ -174,6 +176,22 @@ class Operator:
             shown_id = ids.text("key", key_id)
             raise CommandRefused(f"there is no key {shown_id}, or it is revoked: see `waypost key list`") from None
         return NewKey(key_id, text, until)
+
+    async def list_peppers(self) -> list[ListedPepper]:
+        return await list_peppers(self._pool, self._settings.secrets_dir)
+
+    async def rotate_pepper(self) -> Path:
+        """Where the new one stands."""
+        return await rotate_pepper(self._pool, self._settings.secrets_dir)
+
+    async def retire_pepper(self, version: int, *, is_sure: bool) -> tuple[Path, int]:
+        """Where it stands now, and how many keys are refused for want of it."""
+        directory, now_s = self._settings.secrets_dir, self._now_s()
+        return await retire_pepper(self._pool, directory, version, is_sure=is_sure, now_s=now_s)
+
+    async def restore_pepper(self, version: int) -> int:
+        """How many keys are known under it alone."""
+        return await restore_pepper(self._pool, self._settings.secrets_dir, version)
 
     async def add_credit(self, org_id: bytes, amount_nanos: Nanos, reference: str | None) -> bool:
         """Whether it was credited now; False when that reference was credited before."""
@@ -330,8 +348,7 @@ class Operator:
         return self._clock.unix_ns() // 1_000_000_000
 
     def _kept_of(self, key_text: str) -> api_keys.Secret:
-        pepper = open_secrets(self._settings.secrets_dir).pepper
-        return api_keys.Secret(digest(pepper, key_text.encode()), *shown(key_text))
+        return api_keys.secret_of(key_text, open_secrets(self._settings.secrets_dir).peppers.newest)
 
     async def _check_org(self, org_id: bytes) -> None:
         if await orgs.find_org(self._pool, org_id) is None:

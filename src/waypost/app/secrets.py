@@ -17,10 +17,13 @@ from waypost.kit.crypto import hmac_sha256
 from waypost.kit.ids import Ids
 from waypost.policy.catalogue import Catalogue, Provider
 from waypost.policy.provider_document import PLAIN
+from waypost.tenancy.pepper import IN_FORCE_MAX, Peppers, peppers_of
 
 SECRET_BYTES = 32
 CREDENTIAL_BYTES_MAX = 8192
 _FILE_KEY = "file_key."
+_PEPPER = "pepper"  # of version 1, and pepper.2, pepper.3, … of those after it
+_RETIRED = "retired_pepper."
 _CREDENTIAL = re.compile(r"[!-~]+(?: [!-~]+)*")  # goes into a header line
 
 
@@ -29,14 +32,16 @@ class SecretsError(Exception):
 
 
 class Secrets:
-    """What this deployment alone knows. `pepper` keys the digests of API keys, `ids_key` the ids shown to callers,
+    """What this deployment alone knows. `peppers` key the digests of API keys, `ids_key` the ids shown to callers,
     `signing_key` signs the URLs that we give out, `envelope_key` seals the secrets that we keep for others."""
 
-    __slots__ = ("directory", "envelope_key", "ids_key", "pepper", "signing_key")
+    __slots__ = ("directory", "envelope_key", "ids_key", "peppers", "signing_key")
 
-    def __init__(self, directory: Path, pepper: bytes, ids_key: bytes, signing_key: bytes, envelope_key: bytes) -> None:
+    def __init__(
+        self, directory: Path, peppers: Peppers, ids_key: bytes, signing_key: bytes, envelope_key: bytes
+    ) -> None:
         self.directory = directory
-        self.pepper = pepper
+        self.peppers = peppers
         self.ids_key = ids_key
         self.signing_key = signing_key
         self.envelope_key = envelope_key
@@ -45,24 +50,85 @@ class Secrets:
 def open_secrets(directory: Path) -> Secrets:
     """The secrets in that directory; made when they are not there. Raises SecretsError when others can read them."""
     _open_directory(directory)
-    return Secrets(
-        directory, *(_secret(directory, name) for name in ("pepper", "ids_key", "signing_key", "envelope_key"))
-    )
+    others = ("ids_key", "signing_key", "envelope_key")
+    return Secrets(directory, open_peppers(directory), *(_secret(directory, name) for name in others))
 
 
 def has_secrets(directory: Path) -> bool:
     """Whether a deployment's secrets stand there, whoever may read them."""
     try:
-        return (directory / "pepper").exists()
+        return any(path.exists() for path in _pepper_paths(directory).values())
     except PermissionError:
         return True  # something is there, and whoever opens it says what is wrong
+
+
+def open_peppers(directory: Path) -> Peppers:
+    """The peppers in force; the first is made when there never was one. Raises SecretsError."""
+    _open_directory(directory)
+    paths = _pepper_paths(directory)
+    if not paths:
+        if retired_peppers(directory):
+            raise SecretsError(f"every pepper in {directory} is retired: restore the directory from a backup")
+        paths = {1: pepper_path(directory, 1)}
+    if len(paths) > IN_FORCE_MAX:
+        names = ", ".join(path.name for path in paths.values())
+        raise SecretsError(f"at most {IN_FORCE_MAX} peppers are in force, and {directory} has {names}: move one away")
+    return peppers_of({version: _secret(directory, path.name) for version, path in paths.items()})
+
+
+def retired_peppers(directory: Path) -> list[int]:
+    """Versions that were set aside and can come back."""
+    return _versions(directory, _RETIRED)
+
+
+def add_pepper(directory: Path, version: int) -> None:
+    """Make that version, the newest. Processes take it up within a second or two."""
+    _secret(directory, pepper_path(directory, version).name)
+
+
+def set_pepper_aside(directory: Path, version: int) -> Path:
+    """Take it out of force; where it stands now. Whoever wants it gone for good deletes that file."""
+    aside = directory / f"{_RETIRED}{version}"
+    pepper_path(directory, version).rename(aside)
+    return aside
+
+
+def bring_pepper_back(directory: Path, version: int) -> None:
+    """Have it in force again."""
+    (directory / f"{_RETIRED}{version}").rename(pepper_path(directory, version))
+
+
+def pepper_path(directory: Path, version: int) -> Path:
+    """Where it stands while it is in force."""
+    return directory / (_PEPPER if version == 1 else f"{_PEPPER}.{version}")
+
+
+class PepperReader:
+    """Tells when other peppers are in force than when it was made: to be made before they are opened."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._seen = self._look()
+
+    def changed(self) -> Peppers | None:
+        """The peppers in force when they are others than at the last look; None as long as they are the same. Raises
+        SecretsError and OSError, again each time until they can be read."""
+        found = self._look()
+        if found == self._seen:
+            return None
+        peppers = open_peppers(self._directory)
+        self._seen = found
+        return peppers
+
+    def _look(self) -> list[tuple[int, tuple[int, int, int] | None]]:
+        return [(version, _stamp(str(path))) for version, path in _pepper_paths(self._directory).items()]
 
 
 def open_file_keys(directory: Path) -> dict[int, bytes]:
     """The keys that the keys of stored files are wrapped with, by version: `file_key.1`, `file_key.2`, …; the first is
     made when there is none. Raises SecretsError."""
     _open_directory(directory)
-    versions = _file_key_versions(directory) or [1]
+    versions = _versions(directory, _FILE_KEY) or [1]
     return {version: _secret(directory, f"{_FILE_KEY}{version}") for version in versions}
 
 
@@ -153,8 +219,16 @@ def _secret(directory: Path, name: str) -> bytes:
     return secret
 
 
-def _file_key_versions(directory: Path) -> list[int]:
-    suffixes = [path.name.removeprefix(_FILE_KEY) for path in directory.glob(f"{_FILE_KEY}*")]
+def _pepper_paths(directory: Path) -> dict[int, Path]:
+    """Of those in force, by version, the oldest first."""
+    versions = [version for version in _versions(directory, f"{_PEPPER}.") if version > 1]
+    if pepper_path(directory, 1).exists():
+        versions.insert(0, 1)
+    return {version: pepper_path(directory, version) for version in versions}
+
+
+def _versions(directory: Path, prefix: str) -> list[int]:
+    suffixes = [path.name.removeprefix(prefix) for path in directory.glob(f"{prefix}*")]
     return sorted(int(suffix) for suffix in suffixes if suffix.isascii() and suffix.isdigit())
 
 
@@ -208,7 +282,7 @@ def _reference(provider: Provider, reference: str, secrets: Secrets, document_di
     directory = secrets.directory / "credentials"
     _open_directory(directory)
     # Named by content, so that the same document is the same catalogue and a changed credential another one.
-    name = f"{provider.id}-{hmac_sha256(secrets.pepper, place.encode()).hex()[:16]}"
+    name = f"{provider.id}-{hmac_sha256(secrets.ids_key, place.encode()).hex()[:16]}"
     _write(directory / name, place.encode() + b"\n")
     return f"file:{directory / name}"
 

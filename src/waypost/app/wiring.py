@@ -29,7 +29,7 @@ from waypost.app.live_settings import LiveSettings
 from waypost.app.partition_keeper import PartitionKeeper
 from waypost.app.reload import Reloading
 from waypost.app.resilience import Limits, make_fleet, make_limits, make_pressure, watch_fleet
-from waypost.app.secrets import CredentialReader, open_node_id, open_secrets
+from waypost.app.secrets import CredentialReader, PepperReader, open_node_id, open_secrets
 from waypost.app.settings import Settings
 from waypost.dispatch.dispatcher import Dispatcher
 from waypost.dispatch.fleet import Fleet
@@ -140,6 +140,7 @@ class GatewayProcess:
         self._journal_dir = settings.data_dir / JOURNAL_NAME / options.name
         self._clock = SystemClock()
         self._ids = Ids()
+        self._peppers = PepperReader(settings.secrets_dir)
         self._secrets = open_secrets(settings.secrets_dir)
         try:
             self._egress = make_egress(settings.live.egress)
@@ -189,11 +190,11 @@ class GatewayProcess:
             self._claims, secret=self._secrets.ids_key, node_id=node.node_id, node_epoch=node.epoch
         )
         wallet = Wallet(self._ledger, journal, self._ids, self._clock, node, settler, on_superseded=self._fail)
-        keyring = Keyring(self._secrets.pepper)
+        keyring = Keyring(self._secrets.peppers)
         fleet = self.fleet = make_fleet(self._page, CredentialReader(os.environ), random.random)
         fleet.use(self._egress)
         stack.push_async_callback(fleet.close)
-        following = Following(self._directory, keyring, fleet, self._clock)
+        following = Following(self._directory, keyring, fleet, self._clock, self._peppers)
         await self._insist(following.catch_up)
         partitions = PartitionKeeper(self._conninfo, self._clock)
         await self._insist(partitions.make)

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from waypost.cli import accounts, files, operation, prices, reconciliation, running
+from waypost.cli import accounts, files, operation, peppers, prices, reconciliation, running
 
 cli = typer.Typer(
     name="waypost",
@@ -51,6 +51,12 @@ _GROUPS: dict[tuple[str, str], dict[str, Callable[..., None]]] = {
         "list": accounts.key_list,
         "revoke": accounts.key_revoke,
         "rotate": accounts.key_rotate,
+    },
+    ("pepper", "The secrets under which digests of API keys are made."): {
+        "list": peppers.pepper_list,
+        "rotate": peppers.pepper_rotate,
+        "retire": peppers.pepper_retire,
+        "restore": peppers.pepper_restore,
     },
     ("budget", "The most that an organisation, a project or a key may spend."): {
         "set": accounts.budget_set,

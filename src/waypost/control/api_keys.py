@@ -22,14 +22,14 @@ from waypost.storage.api_keys import (
     Limits,
     ListedKey,
     MayDoMore,
-    Secret,
     TooManyKeys,
     create_api_key,
     list_api_keys,
     revoke_api_key,
     rotate_api_key,
+    secret_of,
 )
-from waypost.tenancy.api_key import ApiKey, Scope, assemble, digest, shown
+from waypost.tenancy.api_key import ApiKey, Scope, assemble
 
 _PerMinute = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
 
@@ -73,7 +73,7 @@ class _Actions:
                 services.pool,
                 api_key_id=api_key_id,
                 org_id=minter.org_id,
-                secret=_secret(services, text),
+                secret=secret_of(text, services.keyring.peppers.newest),
                 name=wanted.name,
                 scope=wanted.scope,
                 limits=limits,
@@ -101,8 +101,9 @@ class _Actions:
         """200 with a new text, for a key that may do no more than the one that asks: else its limits were none."""
         asker = self._services.administrator(request)
         api_key_id, text = path_id(request, "key"), assemble(os.urandom(32))
+        secret = secret_of(text, self._services.keyring.peppers.newest)
         try:
-            until = await rotate_api_key(self._services.pool, api_key_id, _secret(self._services, text), asker=asker)
+            until = await rotate_api_key(self._services.pool, api_key_id, secret, asker=asker)
         except LookupError:
             raise unknown("key") from None
         except MayDoMore:
@@ -141,10 +142,6 @@ def _limits(wanted: _NewKey, minter: ApiKey) -> Limits:
 def _lower(wanted: int | None, own: int | None) -> int | None:
     limits = [limit for limit in (wanted, own) if limit is not None]
     return min(limits) if limits else None
-
-
-def _secret(services: Services, text: str) -> Secret:
-    return Secret(digest(services.pepper, text.encode()), *shown(text))
 
 
 def _shown(key: ListedKey) -> dict[str, object]:

@@ -5,6 +5,7 @@ kept of it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,7 +21,6 @@ from waypost.executions.estimate import hold_for
 from waypost.executions.payload_keys import GRACE_S, METADATA_BYTES_MAX, PAYLOAD_TTL_S_MAX, input_key, metadata_key
 from waypost.executions.validation import check_body
 from waypost.kit.codec import has_more_values_than, is_deeper_than, repeated_key
-from waypost.kit.crypto import HmacSha256
 from waypost.kit.errors import ErrorCode, Fault, InvalidFields, Refusal, invalid
 from waypost.ledger.record import InsufficientFunds
 from waypost.ledger.shortfall import used_up
@@ -51,28 +51,29 @@ class Acceptance:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._digest = HmacSha256(services.pepper).digest
         # One at a time: it keeps the interpreter busy, and threads that files are read with are not for it.
         self._checking = ThreadPoolExecutor(1, "checking")
 
     async def accept(self, request: Request, api_key: ApiKey) -> tuple[AsynchronousExecution, bool]:
         """The execution, and whether it is new. Raises Refusal: 400 with details, 402, 413, 415, 422, 503."""
-        body, claim = await self.read(request)
-        earlier = await self.replayed(claim, api_key)
-        return (earlier, False) if earlier is not None else await self.accept_body(body, claim, api_key)
+        body, claims = await self.read(request)
+        earlier = await self.replayed(claims, api_key)
+        return (earlier, False) if earlier is not None else await self.accept_body(body, claims, api_key)
 
-    async def replayed(self, claim: Claim | None, api_key: ApiKey) -> AsynchronousExecution | None:
+    async def replayed(self, claims: Sequence[Claim], api_key: ApiKey) -> AsynchronousExecution | None:
         """What was made before under that key: a repetition is answered without a look at what it asks for, as its
         model or its files may be gone. Raises Refusal 422 when the key came with another body."""
-        if claim is None:
-            return None
         try:
-            return await self._services.executions.made_under(claim, org_id=api_key.org_id)
+            for claim in claims:
+                made = await self._services.executions.made_under(claim, org_id=api_key.org_id)
+                if made is not None:
+                    return made
         except KeyUsedOtherwise:
             raise Refusal(ErrorCode.IDEMPOTENCY_MISMATCH) from None
+        return None
 
     async def accept_body(
-        self, body: bytes, claim: Claim | None, api_key: ApiKey
+        self, body: bytes, claims: Sequence[Claim], api_key: ApiKey
     ) -> tuple[AsynchronousExecution, bool]:
         """The same of a body that was read, and may have been written otherwise. Raises Refusal."""
         model, body_input, fields = await self._checked(body, api_key)
@@ -90,7 +91,7 @@ class Acceptance:
         except VaultError:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
         try:
-            made, is_new = await self._create(execution, api_key, claim)
+            made, is_new = await self._create(execution, api_key, claims[0] if claims else None)
         except Refusal:
             await forget(self._services, *keys)
             raise
@@ -99,8 +100,9 @@ class Acceptance:
             await forget(self._services, *keys)
         return made, is_new
 
-    async def read(self, request: Request) -> tuple[bytes, Claim | None]:
-        """The body as it came, and the claim of its idempotency key. Raises Refusal: 400, 413, 415."""
+    async def read(self, request: Request) -> tuple[bytes, tuple[Claim, ...]]:
+        """The body as it came, and the claims of its idempotency key: that to be made, and one under the pepper before
+        while there is one, which may have been made. Raises Refusal: 400, 413, 415."""
         content_type = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
         if content_type != _JSON:
             text = "Send JSON with the header 'Content-Type: application/json'."
@@ -111,9 +113,10 @@ class Acceptance:
             raise invalid("Idempotency-Key", told, "OUT_OF_RANGE")
         body = await read_bytes(request, BODY_BYTES_MAX)
         if key is None:
-            return body, None
-        fingerprint = self._digest(ENDPOINT.encode() + b"\0" + body)
-        return body, Claim(self._digest(b"execution key\0" + key.encode()), fingerprint)
+            return body, ()
+        said, asked = b"execution key\0" + key.encode(), ENDPOINT.encode() + b"\0" + body
+        peppers = self._services.keyring.peppers.all
+        return body, tuple(Claim(pepper.hmac.digest(said), pepper.hmac.digest(asked)) for pepper in peppers)
 
     async def _checked(self, body: bytes, api_key: ApiKey) -> tuple[Model, dict[str, Any], dict[str, Any]]:
         """The model, the input, and all fields of the body."""

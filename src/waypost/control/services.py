@@ -56,7 +56,6 @@ class Services:
         vault: Vault,
         keyring: Keyring,
         view: Callable[[], View],
-        pepper: bytes,
         clock: Clock,
         ids: Ids,
         api_keys_max: int,
@@ -72,7 +71,6 @@ class Services:
         self.vault = vault
         self.keyring = keyring
         self.view = view
-        self.pepper = pepper
         self.clock = clock
         self.ids = ids
         self.api_keys_max = api_keys_max

@@ -66,11 +66,11 @@ class _Actions:
     async def create(self, request: Request) -> Response:
         """202 would be ours; MixRoute answers 200."""
         api_key = self._services.principal(request)
-        body, claim = await self._acceptance.read(request)
-        made, is_new = await self._acceptance.replayed(claim, api_key), False
+        body, claims = await self._acceptance.read(request)
+        made, is_new = await self._acceptance.replayed(claims, api_key), False
         if made is None:
             try:
-                made, is_new = await self._acceptance.accept_body(self._as_execution(body), claim, api_key)
+                made, is_new = await self._acceptance.accept_body(self._as_execution(body), claims, api_key)
             except InvalidFields as wrong:
                 raise in_words_of_task(wrong, _decode(body)) from None
         task_id = ids.text("exec", made.id)

@@ -20,7 +20,8 @@ from waypost.storage import api_keys, catalogues, orgs
 from waypost.storage.ledger import PostgresLedger
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
-from waypost.tenancy.api_key import Scope, assemble, digest, shown
+from waypost.tenancy.api_key import Scope, assemble, shown
+from waypost.tenancy.pepper import Pepper
 
 CREDIT = parse_usd("5")
 _NAME = "demo"
@@ -65,7 +66,7 @@ def keep_account(path: Path, account: Account) -> None:
     Path(unfinished).replace(path)
 
 
-def open_account(conninfo: str, account: Account, catalogue: Catalogue, *, pepper: bytes) -> Opened:
+def open_account(conninfo: str, account: Account, catalogue: Catalogue, *, pepper: Pepper) -> Opened:
     """The account with an organisation, a key and credit that exist in this database; the catalogue is in force.
     Blocks."""
     return asyncio.run(_Books(conninfo).open(account, catalogue, pepper))
@@ -77,7 +78,7 @@ class _Books:
         self._ledger = PostgresLedger(conninfo)
         self._ids = Ids()
 
-    async def open(self, account: Account, catalogue: Catalogue, pepper: bytes) -> Opened:
+    async def open(self, account: Account, catalogue: Catalogue, pepper: Pepper) -> Opened:
         try:
             set_aside = await self._put_in_force(catalogue)
             if not await self._is_known(account):
@@ -100,14 +101,14 @@ class _Books:
         listed = await api_keys.list_api_keys(self._pool, org_id)
         return any((each.prefix, each.last_four) == shown(account.api_key) and not each.valid_until for each in listed)
 
-    async def _create(self, account: Account, pepper: bytes) -> Account:
+    async def _create(self, account: Account, pepper: Pepper) -> Account:
         org_id, api_key = self._ids.new(), assemble(os.urandom(32))
         await orgs.create_org(self._pool, self._ledger, org_id=org_id, name=_NAME)
         await api_keys.create_api_key(
             self._pool,
             api_key_id=self._ids.new(),
             org_id=org_id,
-            secret=api_keys.Secret(digest(pepper, api_key.encode()), *shown(api_key)),
+            secret=api_keys.secret_of(api_key, pepper),
             name=_NAME,
             scope=Scope.FULL,
             limits=api_keys.Limits(),

@@ -20,11 +20,12 @@ from waypost.demo.weights import TERMS_URL, assemble_weights, check_embeddings
 from waypost.kit.money import Nanos
 from waypost.supervisor.child import ChildPlan
 from waypost.supervisor.up import Deployment, UpOptions, run_up
+from waypost.tenancy.pepper import Pepper
 
 _ACCOUNT_FILE = "demo.json"
 
 
-def run_demo(options: UpOptions, *, is_simulated: bool, has_embeddings: bool, pepper: bytes) -> int:
+def run_demo(options: UpOptions, *, is_simulated: bool, has_embeddings: bool, pepper: Pepper) -> int:
     """Run until SIGTERM or SIGINT; the exit code. `pepper` keys the digests of API keys.
 
     Raises DemoUnavailable without extra `demo` (or `embeddings`), WeightsDamaged, and UpRefused."""
@@ -70,7 +71,7 @@ def run_demo(options: UpOptions, *, is_simulated: bool, has_embeddings: bool, pe
 class _Demo:
     """The account on its way from the file to the card."""
 
-    def __init__(self, options: UpOptions, offer: Offer, vectors: Offer | None, pepper: bytes) -> None:
+    def __init__(self, options: UpOptions, offer: Offer, vectors: Offer | None, pepper: Pepper) -> None:
         self._path = options.data_dir / _ACCOUNT_FILE
         self._offer = offer
         self._vectors = vectors

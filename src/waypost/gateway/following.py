@@ -16,6 +16,7 @@ from waypost.policy.catalogue import Catalogue
 from waypost.policy.snapshot import View, build_view
 from waypost.telemetry.events import CatalogueAdopted, emit, report_bug
 from waypost.tenancy.keyring import Keyring
+from waypost.tenancy.pepper import Peppers
 
 POLL_S = 1.0
 _ANNOUNCEMENTS = "announcements"
@@ -28,21 +29,33 @@ class CatalogueUser(Protocol):
     def has_changed_credentials(self) -> bool: ...
 
 
+class PepperSource(Protocol):
+    """The secrets directory; `app.secrets.PepperReader`."""
+
+    def changed(self) -> Peppers | None:
+        """Those in force when they are others than at the last look."""
+
+
 class Following:
     """`view` is the catalogue in force; it is swapped whole."""
 
-    def __init__(self, directory: Directory, keyring: Keyring, fleet: CatalogueUser, clock: Clock) -> None:
+    def __init__(
+        self, directory: Directory, keyring: Keyring, fleet: CatalogueUser, clock: Clock, peppers: PepperSource
+    ) -> None:
         self.view: View = build_view(Catalogue(), 0)
         self.is_database_reachable = True
         self._directory = directory
         self._keyring = keyring
         self._fleet = fleet
         self._clock = clock
+        self._peppers = peppers
+        self._new_peppers: Peppers | None = None  # until the keys were read that they are for
         self._failing: dict[str, type[Exception]] = {}
 
     @property
     def unreadable(self) -> tuple[str, ...]:
-        """What is not followed at the moment although the database answers: "catalogue", "keys"."""
+        """What is not followed at the moment although the database answers: "catalogue", "digests", "keys",
+        "peppers"."""
         return tuple(sorted(self._failing.keys() - {_ANNOUNCEMENTS}))
 
     async def catch_up(self) -> None:
@@ -51,8 +64,21 @@ class Following:
         await self._take_catalogue()
 
     async def _take_keys(self) -> None:
-        api_keys, version = await self._directory.api_keys_since(self._keyring.version)
+        peppers = self._new_peppers
+        api_keys, version = await self._directory.api_keys_since(0 if peppers is not None else self._keyring.version)
+        if peppers is not None:
+            self._keyring.use(peppers)
+            self._new_peppers = None
         self._keyring.adopt(api_keys, version, self._clock.unix_ns() // 1_000_000)
+
+    async def _look_at_peppers(self) -> None:
+        self._new_peppers = self._peppers.changed() or self._new_peppers
+
+    async def _move_keys(self) -> None:
+        """Those used since the last look, to the newest pepper. What fails is asked for by their next use."""
+        aged = self._keyring.take_aged()
+        if aged:
+            await self._directory.move_digests(aged, self._keyring.peppers.newest.version)
 
     async def _take_catalogue(self) -> None:
         newer = await self._directory.catalogue_since(self.view.version)
@@ -70,6 +96,8 @@ class Following:
         while True:
             if not await self._survive(_ANNOUNCEMENTS, self._wait):
                 await asyncio.sleep(POLL_S)
+            await self._survive("peppers", self._look_at_peppers)
+            await self._survive("digests", self._move_keys)
             has_keys = await self._survive("keys", self._take_keys)
             has_catalogue = await self._survive("catalogue", self._take_catalogue)
             self.is_database_reachable = has_keys and has_catalogue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from waypost.kit.money import Nanos
@@ -132,6 +132,9 @@ class Directory(Protocol):
 
     async def api_keys_since(self, version: int) -> tuple[Sequence[ApiKey], int]:
         """Keys created or changed (revoked too) after `version`, and the newest version."""
+
+    async def move_digests(self, moved: Mapping[bytes, bytes], pepper_version: int) -> None:
+        """Know keys under other digests too, of a pepper of that version; `moved` has the old to the new ones."""
 
     async def catalogue_since(self, version: int) -> tuple[Catalogue, int] | None:
         """The newest catalogue when its version is higher than `version`."""

@@ -13,8 +13,9 @@ from waypost.kit.ids import text
 from waypost.storage.budgets import add_budget
 from waypost.storage.changes import Followed, take_version
 from waypost.storage.pool import Pool
-from waypost.tenancy.api_key import ApiKey, Scope
+from waypost.tenancy.api_key import ApiKey, Scope, shown
 from waypost.tenancy.budget import Budget, Chain, Period
+from waypost.tenancy.pepper import Pepper
 
 ROTATION_GRACE_S = 3600  # how long a rotated key's old text stays valid
 
@@ -112,6 +113,11 @@ class Secret(msgspec.Struct, frozen=True):
     prefix: str  # the first twelve characters
     last_four: str
     pepper_version: int = 1
+
+
+def secret_of(key_text: str, pepper: Pepper) -> Secret:
+    """What is kept of a new key: its digest under the newest pepper."""
+    return Secret(pepper.digest(key_text), *shown(key_text), pepper.version)
 
 
 class ListedKey(msgspec.Struct, frozen=True):

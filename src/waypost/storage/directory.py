@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.snapshot import View
 from waypost.storage.announcements import Announcements
+from waypost.storage.api_key_digests import move_digests
 from waypost.storage.api_keys import api_keys_since
 from waypost.storage.catalogues import EarlierViews, catalogue_since
 from waypost.storage.changes import CHANNEL
@@ -25,6 +26,9 @@ class PostgresDirectory:
 
     async def api_keys_since(self, version: int) -> tuple[Sequence[ApiKey], int]:
         return await api_keys_since(self._pool, version)
+
+    async def move_digests(self, moved: Mapping[bytes, bytes], pepper_version: int) -> None:
+        await move_digests(self._pool, moved, pepper_version)
 
     async def catalogue_since(self, version: int) -> tuple[Catalogue, int] | None:
         return await catalogue_since(self._pool, version)

@@ -133,7 +133,8 @@ budget_draw = sa.Table(
     _column("org_id", _ID, _LEASE),
 )
 
-# A key has one digest, and for an hour after a rotation the ones before it too.
+# A key has one digest, for an hour after a rotation that of its text before too, and of each text one for each pepper
+# under which it has been used.
 api_key_digest = sa.Table(
     "api_key_digest",
     METADATA,

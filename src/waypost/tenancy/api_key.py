@@ -11,7 +11,6 @@ from enum import Enum
 
 import msgspec
 
-from waypost.kit.crypto import hmac_sha256
 from waypost.tenancy.budget import Chain
 
 _HEX_DIGITS = b"0123456789abcdef"
@@ -55,11 +54,6 @@ def is_well_formed(candidate: bytes) -> bool:
     body = candidate[3:67]
     is_right = candidate[67:] == b"_%08x" % zlib.crc32(body) and candidate.startswith(b"sk_")
     return is_right and not body.translate(None, _HEX_DIGITS)
-
-
-def digest(pepper: bytes, key: bytes) -> bytes:
-    """What is stored and looked up instead of the key: 32 bytes."""
-    return hmac_sha256(pepper, key)
 
 
 def shown(key: str) -> tuple[str, str]:
