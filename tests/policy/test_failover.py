@@ -174,3 +174,16 @@ def test_another_credential_is_an_attempt_too() -> None:
     assert next_step((A,), attempts, lambda: HALF, has_other_credential=True) == GiveUp(
         ErrorCode.MODEL_OVERLOADED, None
     )
+
+
+def test_no_attempt_is_begun_that_has_no_second_left() -> None:
+    one_failed = (failed(A, "MODEL_OVERLOADED"),)
+    assert next_step((A, B), one_failed, lambda: HALF, left_s=1.0) == TryNext(B, 0.0)
+    late = next_step((A, B), one_failed, lambda: HALF, left_s=0.9, has_other_credential=True)
+    assert late == GiveUp(ErrorCode.MODEL_OVERLOADED, None)
+
+
+def test_a_wait_that_leaves_no_second_is_not_waited() -> None:
+    resting = (failed(A, "RATE_LIMITED", retry_after_s=2.0),)
+    assert next_step((A,), resting, lambda: HALF, left_s=3.0) == TryNext(A, 2.0)
+    assert next_step((A,), resting, lambda: HALF, left_s=2.9) == GiveUp(ErrorCode.RATE_LIMITED, 2)

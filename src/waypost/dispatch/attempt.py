@@ -333,15 +333,15 @@ class Attempt:
         else:
             self._end(Outcome.FAILED, self.meter.lost() if self.is_sent else FREE, failure)
 
-    def abandon(self) -> None:
-        """The caller has left and closing the connection stops the billing: close it, charge what was received."""
+    def abandon(self, outcome: Outcome, failure: Failure) -> None:
+        """Nobody waits any more and closing the connection stops the billing: close it, charge what was received."""
         if not self.is_over:
             may_be_billed = self._may_be_billed
             self._stop_call()
             if may_be_billed:
-                self._end_received(Outcome.DISCONNECTED, BROKEN)
+                self._end_received(outcome, failure)
             else:
-                self._end(Outcome.DISCONNECTED, FREE, BROKEN)
+                self._end(outcome, FREE, failure)
 
     def cut_for_balance(self) -> None:
         """The hold is used up and cannot be raised: close the connection, charge exactly what was received."""

@@ -7,6 +7,7 @@ route; after it a broken stream ends in an error.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
@@ -16,6 +17,7 @@ import msgspec
 from waypost.dispatch.attempt import Attempt
 from waypost.dispatch.choice import Choice
 from waypost.dispatch.counting import Counting
+from waypost.dispatch.failures import BROKEN, OUT_OF_TIME, TIMED_OUT
 from waypost.dispatch.fleet import LiveRoute
 from waypost.dispatch.ports import Books, Caller, Candidate, Plan
 from waypost.dispatch.streams import Streams
@@ -34,6 +36,7 @@ from waypost.wire.canonical import Chunk, Completion
 from waypost.wire.request import let_go_of_call
 
 _Input = TypeVar("_Input")
+_OF_CUT_OFF = (ErrorCode.INSUFFICIENT_BALANCE, ErrorCode.GENERATION_TIMEOUT)  # what a caller is told whom we cut off
 
 
 class Services(Protocol):
@@ -60,7 +63,9 @@ class Execution:
         "_attempt",
         "_caller",
         "_choice",
+        "_deadline",
         "_first_content_ms",
+        "_is_late",
         "_is_over",
         "_last",
         "_loop",
@@ -94,6 +99,8 @@ class Execution:
         self._last: ClosedAttempt | None = None
         self._is_over = False  # in the books, to the end
         self._pause: asyncio.TimerHandle | None = None  # before the next attempt, or the end of waiting for a place
+        self._deadline: asyncio.TimerHandle | None = None  # that the caller gave
+        self._is_late = False  # it is over, and the caller was told so
         self._queued: LiveRoute | None = None  # whose bulkhead it waits at, as
         self._waiter: Waiter | None = None
 
@@ -109,6 +116,9 @@ class Execution:
         if live.gate.places.take():
             self._open(live)
         self._services.began(self)
+        if self.plan.ends_at_s:
+            late = Refusal(ErrorCode.GENERATION_TIMEOUT, OUT_OF_TIME)
+            self._deadline = self._loop.call_at(self.plan.ends_at_s, self._guarded, self._run_out, late)
         try:
             if self._caller is not None:
                 self._caller.attach(self)
@@ -125,11 +135,22 @@ class Execution:
         """The caller is gone. The attempt ends now where that stops the billing, else it is drained to its usage, as
         also when the caller asked for that."""
         self._caller = None
+        self._go_on_for_nobody(Outcome.DISCONNECTED, BROKEN)
+
+    def _run_out(self, late: Refusal) -> None:
+        """The time that the caller gave is over: he is told so, and it goes on as if he had left."""
+        caller, self._caller = self._caller, None
+        if caller is not None:
+            self._is_late = True
+            self._go_on_for_nobody(Outcome.CUT_OFF, TIMED_OUT)
+            caller.on_failed(late)
+
+    def _go_on_for_nobody(self, outcome: Outcome, failure: Failure) -> None:
         attempt = self._attempt
         if attempt is None:
-            self._end_waiting(Outcome.DISCONNECTED)
+            self._end_waiting(outcome)
         elif attempt.live.stops_billing_on_cancel and not self.plan.outlives_caller:
-            attempt.abandon()
+            attempt.abandon(outcome, failure)
         elif self._services.may_drain(self, attempt.live.provider.id):
             attempt.resume()
         else:
@@ -180,18 +201,22 @@ class Execution:
             attempt.live.provider.id, attempt.live.deployment.id, "COMPLETED" if failure is None else failure.code.name
         )
         if failure is None:
-            if self._caller is None:
+            code = ErrorCode.INTERNAL_ERROR  # which is not told
+            if self._is_late:
+                outcome, code = Outcome.CUT_OFF, ErrorCode.GENERATION_TIMEOUT
+            elif self._caller is None:
                 outcome = Outcome.DISCONNECTED  # drained to its end, for nobody
-            close = self._record(attempt, outcome, bill, ErrorCode.INTERNAL_ERROR, is_final=True)
+            close = self._record(attempt, outcome, bill, code, is_final=True)
             self._measure(attempt, close)
-            self._services.ended(self)
+            self._ended()
             if self._caller is not None:
                 self._caller.on_completed(completion, bill.usage, bill.charge_nanos)
             return
         self.has_sent = self.has_sent or attempt.is_sent
         self._results += (AttemptResult(route=attempt.live.route, failure=failure),)
         step = self._next_step(attempt.live, outcome)
-        self._record(attempt, outcome, bill, failure.code, is_final=isinstance(step, GiveUp))
+        code = ErrorCode.GENERATION_TIMEOUT if self._is_late else failure.code
+        self._record(attempt, outcome, bill, code, is_final=isinstance(step, GiveUp))
         self._tell_operator(attempt.live, failure)
         if isinstance(step, GiveUp):
             self._give_up(Refusal(step.code, retry_after_s=step.retry_after_s))
@@ -271,7 +296,13 @@ class Execution:
         now_s = self.now_s()
         has_other = failed.is_ready(now_s) and failed.gate.budget.has_room(now_s)
         usable = tuple(live.route for live in self._choices().usable(self._results, now_s))
-        return next_step(usable, self._results, self._services.dice, has_other_credential=has_other)
+        dice, left_s = self._services.dice, self._left_s
+        return next_step(usable, self._results, dice, has_other_credential=has_other, left_s=left_s)
+
+    @property
+    def _left_s(self) -> float:
+        """How long the caller waits yet, at most."""
+        return self.plan.ends_at_s - self.now_s() if self.plan.ends_at_s else math.inf
 
     def _choices(self) -> Choice:
         if self._choice is None:
@@ -353,7 +384,7 @@ class Execution:
         usable = tuple(live.route for live in choices.usable(self._results, self.now_s()))
         step: TryNext | GiveUp
         if self._results:
-            step = next_step(usable, self._results, self._services.dice)
+            step = next_step(usable, self._results, self._services.dice, left_s=self._left_s)
         elif usable:
             step = TryNext(usable[0], 0.0)
         else:
@@ -384,10 +415,18 @@ class Execution:
         """The last attempt was not meant to end the execution, and now does: said by a second CLOSE."""
         assert self._last is not None
         close = msgspec.structs.replace(self._last.close, is_final=True, outcome=outcome)
+        if self._is_late:
+            code = ErrorCode.GENERATION_TIMEOUT
+            close = msgspec.structs.replace(close, status=code.status, error_code=code.name)
         self._services.books.closed(ClosedAttempt(self._last.open, close), self.plan.hold)
 
-    def _give_up(self, refusal: Refusal) -> None:
+    def _ended(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()  # it holds on to this object
         self._services.ended(self)
+
+    def _give_up(self, refusal: Refusal) -> None:
+        self._ended()
         if self._caller is not None:
             self._caller.on_failed(refusal)
 
@@ -415,7 +454,8 @@ class Execution:
 
     def _record(self, attempt: Attempt, outcome: Outcome, bill: Bill, code: ErrorCode, *, is_final: bool) -> Close:
         is_answered = outcome is Outcome.COMPLETED or self.is_committed
-        has_error = outcome in (Outcome.FAILED, Outcome.REJECTED) or code is ErrorCode.INSUFFICIENT_BALANCE
+        has_error = outcome in (Outcome.FAILED, Outcome.REJECTED)
+        has_error = has_error or (outcome is Outcome.CUT_OFF and code in _OF_CUT_OFF)
         has_long_hold = self.plan.has_long_hold
         close = Close(  # in their order: with names it would take 0.5 µs and not 0.1
             attempt.record.attempt_id,

@@ -9,6 +9,7 @@ from waypost.transport.http1_client import TransportFailure
 BROKEN = Failure(code=ErrorCode.GENERATION_FAILED)
 UNAFFORDABLE = Failure(code=ErrorCode.INSUFFICIENT_BALANCE)
 OUR_FAULT = Failure(code=ErrorCode.INTERNAL_ERROR)
+OUT_OF_TIME = "The answer was not whole within the time that the request gives."
 TIMED_OUT = Failure(code=ErrorCode.GENERATION_TIMEOUT)
 UNREACHABLE = Failure(code=ErrorCode.MODEL_UNAVAILABLE)
 OF_TRANSPORT = {

@@ -74,6 +74,7 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     hold: Hold
     body_bytes: int = 0  # of the request, in memory until the end
     outlives_caller: bool = False  # goes on to its end when the caller leaves
+    ends_at_s: float = 0.0  # by the loop's clock: when the caller is told that it took too long; 0: no such time
     has_long_hold: bool = False
     """The hold is an asynchronous execution's, which ends it elsewhere: attempts are recorded with charge 0 and none of
     them as final, the hold is neither raised nor resolved, and what the answer costs the customer is only told."""

@@ -23,6 +23,7 @@ class Arrival(msgspec.Struct, gc=False):
     window: AnyWindow | None = None  # in which tokens are reserved, if the key had a limit of them then
     tokens: int = 0  # so many
     taken_at_s: float = 0.0  # by the loop's clock
+    ends_at_s: float = 0.0  # by the loop's clock, when its caller gave it so long; else 0
     server_bucket: int = -1  # in which a server counted them; -1: none did
 
     def reserve(self, tokens: int, now_s: float) -> None:

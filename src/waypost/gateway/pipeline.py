@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import msgspec
 
 from waypost.dispatch.dispatcher import Dispatcher
+from waypost.dispatch.failures import OUT_OF_TIME
 from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.ports import Admission, Plan
 from waypost.gateway.admission import admit, permitted, shrink, too_dear
@@ -24,6 +25,8 @@ from waypost.gateway.anthropic_models import count_message_tokens
 from waypost.gateway.arrival import Arrival
 from waypost.gateway.callers import FailedKeys
 from waypost.gateway.counted import Counted
+from waypost.gateway.deadline import HEADER as DEADLINE
+from waypost.gateway.deadline import ends_at_s
 from waypost.gateway.early_refusal import EarlyRefusals
 from waypost.gateway.edge import Edge
 from waypost.gateway.endpoints import (
@@ -221,6 +224,7 @@ class Gateway:
         # admit
         admission = self.admit(request, api_key, now_s, now_ms)
         arrival = Arrival(exchange, endpoint.format, execution_id, now_ms, len(body), allowance)
+        arrival.ends_at_s = ends_at_s(headers, now_s) if DEADLINE in headers else 0.0
         tokens = admission.tokens_max
         arrival.limit_headers = allowance.begin(tokens, now_s=now_s, now_unix_s=now_ms / 1000)
         if not allowance.is_asked_of_server:
@@ -259,7 +263,9 @@ class Gateway:
 
     async def _attempt_after_grant(self, arrival: Arrival, admission: Admission, claim: Claim | None) -> None:
         refusal: Refusal | None = None
-        api_key = arrival.allowance.api_key
+        api_key, timer = arrival.allowance.api_key, None
+        if arrival.ends_at_s:
+            timer = self._loop.call_at(arrival.ends_at_s, self._run_out, arrival)
         try:
             if arrival.allowance.is_asked_of_server:
                 await self._take_together(arrival, admission.tokens_max)
@@ -281,9 +287,15 @@ class Gateway:
         except Exception as bug:  # noqa: BLE001  the edge of a task: nobody above would answer the caller
             report_bug(bug)
             refusal = Refusal(ErrorCode.INTERNAL_ERROR)
+        if timer is not None:
+            timer.cancel()
         if refusal is not None:
             self._forget(arrival.id, 0)
             self.refuse(arrival.exchange, refusal, arrival.id, arrival.limit_headers)
+
+    def _run_out(self, arrival: Arrival) -> None:
+        """Its time is over while it waits; what it waits for finds nobody who waits."""
+        self.refuse(arrival.exchange, Refusal(ErrorCode.GENERATION_TIMEOUT, OUT_OF_TIME), arrival.id)
 
     async def _take_together(self, arrival: Arrival, tokens: int) -> None:
         """Count it with those of all machines, which takes 20 ms at most. Raises Refusal."""
@@ -328,6 +340,7 @@ class Gateway:
                 hold,
                 arrival.body_bytes,
                 exchange.headers.get(ON_DISCONNECT) == OUTLIVES,
+                arrival.ends_at_s,
             )
             self._dispatcher.begin(plan, self._relay(arrival, admission, api_key.org_id))
         except BaseException:

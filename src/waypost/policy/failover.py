@@ -4,7 +4,8 @@
     only the credential was refused   → try the same route with another credential at once
     a route is left untried           → try it at once
     a failure may pass in ≤ 10 s      → try that route again, after backoff or the provider's Retry-After
-    otherwise, or after 3 attempts    → give up, with the last failure that tells the caller something
+    otherwise, after 3 attempts, or where no time is left
+                                      → give up, with the last failure that tells the caller something
 
 Only for failures before the first content event; afterwards there is nothing to decide.
 """
@@ -22,6 +23,7 @@ from waypost.providers.kind import Failure
 
 ATTEMPTS_MAX = 3  # over all routes: a caller waits for them one after the other
 RETRY_AFTER_S_MAX = 10.0  # a longer wait is for the caller to decide on
+LEFT_S_MIN = 1.0  # what an attempt is begun for, where the caller gave a time: the least that may be given
 BACKOFF_S = 0.25  # before the first repetition; doubles, with full jitter
 BACKOFF_S_MAX = 4.0
 _REQUEST_AT_FAULT = frozenset(
@@ -59,14 +61,16 @@ def next_step(
     dice: Callable[[], float],
     *,
     has_other_credential: bool = False,
+    left_s: float = math.inf,
 ) -> TryNext | GiveUp:
     """`routes` that may be tried (again) in the order of preference, `attempts` in the order they failed, `dice` rolls
-    in [0, 1). `has_other_credential`: the route that failed last has one that is ready."""
+    in [0, 1). `has_other_credential`: the route that failed last has one that is ready. `left_s`: how long the caller
+    waits yet, at most."""
     assert attempts, "called before the first attempt"
     last = attempts[-1].failure
     if last.code in _REQUEST_AT_FAULT and not _is_ours(last):
         return GiveUp(last.code, None)
-    if len(attempts) >= ATTEMPTS_MAX:
+    if len(attempts) >= ATTEMPTS_MAX or left_s < LEFT_S_MIN:
         return _give_up(attempts)
     if has_other_credential and (last.is_rate_limit or last.is_our_credential):
         return TryNext(attempts[-1].route, 0.0)
@@ -80,7 +84,8 @@ def next_step(
     soonest = min(passing, key=lambda route: failures[route.deployment.id].retry_after_s or 0.0)
     repetitions = len(attempts) - len(failures)
     backoff_s = dice() * min(BACKOFF_S * 2**repetitions, BACKOFF_S_MAX)
-    return TryNext(soonest, max(backoff_s, failures[soonest.deployment.id].retry_after_s or 0.0))
+    delay_s = max(backoff_s, failures[soonest.deployment.id].retry_after_s or 0.0)
+    return TryNext(soonest, delay_s) if left_s - delay_s >= LEFT_S_MIN else _give_up(attempts)
 
 
 def _is_ours(failure: Failure) -> bool:
