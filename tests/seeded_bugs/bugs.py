@@ -323,8 +323,8 @@ _OF_METERING = (
     Bug(
         "free on disconnect",
         "dispatch/attempt.py",
-        "            if may_be_billed:\n                self._end_received(Outcome.DISCONNECTED",
-        "            if not may_be_billed:\n                self._end_received(Outcome.DISCONNECTED",
+        "            if may_be_billed:\n                self._end_received(outcome",
+        "            if not may_be_billed:\n                self._end_received(outcome",
         ("tests/e2e/test_disconnect.py", "-n", "0"),
     ),
 )
