@@ -62,6 +62,7 @@ class FakeLedger:
         self.epochs: dict[bytes, int] = {}
         self.calls: list[str] = []
         self.poison: set[bytes] = set()
+        self.is_promoted = False
 
     async def register_node(self, node_id: bytes) -> int:
         self.epochs[node_id] = self.epochs.get(node_id, 0) + 1
@@ -152,6 +153,9 @@ class FakeLedger:
 
     async def sweep(self) -> int:
         return 0
+
+    async def has_to_present(self, node_id: bytes) -> bool:
+        return self.is_promoted
 
     async def seal(self) -> int:
         return 0

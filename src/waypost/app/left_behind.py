@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from pathlib import Path
 
 from waypost.app.secrets import SecretsError, open_node_id
@@ -67,8 +68,12 @@ class LeftBehind:
         booking = asyncio.ensure_future(settler.run())
         try:
             now_ms = self._clock.unix_ns() // 1_000_000
+            try:
+                is_whole = await self._has_to_present(directory)
+            except LedgerUnavailable:
+                return
             # In a thread: a full journal takes a second to read, and requests are being answered meanwhile.
-            recovery = await asyncio.to_thread(recover, journal, now_ms)
+            recovery = await asyncio.to_thread(partial(recover, journal, now_ms, is_whole=is_whole))
             leases = book_recovered(recovery, settler, process=directory.name)
             if await settler.drain(BOOK_S) and leases is not None and all(map(settler.is_booked, leases)):
                 await self._finish(directory)
@@ -76,6 +81,12 @@ class LeftBehind:
             booking.cancel()
             await asyncio.gather(booking, return_exceptions=True)
             journal.shut()
+
+    async def _has_to_present(self, directory: Path) -> bool:
+        try:
+            return await self._ledger.has_to_present(open_node_id(directory))
+        except (LookupError, SecretsError):  # what the database does not know of a node it may have lost
+            return True
 
     async def _finish(self, directory: Path) -> None:
         """In the node's place, which the lock on its journal gives us: what is left of its leases comes back."""

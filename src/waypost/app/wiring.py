@@ -22,8 +22,10 @@ import uvloop
 
 from waypost import compiled
 from waypost.app.background import Background
+from waypost.app.delays import is_reachable, tell_of_delays
 from waypost.app.front import Front, SettingUnusable, make_egress
 from waypost.app.internal_port import InternalPort, make_internal_port
+from waypost.app.journal_opening import open_journal
 from waypost.app.left_behind import LeftBehind, book_recovered, report_refused
 from waypost.app.live_settings import LiveSettings
 from waypost.app.partition_keeper import PartitionKeeper
@@ -42,6 +44,7 @@ from waypost.gateway.idempotency import Idempotency
 from waypost.gateway.journal import Journal
 from waypost.gateway.pipeline import Gateway, State
 from waypost.gateway.ports import LedgerUnavailable
+from waypost.gateway.presenting import Presenter
 from waypost.gateway.recovery import recover
 from waypost.gateway.relay import JSON_TYPE, OpenStreams
 from waypost.gateway.settler import Settler
@@ -57,11 +60,8 @@ from waypost.supervisor.hardening import keep_memory_private
 from waypost.supervisor.inheritance import die_with_supervisor, read_inheritance
 from waypost.telemetry.events import (
     AdmissionStopped,
-    DatabaseLost,
     Draining,
-    JournalRunningOut,
     ProcessStarted,
-    SettlingDelayed,
     emit,
     quieten_third_parties,
     report_bug,
@@ -75,9 +75,7 @@ from waypost.wire.dialects import error_headers, render_error
 _Result = TypeVar("_Result")
 JOURNAL_NAME = "journal"  # in the data directory: a directory for each gateway
 _RETRY_S = 0.5  # between tries to reach the database at start
-_LOOK_S = 1.0  # between looks at what an operator should be told
 OVERDUE_MS = 3_600_000  # no execution of ours takes an hour
-SETTLE_LATE_S = 5.0  # age of the oldest attempt that is not booked
 _JOURNAL_FREE_S = 10.0  # five starts in a row outlast the longest drain by default
 _IDLE_LEAVE_S = 1.0  # for callers who keep a connection and are between two requests
 _LAST_WORDS_S = 1.0  # for sending what was answered at the very end
@@ -185,16 +183,17 @@ class GatewayProcess:
         epoch = await self._insist(lambda: self._ledger.register_node(node_id))
         node = NodeIdentity(node_id, epoch, nodes=options.workers)
         settler = Settler(self._ledger, journal, self._clock, on_refused=report_refused)
-        recovered = self._recover(journal, settler)
+        was_promoted = await self._insist(lambda: self._ledger.stand_for(node_id=node_id, node_epoch=epoch))
+        recovered = self._recover(journal, settler, is_whole=was_promoted)
         idempotency = Idempotency(
             self._claims, secret=self._secrets.ids_key, node_id=node.node_id, node_epoch=node.epoch
         )
-        wallet = Wallet(self._ledger, journal, self._ids, self._clock, node, settler, on_superseded=self._fail)
         keyring = Keyring(self._secrets.peppers)
         fleet = self.fleet = make_fleet(self._page, CredentialReader(os.environ), random.random)
         fleet.use(self._egress)
         stack.push_async_callback(fleet.close)
         following = Following(self._directory, keyring, fleet, self._clock, self._peppers)
+        wallet, presenter = self._make_wallet(journal, settler, node, following)
         await self._insist(following.catch_up)
         partitions = PartitionKeeper(self._conninfo, self._clock)
         await self._insist(partitions.make)
@@ -204,11 +203,11 @@ class GatewayProcess:
 
         bookkeeper = self._bookkeeper(settler, node, recovered, dispatcher)
         background = Background(self._fail)
-        for part in (journal, settler, wallet, following, bookkeeper, partitions, limits):
+        for part in (journal, settler, wallet, presenter, following, bookkeeper, partitions, limits):
             background.start(part.run())
         background.start(self._keep_claims(idempotency, settler, recovered))
         background.start(LeftBehind(self._journal_dir, self._ledger, self._clock).run())
-        background.start(self._tell_of_delays(journal, settler, following))
+        background.start(tell_of_delays(journal, settler, following, process=options.name))
         internal = self._internal_port(gateway, dispatcher)
         front = Front(gateway, self._refuse_framing, on_bug=report_bug, control_socket=options.control_socket)
         public = front.server
@@ -248,18 +247,14 @@ class GatewayProcess:
     async def _open_journal(self) -> Journal:
         # A sibling may be at work on what we left, or the supervisor before ours has left a gateway that still drains.
         patience_s = _JOURNAL_FREE_S if self._options.listen_fd is not None else 0.0
-        gives_up_s = self._clock.monotonic_s() + patience_s
-        is_power = self._settings.durability == "power"
-        while True:
-            try:
-                return Journal.open_dir(self._journal_dir, on_failed=self._fail, survives_power_loss=is_power)
-            except BlockingIOError:
-                if self._clock.monotonic_s() >= gives_up_s:
-                    raise GatewayRefused(
-                        f"a gateway already runs on {self._settings.data_dir}: stop that one, or give another "
-                        "--data-dir"
-                    ) from None
-            await asyncio.sleep(_RETRY_S)
+        try:
+            return await open_journal(
+                self._journal_dir, self._settings, self._clock, patience_s=patience_s, on_failed=self._fail
+            )
+        except BlockingIOError:
+            raise GatewayRefused(
+                f"a gateway already runs on {self._settings.data_dir}: stop that one, or give another --data-dir"
+            ) from None
 
     def _follow_file(self, front: Front, fleet: Fleet, gateway: Gateway) -> Reloading:
         """Serve by the settings, and by those of the file when it changes."""
@@ -294,6 +289,15 @@ class GatewayProcess:
             return
         with _refusing_port(options.host, options.port, "--port"):
             await front.server.listen(host=options.host, port=options.port, ssl_context=ssl_context)
+
+    def _make_wallet(
+        self, journal: Journal, settler: Settler, node: NodeIdentity, following: Following
+    ) -> tuple[Wallet, Presenter]:
+        ledger, clock = self._ledger, self._clock
+        wallet = Wallet(ledger, journal, self._ids, clock, node, settler, on_superseded=self._fail)
+        presenter = Presenter(ledger, wallet, journal, settler, clock, node, on_refused=report_refused)
+        wallet.on_promoted, presenter.on_presented = presenter.notice, following.begin_anew
+        return wallet, presenter
 
     def _bookkeeper(
         self, settler: Settler, node: NodeIdentity, recovered: frozenset[bytes] | None, dispatcher: Dispatcher
@@ -382,8 +386,8 @@ class GatewayProcess:
             nodes=lambda: wallet.nodes,
         )
 
-    def _recover(self, journal: Journal, settler: Settler) -> frozenset[bytes] | None:
-        recovery = recover(journal, self._clock.unix_ns() // 1_000_000)
+    def _recover(self, journal: Journal, settler: Settler, *, is_whole: bool) -> frozenset[bytes] | None:
+        recovery = recover(journal, self._clock.unix_ns() // 1_000_000, is_whole=is_whole)
         return book_recovered(recovery, settler, process=self._options.name)
 
     def _watch(
@@ -410,26 +414,11 @@ class GatewayProcess:
         gauge("waypost_journal_segments", "Segments of the journal in use.", lambda: journal.segments)
 
         def degraded() -> tuple[str, ...]:
-            database = () if _is_reachable(settler, following) else ("database",)
+            database = () if is_reachable(settler, following) else ("database",)
             journals = ("journal",) if journal.is_running_out else ()
             return (*database, *journals, *following.unreadable, *limits.degraded())
 
         self._state.degraded = degraded
-
-    async def _tell_of_delays(self, journal: Journal, settler: Settler, following: Following) -> None:
-        """Log, once each time, that the database is away, bookings do not keep up, or the journal runs out of room."""
-        was_reachable, was_in_time, had_room = True, True, True
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            is_reachable, is_in_time = _is_reachable(settler, following), settler.oldest_age_s <= SETTLE_LATE_S
-            has_room = not journal.is_running_out
-            if had_room and not has_room:
-                emit(JournalRunningOut(process=self._options.name, backlog=settler.backlog))
-            if was_reachable and not is_reachable:
-                emit(DatabaseLost(process=self._options.name))
-            if was_in_time and not is_in_time:
-                emit(SettlingDelayed(backlog=settler.backlog, age_s=round(settler.oldest_age_s, 1)))
-            was_reachable, was_in_time, had_room = is_reachable, is_in_time, has_room
 
     def _refuse_framing(self, code: ErrorCode, told: str = "") -> tuple[bytes, bytes]:
         """The transport's own refusals, before anything is known of the request."""
@@ -472,10 +461,6 @@ class GatewayProcess:
                 async with asyncio.timeout(_RETRY_S):
                     await self._stop.wait()
         raise _StopAsked
-
-
-def _is_reachable(settler: Settler, following: Following) -> bool:
-    return following.is_database_reachable and settler.is_ledger_reachable
 
 
 @contextlib.contextmanager

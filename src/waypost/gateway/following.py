@@ -51,6 +51,7 @@ class Following:
         self._peppers = peppers
         self._new_peppers: Peppers | None = None  # until the keys were read that they are for
         self._failing: dict[str, type[Exception]] = {}
+        self._begins_anew = False
 
     @property
     def unreadable(self) -> tuple[str, ...]:
@@ -62,6 +63,11 @@ class Following:
         """Take in everything that has changed. Raises LedgerUnavailable, CatalogueError."""
         await self._take_keys()
         await self._take_catalogue()
+
+    def begin_anew(self) -> None:
+        """Read everything again: the database may have lost its newest versions, and will use their numbers again."""
+        self._new_peppers = self._new_peppers or self._keyring.peppers
+        self._begins_anew = True
 
     async def _take_keys(self) -> None:
         peppers = self._new_peppers
@@ -81,7 +87,8 @@ class Following:
             await self._directory.move_digests(aged, self._keyring.peppers.newest.version)
 
     async def _take_catalogue(self) -> None:
-        newer = await self._directory.catalogue_since(self.view.version)
+        newer = await self._directory.catalogue_since(0 if self._begins_anew else self.view.version)
+        self._begins_anew = False
         if newer is not None:
             catalogue, version = newer
             view = build_view(catalogue, version)

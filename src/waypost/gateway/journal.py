@@ -89,6 +89,7 @@ class Journal:
         files: FileOperations,
         on_failed: Callable[[], None],
         survives_power_loss: bool,
+        kept_segments: int,
     ) -> None:
         self.earlier: tuple[Path, ...] = tuple(segment_paths(directory))
         self.is_failed = False
@@ -102,6 +103,7 @@ class Journal:
         self._pwrite = files.pwrite
         self._on_failed = on_failed
         self._survives_power_loss = survives_power_loss
+        self._kept_segments = kept_segments
         self._synced_lsn = 0
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()  # for the sync of a record, by its LSN
         self._run_number = max(map(run_of, self.earlier), default=0) + 1
@@ -135,11 +137,13 @@ class Journal:
         files: FileOperations | None = None,
         on_failed: Callable[[], None] = lambda: None,
         survives_power_loss: bool = False,
+        kept_segments: int = 0,
     ) -> Journal:
         """A new set of segments in the directory, which is this process's alone until `shut`.
 
-        `on_failed` is called once, in the event loop's thread, when the disk has failed.
-        Raises BlockingIOError when another process has the directory, OSError when there is no room for the segments.
+        `on_failed` is called once, in the event loop's thread, when the disk has failed. The last
+        `kept_segments` that are booked stay, for `recovery.closed_since`. Raises BlockingIOError when another process
+        has the directory, OSError when there is no room for the segments.
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock_fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -154,6 +158,7 @@ class Journal:
                 files=files or SystemFiles(),
                 on_failed=on_failed,
                 survives_power_loss=survives_power_loss,
+                kept_segments=kept_segments,
             )
         except OSError:
             os.close(lock_fd)
@@ -331,8 +336,7 @@ class Journal:
 
     @property
     def unfinished(self) -> int:
-        """Executions that are not wholly booked."""
-        return len(self._executions)
+        return len(self._executions)  # not wholly booked
 
     @property
     def is_running_out(self) -> bool:
@@ -342,6 +346,10 @@ class Journal:
     @property
     def segments(self) -> int:
         return len(self._segments)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(segment.path for segment in (*self._garbage, *self._segments))
 
     def _append(self, data: bytes, *, is_admission: bool) -> None:
         if self.is_failed:
@@ -471,7 +479,7 @@ class Journal:
         return not self.is_failed
 
     def _delete_booked(self) -> None:
-        while self._garbage:
+        while len(self._garbage) > (0 if self._is_shut else self._kept_segments):
             self._delete(self._garbage.popleft())
         if self._adopted is not None and not self._adopted and self.earlier:
             for path in self.earlier:

@@ -21,12 +21,14 @@ __all__ = [
     "Ledger",
     "LedgerUnavailable",
     "LimitServer",
+    "Presentable",
     "Upkeep",
 ]
 
 
 class Ledger(Protocol):
-    """The books. Every call may raise LedgerUnavailable, and may be repeated with the same ids to no second effect."""
+    """The books. Every call may raise LedgerUnavailable, which for those that take money may be a LedgerPromoted, and
+    may be repeated with the same ids to no second effect."""
 
     async def register_node(self, node_id: bytes) -> int:
         """The next epoch of this node, from 1; older epochs of it may settle but are granted nothing more."""
@@ -80,6 +82,47 @@ class Ledger(Protocol):
         """The organisation's balance. Raises LookupError for an unknown organisation."""
 
 
+class Presentable(Protocol):
+    """Books on a server that was promoted, and what a node tells it of its own. Every call may raise LedgerUnavailable,
+    and may be repeated."""
+
+    async def begin_presenting(self, *, node_id: bytes, node_epoch: int) -> int | None:
+        """The node lives and is at it; the server's timeline. Raises NodeSuperseded for an older epoch."""
+
+    async def present(
+        self,
+        *,
+        lease_id: bytes,
+        org_id: bytes,
+        node_id: bytes,
+        node_epoch: int,
+        granted_nanos: Nanos,
+        released_nanos: Nanos,
+        owners: Sequence[bytes] = (),
+    ) -> Nanos:
+        """This much was granted and given back in total, and counts again. What of it counts as given back now: more,
+        when the wallet does not hold the difference."""
+
+    def may_book_late(self, *, node_id: bytes, node_epoch: int, timeline: int | None) -> None:
+        """The node's leases are presented to the server of that timeline: what is charged to one that it does not know
+        comes out of the wallet."""
+
+    async def settle_batch(self, batch: Sequence[ClosedAttempt]) -> None:
+        """As `Ledger.settle_batch`."""
+
+    async def open_leases(self, *, node_id: bytes, node_epoch: int) -> Sequence[bytes]:
+        """Leases of this node's epoch that the server holds for open."""
+
+    async def release(self, *, lease_id: bytes, released_nanos: Nanos, is_last: bool) -> None:
+        """As `Ledger.release`."""
+
+    async def finish_presenting(self, *, node_id: bytes, node_epoch: int, timeline: int | None) -> None:
+        """All is told and booked. Raises LedgerPromoted when the server is another again."""
+
+    async def resume_granting(self) -> bool:
+        """Grant again when every node is done, or long enough has passed; whether money leaves wallets."""
+
+
 class Upkeep(Protocol):
     """What keeps the books in order; any number of processes may do it at once. Each may raise LedgerUnavailable."""
 
@@ -88,6 +131,9 @@ class Upkeep(Protocol):
 
     async def finish_recovery(self, *, node_id: bytes, node_epoch: int) -> None:
         """All that earlier epochs of the node wrote down is booked: what is left of their leases comes back."""
+
+    async def has_to_present(self, node_id: bytes) -> bool:
+        """Whether a standby was promoted since this node presented itself. Raises LookupError for an unknown one."""
 
     async def seal(self) -> int:
         """Chain the general ledger's new transfers and sum them up; how many."""

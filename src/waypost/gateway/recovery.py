@@ -9,6 +9,7 @@ A crash during recovery is harmless: the files stay until all of it is acknowled
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,8 +19,8 @@ import msgspec
 from waypost.gateway.journal import Journal
 from waypost.gateway.segment import read_written, run_of, segment_paths
 from waypost.ledger.journal_format import Record, read_segment
-from waypost.ledger.record import ClosedAttempt
-from waypost.ledger.replay import replay
+from waypost.ledger.record import Ack, ClosedAttempt
+from waypost.ledger.replay import closed_attempts, replay
 
 _HEAD_BYTES = 1 << 20
 _UNUSED = 1 << 64
@@ -38,14 +39,29 @@ class Recovery(msgspec.Struct, frozen=True):
     damages: list[Damage]
 
 
-def recover(journal: Journal, now_ms: int) -> Recovery:
-    """Everything that earlier runs promised and that is not known to be booked. The journal lets go of their files once
-    all of it has been acknowledged. Reads some 300,000 records a second."""
+def recover(journal: Journal, now_ms: int, *, is_whole: bool = False) -> Recovery:
+    """Everything that earlier runs promised and that is not known to be booked; as a whole, also what was booked, since
+    the database may have lost it. The journal lets go of their files once all of it has been acknowledged. Reads some
+    300,000 records a second."""
     damages: list[Damage] = []
-    attempts = replay(_read(journal.earlier, damages), now_ms)
+    records = _read(journal.earlier, damages)
+    attempts = replay((one for one in records if not (is_whole and isinstance(one, Ack))), now_ms)
     names = {damage.segment for damage in damages}
     journal.adopt(attempts, [path for path in journal.earlier if path.name in names])
     return Recovery(attempts, damages)
+
+
+def closed_since(journal: Journal, since_ms: int) -> Iterator[ClosedAttempt]:
+    """What this run's journal still has of attempts that ended since then, booked or not. Blocks; while it reads, the
+    journal may be written, and delete what is the oldest in it."""
+    yield from closed_attempts(_read_kept(journal.paths), since_ms)
+
+
+def _read_kept(paths: Sequence[Path]) -> Iterator[Record]:
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            for _, record in read_segment(read_written(path), []):
+                yield record
 
 
 def read_dir(directory: Path) -> Iterator[Record]:

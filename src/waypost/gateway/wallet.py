@@ -62,6 +62,7 @@ class Wallet:
         """`on_superseded` is called when the ledger grants this node nothing more: only a new start helps."""
         self._ledger = ledger
         self._on_superseded = on_superseded
+        self.on_promoted: Callable[[], None] = lambda: None  # leases have to be presented to the ledger's server
         self._pause = pause
         self._journal = journal
         self._ids = ids
@@ -226,6 +227,21 @@ class Wallet:
     def granted_nanos(self) -> Nanos:
         """What the leases may still spend or hold: the most that a crash of this process can lock up."""
         return sum(lease.granted_nanos - lease.returned_nanos - lease.spent_nanos for lease in self._leases())
+
+    @property
+    def out_of_contact_s(self) -> float:
+        """Since the ledger last answered."""
+        return self._clock.monotonic_s() - self._contact_s
+
+    def has_lease(self, lease_id: bytes) -> bool:
+        return any(lease.lease_id == lease_id for lease in self._leases())
+
+    async def in_turns(self, work: Callable[[Account], Awaitable[None]]) -> None:
+        """Do it with each account, while no call of it is under way. Raises what it does."""
+        for account in list(self._accounts.values()):
+            while account.turn is not None:
+                await self._finish(account.turn)
+            await self._take_turn(account, partial(work, account))
 
     def _leases(self) -> list[Lease]:
         active = [account.lease for account in self._accounts.values() if account.lease is not None]
@@ -434,6 +450,9 @@ class Wallet:
         return beat
 
     def _hear(self, beat: Heartbeat) -> None:
+        if beat.is_promoted:
+            self.on_promoted()
+            return  # what it knows of leases is older than what it said before
         self._nodes = max(1, beat.nodes)
         for account in self._accounts.values():
             lease = account.lease

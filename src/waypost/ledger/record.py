@@ -130,6 +130,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     nodes: int  # processes that live, this one included
     recalled: frozenset[bytes]  # leases of this node whose free part somebody else needs
     lost: frozenset[bytes]  # reported leases that the ledger holds for orphaned or closed, or does not know
+    is_promoted: bool = False  # the server is another than the one this node presented its leases to
 
 
 class InsufficientFunds(Exception):
@@ -145,6 +146,11 @@ class InsufficientFunds(Exception):
 
 class LedgerUnavailable(Exception):
     """The database did not answer. The outcome of the call is unknown: ask again with the same ids."""
+
+
+class LedgerPromoted(LedgerUnavailable):
+    """A standby of the database was promoted, and may have lost commits. It had no effect; ask again when the nodes
+    have presented what they know."""
 
 
 class NodeSuperseded(LookupError):

@@ -5,7 +5,7 @@ Replaying twice, or replaying what was booked, is harmless, because booking is i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -47,6 +47,30 @@ def replay(records: Iterable[Record], now_ms: int) -> list[ClosedAttempt]:
     found = [row for execution in executions.values() for row in _endings(execution, now_ms)]
     found.sort(key=lambda row: row.close.closed_at_ms)
     return found
+
+
+def closed_attempts(records: Iterable[Record], since_ms: int) -> Iterator[ClosedAttempt]:
+    """Every attempt that a journal has both records of and that ended since then, whether it was booked or not, as soon
+    as it is read. One that a second CLOSE lets end its execution comes twice."""
+    opens: dict[bytes, Open] = {}
+    closes: dict[bytes, Close] = {}
+    for record in records:
+        match record:
+            case Open():
+                opens[record.attempt_id] = record
+            case Close():
+                opened, earlier = opens.get(record.attempt_id), closes.pop(record.attempt_id, None)
+                if opened is None:
+                    continue
+                close = record if earlier is None else amended(earlier, record)
+                if close.is_final or opened.has_long_hold:
+                    del opens[record.attempt_id]
+                else:
+                    closes[record.attempt_id] = close
+                if close.closed_at_ms >= since_ms:
+                    yield ClosedAttempt(opened, close)
+            case _:
+                pass
 
 
 def amended(first: Close, later: Close) -> Close:

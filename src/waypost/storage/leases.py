@@ -15,9 +15,10 @@ from psycopg.rows import TupleRow
 
 from waypost.kit.money import Nanos
 from waypost.ledger.account import AccountKind, TransferCode
-from waypost.ledger.record import BudgetUsedUp, InsufficientFunds, NodeSuperseded
+from waypost.ledger.record import BudgetUsedUp, InsufficientFunds, LedgerPromoted, NodeSuperseded
 from waypost.storage.general_ledger import posting
 from waypost.storage.pool import Pool
+from waypost.storage.unpresented import IS_UNPRESENTED, is_unpresented
 
 RECALL_CHANNEL = "waypost_recall"
 
@@ -78,6 +79,7 @@ fits AS MATERIALIZED (
       FROM locked
      WHERE available >= %(amount)s
        AND NOT is_suspended
+       AND NOT {IS_UNPRESENTED}
        AND EXISTS (SELECT FROM node WHERE id = %(node_id)s AND epoch = %(node_epoch)s)
        AND NOT EXISTS (SELECT FROM lease WHERE id = %(lease_id)s)
        AND NOT EXISTS (SELECT FROM chain WHERE room < %(amount)s)
@@ -109,7 +111,8 @@ posted AS ({
 SELECT (SELECT granted FROM granted),
        (SELECT granted FROM lease WHERE id = %(lease_id)s AND org_id = %(org_id)s) AS earlier,
        (SELECT CASE WHEN is_suspended THEN 0 ELSE available END FROM locked),
-       (SELECT epoch FROM node WHERE id = %(node_id)s),
+       (SELECT coalesce(max(epoch), 0) FROM node WHERE id = %(node_id)s),
+       {IS_UNPRESENTED},
        {TIGHTEST_OF_CHAIN}
 """  # noqa: S608
 
@@ -133,6 +136,7 @@ fits AS MATERIALIZED (
        AND is_open AND is_current
        AND available >= %(to)s - %(from)s
        AND NOT is_suspended
+       AND NOT {IS_UNPRESENTED}
        AND NOT EXISTS (SELECT FROM chain WHERE room < %(to)s - %(from)s)
 ),
 raised AS (UPDATE lease SET granted = %(to)s FROM fits WHERE lease.id = fits.id),
@@ -152,7 +156,7 @@ posted AS ({
     )
 })
 SELECT EXISTS (SELECT FROM fits), known.granted, is_open, CASE WHEN is_suspended THEN 0 ELSE available END,
-       is_current, known.org_id, {TIGHTEST_OF_CHAIN}
+       is_current, {IS_UNPRESENTED}, known.org_id, {TIGHTEST_OF_CHAIN}
   FROM known, locked
 """  # noqa: S608
 
@@ -253,10 +257,13 @@ async def grant_lease(pool: Pool, parameters: dict[str, object], amount_nanos: N
         row = await _grant(pool, parameters)
     except psycopg.errors.UniqueViolation:
         row = await _grant(pool, parameters)
-    granted, earlier, available, epoch, *tightest = row
+    granted, earlier, available, epoch, was_promoted, *tightest = row
     result: Nanos | None = granted if granted is not None else earlier
     if result is not None:
         return result
+    # A node that is younger than the promoted server's last commit is not known there until it presents itself.
+    if was_promoted or epoch < parameters["node_epoch"]:
+        raise LedgerPromoted
     if available is None:
         raise LookupError("no wallet")
     async with pool.connection() as connection:
@@ -283,13 +290,19 @@ async def extend_lease(pool: Pool, parameters: dict[str, object], *, from_nanos:
     """`gateway.ports.Ledger.extend`."""
     async with pool.connection() as connection:
         row = await (await connection.execute(EXTEND, parameters)).fetchone()
+        if row is None and await is_unpresented(connection):
+            raise LedgerPromoted
     if row is None:
         raise LookupError("no lease")
-    is_raised, total, is_open, available, is_current, org_id, *tightest = row
+    is_raised, total, is_open, available, is_current, was_promoted, org_id, *tightest = row
     if is_raised:
         return to_nanos
+    if was_promoted:
+        raise LedgerPromoted
     if not is_open:
         raise LookupError("the lease is closed")
+    if total < from_nanos:
+        raise LedgerPromoted  # and the others had finished before this node heard of it
     if total != from_nanos:
         result: Nanos = total
         return result

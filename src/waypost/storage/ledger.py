@@ -14,6 +14,7 @@ from psycopg.rows import TupleRow
 from waypost.kit.ids import Ids
 from waypost.kit.money import Nanos
 from waypost.ledger.record import Balance, ClosedAttempt, Heartbeat, LedgerUnavailable, NodeSuperseded
+from waypost.storage import promotion
 from waypost.storage.announcements import Announcements
 from waypost.storage.balances import read_balance
 from waypost.storage.funding import charge_back, credit, refund_charge
@@ -24,27 +25,33 @@ from waypost.storage.long_holds import create_hold, create_hold_in_time, end_hol
 from waypost.storage.orphans import finish_recovery, retire_node, sweep_leases
 from waypost.storage.pool import Pool
 from waypost.storage.roles import Role
-from waypost.storage.settlement import settle
+from waypost.storage.settlement import Standing, settle
+from waypost.storage.unpresented import IS_UNPRESENTED
 
 # A node's row is written at most so often; its leases' holds whenever they changed.
 _HEARTBEAT_S = 4
 # A node counts as one that shares the wallets for so long after its heartbeat.
 _SHARES_S = 15
 
-REGISTER = """
-INSERT INTO node (id, epoch) VALUES (%(node_id)s, 1)
+# A new one has nothing to present, but for what a promoted server has forgotten.
+REGISTER = f"""
+INSERT INTO node (id, epoch, timeline)
+VALUES (%(node_id)s, 1, CASE WHEN NOT {IS_UNPRESENTED} THEN current_timeline() END)
     ON CONFLICT (id) DO UPDATE
    SET epoch = node.epoch + 1, heartbeat_at = now(), registered_at = now(), retired_at = NULL
 RETURNING epoch
-"""
+"""  # noqa: S608 - put together from texts of ours
 
 REPORT_HOLDS = """
-WITH self AS MATERIALIZED (SELECT id, epoch, heartbeat_at FROM node WHERE id = %(node_id)s),
+WITH self AS MATERIALIZED (
+    SELECT id, epoch, heartbeat_at, timeline IS DISTINCT FROM current_timeline() AS is_promoted
+      FROM node WHERE id = %(node_id)s
+),
 alive AS (
     UPDATE node
        SET heartbeat_at = now()
       FROM self
-     WHERE node.id = self.id AND self.epoch = %(node_epoch)s
+     WHERE node.id = self.id AND self.epoch = %(node_epoch)s AND NOT self.is_promoted
        AND self.heartbeat_at < now() - make_interval(secs => %(heartbeat_s)s)
 ),
 report AS MATERIALIZED (SELECT * FROM unnest(%(lease_ids)s::uuid[], %(held)s::bigint[]) AS report (lease_id, held)),
@@ -63,7 +70,8 @@ SELECT self.epoch,
        array(SELECT id FROM lease
               WHERE node_id = self.id AND node_epoch = %(node_epoch)s AND state = 'ACTIVE' AND is_recalled),
        array(SELECT lease_id FROM report LEFT JOIN lease ON lease.id = report.lease_id
-              WHERE state IS NULL OR state IN ('ORPHANED', 'CLOSED'))
+              WHERE state IS NULL OR state IN ('ORPHANED', 'CLOSED')),
+       self.is_promoted
   FROM self
 """
 
@@ -75,9 +83,13 @@ class PostgresLedger:
         self._pool = Pool(conninfo, Role.SETTLE, size=connections_max)
         self._ids = Ids()
         self._recalls = Announcements(conninfo, Role.SETTLE, RECALL_CHANNEL)
+        self._standing: Standing | None = None
 
     async def register_node(self, node_id: bytes) -> int:
-        row = await self._one(REGISTER, node_id=UUID(bytes=node_id))
+        async with self._pool.connection() as connection:
+            await connection.execute(promotion.NOTE)  # before a heartbeat is written
+            row = await (await connection.execute(REGISTER, {"node_id": UUID(bytes=node_id)})).fetchone()
+        assert row is not None
         epoch: int = row[0]
         return epoch
 
@@ -117,7 +129,7 @@ class PostgresLedger:
             return
         try:
             async with self._pool.connection() as connection:
-                await settle(connection, batch, self._ids)
+                await settle(connection, batch, self._ids, self._standing)
         except (psycopg.DataError, psycopg.IntegrityError):
             raise
         except psycopg.Error:
@@ -125,18 +137,23 @@ class PostgresLedger:
             raise LedgerUnavailable from None
 
     async def report_holds(self, held_nanos: dict[bytes, Nanos], *, node_id: bytes, node_epoch: int) -> Heartbeat:
-        epoch, nodes, recalled, lost = await self._one(
-            REPORT_HOLDS,
-            node_id=UUID(bytes=node_id),
-            node_epoch=node_epoch,
-            lease_ids=[UUID(bytes=lease_id) for lease_id in held_nanos],
-            held=list(held_nanos.values()),
-            heartbeat_s=_HEARTBEAT_S,
-            shares_s=_SHARES_S,
-        )
+        parameters = {
+            "node_id": UUID(bytes=node_id),
+            "node_epoch": node_epoch,
+            "lease_ids": [UUID(bytes=lease_id) for lease_id in held_nanos],
+            "held": list(held_nanos.values()),
+            "heartbeat_s": _HEARTBEAT_S,
+            "shares_s": _SHARES_S,
+        }
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(REPORT_HOLDS, parameters)).fetchone()
+        if row is None or row[0] < node_epoch:
+            return Heartbeat(1, frozenset(), frozenset(), is_promoted=True)  # it registered in what is lost
+        epoch, nodes, recalled, lost, is_promoted = row
         if epoch != node_epoch:
             raise NodeSuperseded
-        return Heartbeat(nodes, frozenset(one.bytes for one in recalled), frozenset(one.bytes for one in lost))
+        recalled_ids, lost_ids = (frozenset(one.bytes for one in ids) for ids in (recalled, lost))
+        return Heartbeat(nodes, recalled_ids, lost_ids, is_promoted=is_promoted)
 
     async def wait_for_recall(self, timeout_s: float) -> None:
         try:
@@ -158,6 +175,7 @@ class PostgresLedger:
         await finish_recovery(self._pool, self._ids, node_id=node_id, node_epoch=node_epoch)
 
     async def sweep(self) -> int:
+        await promotion.resume(self._pool)
         return await sweep_leases(self._pool, self._ids)
 
     async def seal(self) -> int:
@@ -218,6 +236,56 @@ class PostgresLedger:
     async def snapshot(self, org_id: bytes) -> Balance:
         async with self._pool.connection() as connection:
             return await read_balance(connection, org_id)
+
+    # What a node tells a promoted server: `gateway.ports.Presentable`.
+
+    async def stand_for(self, *, node_id: bytes, node_epoch: int) -> bool:
+        timeline, has_to_present = await promotion.standing(self._pool, node_id)
+        self._standing = Standing(UUID(bytes=node_id), node_epoch, timeline)
+        return has_to_present
+
+    async def has_to_present(self, node_id: bytes) -> bool:
+        """Whether a standby was promoted since this node presented itself. Raises LookupError."""
+        return (await promotion.standing(self._pool, node_id))[1]
+
+    async def begin_presenting(self, *, node_id: bytes, node_epoch: int) -> int | None:
+        return await promotion.begin(self._pool, node_id=node_id, node_epoch=node_epoch)
+
+    async def present(
+        self,
+        *,
+        lease_id: bytes,
+        org_id: bytes,
+        node_id: bytes,
+        node_epoch: int,
+        granted_nanos: Nanos,
+        released_nanos: Nanos,
+        owners: Sequence[bytes] = (),
+    ) -> Nanos:
+        await self.release(lease_id=lease_id, released_nanos=released_nanos, is_last=False)
+        parameters: dict[str, object] = {
+            "draw_id": UUID(bytes=lease_id),
+            "org_id": UUID(bytes=org_id),
+            "node_id": UUID(bytes=node_id),
+            "node_epoch": node_epoch,
+            "granted": granted_nanos,
+            "released": released_nanos,
+            "owners": [UUID(bytes=owner) for owner in owners],
+            "transfer_id": self._new_id(),
+        }
+        return await promotion.present(self._pool, parameters)
+
+    def may_book_late(self, *, node_id: bytes, node_epoch: int, timeline: int | None) -> None:
+        self._standing = Standing(UUID(bytes=node_id), node_epoch, timeline)
+
+    async def open_leases(self, *, node_id: bytes, node_epoch: int) -> Sequence[bytes]:
+        return await promotion.open_leases(self._pool, node_id=node_id, node_epoch=node_epoch)
+
+    async def finish_presenting(self, *, node_id: bytes, node_epoch: int, timeline: int | None) -> None:
+        await promotion.finish(self._pool, node_id=node_id, node_epoch=node_epoch, timeline=timeline)
+
+    async def resume_granting(self) -> bool:
+        return await promotion.resume(self._pool)
 
     async def close_connections(self) -> None:
         await self._recalls.close()

@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 
 from waypost.kit.money import Nanos
 from waypost.ledger.account import AccountKind, TransferCode
-from waypost.ledger.record import InsufficientFunds
+from waypost.ledger.record import InsufficientFunds, LedgerPromoted
 from waypost.storage.general_ledger import posting
 from waypost.storage.leases import (
     CURRENT_WINDOWS,
@@ -27,6 +27,7 @@ from waypost.storage.leases import (
     take_from_windows,
 )
 from waypost.storage.pool import Pool
+from waypost.storage.unpresented import IS_UNPRESENTED
 
 RECALL_LOOKS, RECALL_LOOK_MS = 24, 50
 
@@ -38,6 +39,7 @@ fits AS MATERIALIZED (
       FROM locked
      WHERE available >= %(amount)s
        AND NOT is_suspended
+       AND NOT {IS_UNPRESENTED}
        AND NOT EXISTS (SELECT FROM long_hold WHERE id = %(hold_id)s)
        AND NOT EXISTS (SELECT FROM chain WHERE room < %(amount)s)
 ),
@@ -66,6 +68,7 @@ posted AS ({
 SELECT EXISTS (SELECT FROM fits),
        (SELECT amount FROM long_hold WHERE id = %(hold_id)s AND org_id = %(org_id)s) AS earlier,
        (SELECT CASE WHEN is_suspended THEN 0 ELSE available END FROM locked),
+       {IS_UNPRESENTED},
        {TIGHTEST_OF_CHAIN}
 """  # noqa: S608 - put together from texts of ours
 
@@ -165,7 +168,8 @@ async def create_hold(
     """Set an amount aside; a repeat changes nothing. `owners` are those whose budgets it counts against.
 
     Raises InsufficientFunds, when others have been asked to give back what is free, LookupError for an unknown
-    organisation. `pool` is the settling role's, here and below."""
+    organisation, LedgerPromoted while nodes tell a promoted server what it lost. `pool` is the settling role's, here
+    and below."""
     parameters: dict[str, object] = {
         "hold_id": UUID(bytes=hold_id),
         "org_id": UUID(bytes=org_id),
@@ -177,9 +181,11 @@ async def create_hold(
         row = await _create_in_own(pool, parameters)
     except psycopg.errors.UniqueViolation:
         row = await _create_in_own(pool, parameters)
-    is_made, earlier, available, *tightest = row
+    is_made, earlier, available, was_promoted, *tightest = row
     if is_made or earlier is not None:
         return amount_nanos if is_made else int(earlier)
+    if was_promoted:
+        raise LedgerPromoted
     if available is None:
         raise LookupError("no wallet")
     async with pool.connection() as connection:
@@ -200,7 +206,7 @@ async def create_hold_on(
     owners: Sequence[bytes] = (),
 ) -> None:
     """The same as a part of a transaction, for an id that nobody used before. Raises InsufficientFunds, which does not
-    know yet what others may give back, and LookupError."""
+    know yet what others may give back, LookupError and LedgerPromoted."""
     parameters: dict[str, object] = {
         "hold_id": UUID(bytes=hold_id),
         "org_id": UUID(bytes=org_id),
@@ -208,9 +214,11 @@ async def create_hold_on(
         "owners": [UUID(bytes=owner) for owner in owners],
         "transfer_id": transfer_id,
     }
-    is_made, _, available, *tightest = await _create(connection, parameters)
+    is_made, _, available, was_promoted, *tightest = await _create(connection, parameters)
     if is_made:
         return
+    if was_promoted:
+        raise LedgerPromoted
     if available is None:
         raise LookupError("no wallet")
     raise refusal(available, amount_nanos, tightest, 0)

@@ -14,6 +14,7 @@ from waypost.ledger.account import AccountKind, TransferCode
 from waypost.storage.general_ledger import posting
 from waypost.storage.leases import LOCK_WALLET, release_lease
 from waypost.storage.pool import Pool
+from waypost.storage.unpresented import IS_UNPRESENTED
 
 # A node that has not been heard of for so long is taken for lost: its leases are orphaned.
 ORPHANED_AFTER_S = 60
@@ -21,15 +22,16 @@ ORPHANED_AFTER_S = 60
 SUSPENSE_S = 24 * 3600
 _SWEPT_MAX = 200  # leases at one time
 
-# An earlier epoch's leases wait as long as a silent node's: its journal is being read.
-CANDIDATES = """
+# An earlier epoch's leases wait as long as a silent node's: its journal is being read. None is touched while nodes tell
+# a promoted server what it lost: how long ago it heard of them says nothing.
+CANDIDATES = f"""
 SELECT lease.id, lease.org_id,
        CASE WHEN node_epoch < recovered_before THEN 'recovered'
             WHEN state = 'ORPHANED' THEN 'expired'
             ELSE 'lost' END,
        recovered_before
   FROM lease JOIN node ON node.id = lease.node_id
- WHERE state <> 'CLOSED'
+ WHERE state <> 'CLOSED' AND NOT {IS_UNPRESENTED}
    AND (node_epoch < recovered_before
         OR state = 'ORPHANED' AND orphaned_at < now() - make_interval(secs => %(suspense_s)s)
         OR state <> 'ORPHANED'
@@ -37,7 +39,7 @@ SELECT lease.id, lease.org_id,
                 OR node_epoch < epoch AND registered_at < now() - make_interval(secs => %(orphaned_after_s)s)))
  ORDER BY lease.id
  LIMIT %(swept_max)s
-"""
+"""  # noqa: S608 - put together from texts of ours, here and below
 
 ORPHAN = f"""
 WITH locked AS MATERIALIZED ({LOCK_WALLET.format("(SELECT org_id FROM lease WHERE id = %(lease_id)s)")}),
@@ -68,7 +70,7 @@ posted AS ({
     )
 })
 UPDATE wallet SET suspense = suspense + room FROM known WHERE wallet.org_id = known.org_id
-"""  # noqa: S608 - put together from texts of ours
+"""  # noqa: S608
 
 RECOVERED = """
 UPDATE node SET recovered_before = epoch

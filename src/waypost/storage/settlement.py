@@ -5,7 +5,8 @@ transfer for each lease and one for each kind of cost, and writes the metadata r
 
 It fits what comes in time. A batch with a row that its lease does not cover any more breaks a CHECK, and is booked row
 by row: a late row draws on what is left in the lease, then on its rest in suspense, then on what the lease gave back as
-far as the wallet still has it; what then is left the house bears.
+far as the wallet still has it; what then is left the house bears. After a standby was promoted the wallet may hold what
+a grant that is lost took from it: a row draws on that before the house bears anything.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+import msgspec
 import psycopg
 from psycopg import AsyncConnection
 
 from waypost.kit.ids import Ids
 from waypost.ledger.account import AccountKind, TransferCode
-from waypost.ledger.record import ClosedAttempt, Outcome
+from waypost.ledger.record import ClosedAttempt, LedgerPromoted, Outcome
 from waypost.storage.general_ledger import posting
 from waypost.storage.leases import DRAWN_WINDOWS, LOCK_WALLET, take_from_windows
 from waypost.storage.packed import Int8Array, UuidArray, int8_row
+from waypost.storage.unpresented import current_timeline
 
 _IDS = ("attempt_id", "execution_id", "org_id", "lease_id", "api_key_id", "answer")
 _NUMBERS = (
@@ -171,27 +174,46 @@ def _posted_late(name: str, code: TransferCode, debit: AccountKind, place: int) 
     return f"{name}_posted AS ({text})"
 
 
+# Rows of leases that a promoted server has forgotten come for so long: as long as a lost node's leases wait for theirs.
+FORGOTTEN_FOR_S = 24 * 3600
+# Of a lease that it knows nothing of, only where the process says for which node it is made again.
+_MAY_BE_FORGOTTEN = """
+EXISTS (SELECT FROM ledger_timeline WHERE moved_at > now() - make_interval(secs => %(forgotten_for_s)s))
+ AND (open_lease.id IS NOT NULL
+      OR %(node_id)s::uuid IS NOT NULL AND NOT EXISTS (SELECT FROM lease AS other WHERE other.id = %(draw_id)s
+                                                          AND other.org_id <> %(org_id)s))
+"""
+
+
 # One attempt, from wherever its lease still has something.
 SETTLE_LATE = f"""
 WITH locked AS MATERIALIZED ({LOCK_WALLET.format("%(org_id)s")}),
 chain AS MATERIALIZED ({DRAWN_WINDOWS}),
 open_lease AS MATERIALIZED (
-    SELECT lease.id, granted - settled - released - suspended AS room, suspended, least(released, available) AS back
+    SELECT lease.id, granted - settled - released - suspended AS room, suspended, released
       FROM lease JOIN locked USING (org_id)
      WHERE id = %(draw_id)s
        FOR NO KEY UPDATE OF lease
 ),
 asked AS MATERIALIZED (
     SELECT {_columns(_UNITS)}, {_element("charge")} AS worth, coalesce(room, 0) AS room,
-           coalesce(suspended, 0) AS suspended, coalesce(back, 0) AS back
-      FROM generate_series(0, 0) AS i LEFT JOIN open_lease ON true
+           open_lease.id IS NULL AS is_lost,
+           coalesce(suspended, 0) AS suspended, coalesce(released, 0) AS released, coalesce(available, 0) AS available,
+           {_MAY_BE_FORGOTTEN} AS may_be_forgotten
+      FROM generate_series(0, 0) AS i LEFT JOIN locked ON true LEFT JOIN open_lease ON true
+),
+drawn AS MATERIALIZED (
+    SELECT *, least(worth, room) AS from_lease,
+           least(greatest(0, worth - room), suspended) AS from_suspense,
+           least(greatest(0, worth - room - suspended), available,
+                 CASE WHEN may_be_forgotten THEN worth ELSE released END) AS from_wallet
+      FROM asked
 ),
 attempt AS MATERIALIZED (
-    SELECT *, least(worth, room + suspended + back) AS charge, greatest(0, worth - room - suspended - back) AS house,
-           least(worth, room) AS from_lease,
-           least(greatest(0, worth - room), suspended) AS from_suspense,
-           least(greatest(0, worth - room - suspended), back) AS from_wallet
-      FROM asked
+    SELECT *, from_lease + from_suspense + from_wallet AS charge,
+           worth - from_lease - from_suspense - from_wallet AS house,
+           least(from_wallet, released) AS given_back
+      FROM drawn
 ),
 {_insert(_UNITS, "ON CONFLICT DO NOTHING")},
 {_posted_late("from_lease", TransferCode.SETTLE, AccountKind.LEASE, 1)},
@@ -199,15 +221,24 @@ attempt AS MATERIALIZED (
 {_posted_late("from_wallet", TransferCode.LATE, AccountKind.WALLET, 3)},
 paid AS (
     UPDATE wallet
-       SET available = available - from_wallet, suspense = suspense - from_suspense
+       SET available = wallet.available - from_wallet, suspense = suspense - from_suspense
       FROM attempt, fresh
      WHERE wallet.org_id = attempt.org_id AND from_wallet + from_suspense > 0
 ),
-taken AS ({take_from_windows("from_wallet", "attempt, fresh")})
+taken AS ({take_from_windows("from_wallet", "attempt, fresh")}),
+remade AS (
+    INSERT INTO lease (id, org_id, node_id, node_epoch, granted, settled, state)
+    SELECT %(draw_id)s, attempt.org_id, %(node_id)s::uuid, %(node_epoch)s::integer, from_wallet, from_wallet, 'CLOSED'
+      FROM attempt, fresh
+     WHERE is_lost AND from_wallet > 0
+        ON CONFLICT (id) DO UPDATE
+       SET granted = lease.granted + excluded.granted, settled = lease.settled + excluded.settled
+)
 UPDATE lease
-   SET settled = settled + attempt.charge,
+   SET granted = granted + from_wallet - given_back,
+       settled = settled + attempt.charge,
        suspended = lease.suspended - from_suspense,
-       released = released - from_wallet
+       released = lease.released - given_back
   FROM attempt, fresh
  WHERE lease.id = attempt.lease_id AND attempt.charge > 0
 """  # noqa: S608
@@ -224,10 +255,22 @@ _NO_RARE = Int8Array((), 0)
 _IDS_OF_LATE = 3
 
 
-async def settle(connection: AsyncConnection, batch: Sequence[ClosedAttempt], ids_source: Ids) -> None:
-    """Book a batch in one round trip, or where rows of it are booked already or come late, in a few.
+class Standing(msgspec.Struct, frozen=True):
+    """A node, and the timeline of the server that it has presented its leases to."""
 
-    Raises psycopg.Error for a row that can never be booked, when all before it are."""
+    node_id: UUID
+    node_epoch: int
+    timeline: int | None
+
+
+async def settle(
+    connection: AsyncConnection, batch: Sequence[ClosedAttempt], ids_source: Ids, standing: Standing | None = None
+) -> None:
+    """Book a batch in one round trip, or where rows of it are booked already or come late, in a few. `standing` is of
+    the node that books.
+
+    Raises psycopg.Error for a row that can never be booked, when all before it are, and LedgerPromoted when a lease
+    does not cover its rows because the server is another than the one that granted it: not until it is presented."""
     parameters = settle_parameters(batch, ids_source)
     fresh = SETTLE_FRESH if parameters["rare"] is _NO_RARE else SETTLE_FRESH_OF_ALL_UNITS
     for statement in (fresh, SETTLE_AGAIN):
@@ -236,8 +279,15 @@ async def settle(connection: AsyncConnection, batch: Sequence[ClosedAttempt], id
         except (psycopg.errors.UniqueViolation, psycopg.errors.CheckViolation):
             continue
         return
+    if standing is not None and await current_timeline(connection) != standing.timeline:
+        raise LedgerPromoted
     for attempt in batch:
         parameters = settle_parameters([attempt], ids_source, transfers=_IDS_OF_LATE)
+        parameters |= {
+            "node_id": None if standing is None else standing.node_id,
+            "node_epoch": None if standing is None else standing.node_epoch,
+            "forgotten_for_s": FORGOTTEN_FOR_S,
+        }
         parameters |= {"draw_id": UUID(bytes=attempt.open.lease_id), "org_id": UUID(bytes=attempt.open.org_id)}
         await connection.execute(SETTLE_LATE, parameters, prepare=True)
 

@@ -167,6 +167,18 @@ node = sa.Table(
     _column("heartbeat_at", _TIME, _OPERATION, server_default=sa.func.now()),
     _column("recovered_before", Integer, _OPERATION, server_default="0"),  # epochs whose journal is booked, or lost
     _column("retired_at", _TIME, _OPERATION, nullable=True),
+    _column("timeline", Integer, _OPERATION, nullable=True),  # of the server, when it last presented its leases
+)
+
+# One row: where the books were last found whole, and the move of the server that nodes still make good.
+ledger_timeline = sa.Table(
+    "ledger_timeline",
+    METADATA,
+    _column("is_only", Boolean, _OPERATION, primary_key=True, server_default="true"),
+    _column("timeline", Integer, _OPERATION, nullable=True),
+    _column("moved_to", Integer, _OPERATION, nullable=True),
+    _column("moved_at", _TIME, _OPERATION, nullable=True),
+    _column("heard_at", _TIME, _OPERATION, nullable=True),  # the newest heartbeat that had come before the move
 )
 
 wallet = sa.Table(

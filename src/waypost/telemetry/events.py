@@ -198,6 +198,28 @@ class LeasesMoved(Event, frozen=True):
     leases: int
 
 
+class ServerPromoted(Event, frozen=True):
+    """A standby of the database was promoted and may have lost commits: this process presents its leases and books
+    again what it had booked, and no money leaves a wallet until all have."""
+
+    level = "warning"
+    leases: int
+
+
+class LeasesPresented(Event, frozen=True):
+    """The promoted server has this process's leases, and `recovered` attempts were booked there again."""
+
+    level = "warning"
+    leases: int
+    recovered: int
+
+
+class GrantsResumed(Event, frozen=True):
+    """Every node has presented itself to the promoted server, or those that have not count as lost."""
+
+    level = "warning"
+
+
 class BooksBroken(Event, frozen=True):
     """A rule of the books does not hold, or attempts are open that should have been closed long ago. `waypost ledger
     check` tells which."""

@@ -1,0 +1,169 @@
+"""What this process tells a database server that was promoted and may have lost commits: what it has in leases, then
+the attempts that it had booked, again. Only when every node has, money leaves wallets again.
+
+    noticed → leases presented → attempts of the last minutes booked again → leases that it no longer has given back
+            → done here → grants resume, when all are done or those that are not count as lost
+
+Leases at hand are spent on meanwhile: the most they may be charged was taken from the wallet before. Booking is
+idempotent, so an attempt that was not lost changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+from waypost.gateway.hold import Account, NodeIdentity
+from waypost.gateway.journal import Journal
+from waypost.gateway.ports import LedgerUnavailable, Presentable
+from waypost.gateway.recovery import closed_since
+from waypost.gateway.settler import BATCH_MAX, Settler
+from waypost.gateway.wallet import Wallet
+from waypost.kit.clock import Clock
+from waypost.kit.money import NANOS_MAX
+from waypost.ledger.lease import Lease
+from waypost.ledger.record import ClosedAttempt, NodeSuperseded
+from waypost.telemetry.events import GrantsResumed, LeasesPresented, ServerPromoted, emit, report_bug
+
+# How far back attempts are booked again, before the server was last heard of: no standby that is to be promoted lags
+# for longer.
+REPLAYED_S = 15 * 60
+ROUND_S = 1.0  # between tries, while the server is away or does not have everything
+
+
+class Presenter:
+    """`run` must be running; `notice` is called when the ledger says that it does not know this node's leases."""
+
+    def __init__(
+        self,
+        ledger: Presentable,
+        wallet: Wallet,
+        journal: Journal,
+        settler: Settler,
+        clock: Clock,
+        node: NodeIdentity,
+        *,
+        on_refused: Callable[[ClosedAttempt, Exception], None],
+    ) -> None:
+        """`on_refused`: see Settler."""
+        self.on_presented: Callable[[], None] = lambda: None
+        """Called when everything is presented: what else was read from the database may have changed back."""
+        self._ledger = ledger
+        self._wallet = wallet
+        self._journal = journal
+        self._settler = settler
+        self._clock = clock
+        self._node = node
+        self._on_refused = on_refused
+        self._noticed = asyncio.Event()
+        self._is_whole = False  # whether the wallets had all that the leases here have
+        self.booked_again = 0
+
+    def notice(self) -> None:
+        """The ledger's server is another than the one that this node presented itself to."""
+        self._noticed.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._noticed.wait()
+            emit(ServerPromoted(leases=self._wallet.leases))
+            await self._insist(self.present)
+            self.on_presented()
+            await self._insist(self._ledger.resume_granting)
+            self._noticed.clear()
+            emit(GrantsResumed())
+
+    async def _insist(self, work: Callable[[], Awaitable[bool]]) -> None:
+        while True:
+            if await self._survive(work):
+                return
+            await asyncio.sleep(ROUND_S)
+
+    async def _survive(self, work: Callable[[], Awaitable[bool]]) -> bool:
+        try:
+            return await work()
+        except LedgerUnavailable:
+            return False
+        except NodeSuperseded:
+            return False  # the wallet hears it too, and ends this process
+        except Exception as error:  # noqa: BLE001  the edge of a task: others must not wait for this node for ever
+            report_bug(error)
+            return False
+
+    async def present(self) -> bool:
+        """One round: whether the server knows all of it now. Raises LedgerUnavailable, NodeSuperseded."""
+        since_ms = self._clock.unix_ns() // 1_000_000 - int(1000 * (REPLAYED_S + self._wallet.out_of_contact_s))
+        began_s = self._clock.monotonic_s()
+        node = self._node
+        timeline = await self._ledger.begin_presenting(node_id=node.node_id, node_epoch=node.epoch)
+        self._is_whole = True
+        await self._wallet.in_turns(self._present_account)
+        self._ledger.may_book_late(node_id=node.node_id, node_epoch=node.epoch, timeline=timeline)
+        await self._book_again(since_ms)
+        await self._give_back_forgotten()
+        # What waited to be booked, after a start that is all of the journal, draws on wallets too.
+        is_booked = self._settler.oldest_age_s <= self._clock.monotonic_s() - began_s
+        if not self._is_whole or not is_booked:
+            return False
+        await self._ledger.finish_presenting(node_id=node.node_id, node_epoch=node.epoch, timeline=timeline)
+        emit(LeasesPresented(leases=self._wallet.leases, recovered=self.booked_again))
+        return True
+
+    async def _present_account(self, account: Account) -> None:
+        """In the account's turn, so that nothing of it is under way."""
+        current = [] if account.lease is None else [account.lease]
+        for lease in (*current, *account.draining):
+            if lease.granted_nanos:  # else it was asked for and never answered, and is asked for again
+                await self._present_lease(account, lease)
+
+    async def _present_lease(self, account: Account, lease: Lease) -> None:
+        released_nanos = await self._ledger.present(
+            lease_id=lease.lease_id,
+            org_id=lease.org_id,
+            node_id=self._node.node_id,
+            node_epoch=self._node.epoch,
+            granted_nanos=lease.granted_nanos,
+            released_nanos=lease.returned_nanos,
+            owners=() if account.chain is None else account.chain.owners,
+        )
+        lacking_nanos = released_nanos - lease.returned_nanos
+        if lacking_nanos > 0:
+            # Another node has not given back yet, or a credit was lost as well. What is free here is not spent; what is
+            # held draws on the wallet when it is booked.
+            lease.returned_nanos += min(lacking_nanos, max(0, lease.free_nanos))
+            self._is_whole = False
+
+    async def _book_again(self, since_ms: int) -> None:
+        found = closed_since(self._journal, since_ms)
+        self.booked_again = 0
+        # In a thread: reading takes seconds where the calls are many, and requests are being answered meanwhile.
+        while batch := await asyncio.to_thread(_next_of, found):
+            try:
+                await self._ledger.settle_batch(batch)
+            except LedgerUnavailable:
+                raise
+            except Exception:  # noqa: BLE001  a row that is refused must not hold up the others' money
+                await self._book_singly(batch)
+            self.booked_again += len(batch)
+
+    async def _book_singly(self, batch: Sequence[ClosedAttempt]) -> None:
+        for attempt in batch:
+            try:
+                await self._ledger.settle_batch([attempt])
+            except LedgerUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001
+                self._on_refused(attempt, error)
+
+    async def _give_back_forgotten(self) -> None:
+        """Leases that went back, while the server has lost that. Whatever was charged to them is booked."""
+        node = self._node
+        for lease_id in await self._ledger.open_leases(node_id=node.node_id, node_epoch=node.epoch):
+            if not self._wallet.has_lease(lease_id):
+                await self._ledger.release(lease_id=lease_id, released_nanos=NANOS_MAX, is_last=True)
+
+
+def _next_of(found: Iterator[ClosedAttempt]) -> list[ClosedAttempt]:
+    return list(itertools.islice(found, BATCH_MAX))

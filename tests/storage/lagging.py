@@ -1,0 +1,65 @@
+"""A standby that stopped receiving at a moment, made in a tenth of a second: a copy of the database as it was then.
+
+What is done to the original afterwards is what its promotion loses. Everything is in it as a real one has it, but that it
+stands on the same server, so its timeline is set apart from the one that the books were last found whole on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg import conninfo as conninfos
+
+from tests.storage.books import IDS
+from waypost.storage.ledger import PostgresLedger
+
+
+@contextmanager
+def copied(conninfo: str) -> Iterator[str]:
+    """Conninfo of the copy. Nobody may be connected to the original while it is made."""
+    name, original = f"standby_{IDS.new().hex()}", conninfos.conninfo_to_dict(conninfo)["dbname"]
+    with psycopg.connect(conninfos.make_conninfo(conninfo, dbname="postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {original} STRATEGY file_copy")
+        try:
+            yield conninfos.make_conninfo(conninfo, dbname=name)
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def promote(conninfo: str, *, silent_s: float = 0.0) -> None:
+    """It is the server from now on. `silent_s`: for how long nobody could reach any."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("UPDATE ledger_timeline SET timeline = 0, moved_to = NULL")
+        silent = "UPDATE node SET timeline = 0, heartbeat_at = heartbeat_at - make_interval(secs => %s)"
+        connection.execute(silent, (silent_s,))
+
+
+def pass_time(conninfo: str, seconds: float) -> None:
+    """Since the promotion was noticed."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("UPDATE ledger_timeline SET moved_at = moved_at - make_interval(secs => %s)", (seconds,))
+
+
+class Server:
+    """One process's ledger behind an address that moves, with all methods of `PostgresLedger`."""
+
+    def __init__(self, conninfo: str) -> None:
+        self.conninfo = conninfo
+        self._ledger = PostgresLedger(conninfo)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def move_to(self, conninfo: str) -> None:
+        """To another server, or to the same one without any connection left."""
+        before, is_another = self._ledger, conninfo != self.conninfo
+        self.conninfo, self._ledger = conninfo, PostgresLedger(conninfo)
+        standing = before._standing  # the process is the same
+        if is_another and standing is not None:
+            standing = msgspec.structs.replace(standing, timeline=0)
+        self._ledger._standing = standing
+        await before.close_connections()
