@@ -73,6 +73,9 @@ class Gateway:
         while self.settler.backlog:
             await self.settler.book()
 
+    async def has_resumed(self) -> bool:
+        return await self.server.resume_granting()
+
     async def return_all(self) -> None:
         """What is idle goes back."""
         self.clock.ahead_s += IDLE_S + 1
@@ -124,6 +127,11 @@ async def resume(*present: Gateway) -> None:
     assert await present[0].server.resume_granting()
 
 
+async def organisation(conninfo: str, credit_nanos: int) -> bytes:
+    async with _reading(conninfo) as books:
+        return await books.org(credit_nanos)
+
+
 async def check(conninfo: str, org_id: bytes, credit_nanos: int, charged: list[ClosedAttempt]) -> None:
     """Every lease is closed, each request is charged once, and what was not charged is available."""
     async with _reading(conninfo) as books:
@@ -148,15 +156,10 @@ async def _reading(conninfo: str) -> AsyncIterator[Books]:
         await books.owner.close()
 
 
-async def _org(conninfo: str, credit_nanos: int) -> bytes:
-    async with _reading(conninfo) as books:
-        return await books.org(credit_nanos)
-
-
 async def test_what_a_standby_had_not_received_is_told_again_before_anybody_is_granted_more(
     database: str, tmp_path: Path
 ) -> None:
-    org_id = await _org(database, 10_000 * MILLION)
+    org_id = await organisation(database, 10_000 * MILLION)
     async with gateways(tmp_path, database, "a", "b") as [a, b]:
         await a.serve(org_id, 10 * MILLION)
         await a.book()
@@ -198,7 +201,7 @@ async def test_what_a_standby_had_not_received_is_told_again_before_anybody_is_g
 
 async def test_money_that_one_gave_back_and_another_took_is_nobodys_twice(database: str, tmp_path: Path) -> None:
     credit_nanos = 100 * MILLION
-    org_id = await _org(database, credit_nanos)
+    org_id = await organisation(database, credit_nanos)
     async with gateways(tmp_path, database, "a", "b") as [a, b]:
         await a.serve(org_id, 40 * MILLION)
         await move(database, a, b)
@@ -223,7 +226,7 @@ async def test_money_that_one_gave_back_and_another_took_is_nobodys_twice(databa
 async def test_a_gateway_that_dies_with_the_database_tells_at_its_next_start_what_was_booked(
     database: str, tmp_path: Path
 ) -> None:
-    org_id = await _org(database, 10_000 * MILLION)
+    org_id = await organisation(database, 10_000 * MILLION)
     async with gateways(tmp_path, database, "a") as [a]:
         await a.serve(org_id, MILLION)
         await move(database, a)
@@ -254,7 +257,7 @@ async def test_a_gateway_that_dies_with_the_database_tells_at_its_next_start_wha
 
 
 async def test_a_lost_credit_leaves_nobody_with_money_that_is_not_there(database: str, tmp_path: Path) -> None:
-    org_id = await _org(database, 100 * MILLION)
+    org_id = await organisation(database, 100 * MILLION)
     async with gateways(tmp_path, database, "a") as [a]:
         await move(database, a)
         with copied(database) as standby:
@@ -276,7 +279,7 @@ async def test_a_lost_credit_leaves_nobody_with_money_that_is_not_there(database
 def test_booked_segments_are_kept_for_it_and_go_with_the_process(tmp_path: Path) -> None:
     journal = Journal.open_dir(tmp_path, segment_bytes=64 << 10, emergency_bytes=16 << 10, kept_segments=2)
     rows = []
-    for _ in range(1_000):
+    for _ in range(700):
         rows.append(any_attempt())
         write(journal, rows[-1])
         journal.acknowledge(rows[-1:])
@@ -284,7 +287,7 @@ def test_booked_segments_are_kept_for_it_and_go_with_the_process(tmp_path: Path)
 
     found = list(closed_since(journal, 0))
 
-    assert 300 < len(found) < 1_000
+    assert 300 < len(found) < 700
     assert found == rows[-len(found) :]
     assert len(journal.paths) == 3
     since_ms = found[-1].close.closed_at_ms

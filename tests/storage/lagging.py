@@ -1,7 +1,7 @@
 """A standby that stopped receiving at a moment, made in a tenth of a second: a copy of the database as it was then.
 
-What is done to the original afterwards is what its promotion loses. Everything is in it as a real one has it, but that it
-stands on the same server, so its timeline is set apart from the one that the books were last found whole on.
+What is done to the original afterwards is what its promotion loses. It is as a real one, but that it stands on the same server:
+so the timeline that the books were last found whole on is set apart from the server's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A standby that lags is promoted: no money leaves a wallet until nodes have told what it lost, and then all is exact."""
+"""A lagging standby is promoted: no money leaves a wallet until nodes have told what it lost, and then all is exact."""
 
 from __future__ import annotations
 
