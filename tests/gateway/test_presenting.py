@@ -96,7 +96,7 @@ async def gateways(directory: Path, conninfo: str, *names: str) -> AsyncIterator
     started: list[Gateway] = []
     try:
         for name in names:
-            started.append(await start(directory / name, conninfo))
+            started += [await start(directory / name, conninfo)]
         yield started
     finally:
         for one in started:
@@ -223,6 +223,27 @@ async def test_money_that_one_gave_back_and_another_took_is_nobodys_twice(databa
             await check(standby, org_id, credit_nanos, a.charged + b.charged)
 
 
+async def test_a_lease_that_went_back_gives_its_money_to_the_one_that_came_after(database: str, tmp_path: Path) -> None:
+    org_id = await organisation(database, 100 * MILLION)
+    async with gateways(tmp_path, database, "a") as [a]:
+        await a.serve(org_id, 40 * MILLION)
+        await move(database, a)
+        with copied(database) as standby:
+            await a.serve(org_id, 5 * MILLION)
+            await a.book()
+            await a.return_all()
+            held = await a.wallet.hold_with_grant(org_id, 50 * MILLION)
+            await move(standby, a)
+            promote(standby)
+
+            assert not await a.presenter.present()  # the wallet is as empty as it was
+            await resume(a)
+
+            a.end(held, org_id, 50 * MILLION)
+            await a.close()
+            await check(standby, org_id, 100 * MILLION, a.charged)
+
+
 async def test_a_gateway_that_dies_with_the_database_tells_at_its_next_start_what_was_booked(
     database: str, tmp_path: Path
 ) -> None:
@@ -276,7 +297,7 @@ async def test_a_lost_credit_leaves_nobody_with_money_that_is_not_there(database
             await check(standby, org_id, 500 * MILLION, a.charged)
 
 
-def test_booked_segments_are_kept_for_it_and_go_with_the_process(tmp_path: Path) -> None:
+def test_booked_segments_are_kept_for_it_until_the_next_run_has_looked_at_them(tmp_path: Path) -> None:
     journal = Journal.open_dir(tmp_path, segment_bytes=64 << 10, emergency_bytes=16 << 10, kept_segments=2)
     rows = []
     for _ in range(700):
@@ -293,6 +314,13 @@ def test_booked_segments_are_kept_for_it_and_go_with_the_process(tmp_path: Path)
     since_ms = found[-1].close.closed_at_ms
     assert list(closed_since(journal, since_ms + 1)) == []
     journal.shut()
+    again = Journal.open_dir(tmp_path, segment_bytes=64 << 10, emergency_bytes=16 << 10)
+    assert recover(again, 0).attempts == []
+    assert len(recover(again, 0, is_whole=True).attempts) == len(found)
+    for row in found:
+        again.acknowledge([row])
+    again.maintain()
+    again.shut()
     assert list(tmp_path.glob("*.wal")) == []
 
 

@@ -6,6 +6,7 @@ A place that is not found any more has moved: find it again, or say what the mis
 from __future__ import annotations
 
 from tests.seeded_bugs.bugs_of_executions import BUGS_OF_EXECUTIONS
+from tests.seeded_bugs.bugs_of_promotion import BUGS_OF_PROMOTION
 from tests.seeded_bugs.planting import Bug
 
 _SIMULATION = ("tests/simulation/test_real.py", "-n", "0")
@@ -448,4 +449,5 @@ BUGS = (
     *_OF_PRICES_AND_HOLDS,
     *_OF_EXECUTIONS,
     *BUGS_OF_EXECUTIONS,
+    *BUGS_OF_PROMOTION,
 )

@@ -1,7 +1,7 @@
 """A standby that stopped receiving at a moment, made in a tenth of a second: a copy of the database as it was then.
 
-What is done to the original afterwards is what its promotion loses. It is as a real one, but that it stands on the same server:
-so the timeline that the books were last found whole on is set apart from the server's.
+What is done to the original afterwards is what its promotion loses. It stands on the same server, so the timeline that
+the books were last found whole on is set apart from the server's by hand; for the rest it is as a real one.
 """
 
 from __future__ import annotations

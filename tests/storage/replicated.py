@@ -16,7 +16,7 @@ from tests.e2e.own_server import UNLASTING, quick_place
 from waypost.storage.database import migrate
 from waypost.storage.embedded import EmbeddedPostgres, _wrapper, find_bin_dir
 
-_SETTINGS = {**UNLASTING, "synchronous_commit": "on", "wal_level": "replica", "max_wal_senders": "4", "hot_standby": "on"}
+_SETTINGS = {**UNLASTING, "synchronous_commit": "on", "wal_level": "replica", "max_wal_senders": "4"}
 _PATIENCE_S = 30.0
 
 

@@ -209,5 +209,3 @@ async def test_a_restart_after_a_promotion_says_that_its_whole_journal_counts(da
         newcomer = IDS.new()
         await books.ledger.register_node(newcomer)
         assert await books.ledger.has_to_present(newcomer)  # it may be one that is forgotten
-
-

@@ -19,6 +19,7 @@ from waypost.app.database import no_secrets, open_database
 from waypost.app.doctor_files import file_store
 from waypost.app.doctor_peppers import peppers
 from waypost.app.doctor_processes import processes
+from waypost.app.doctor_standby import standby
 from waypost.app.doctor_tls import certificates
 from waypost.app.finding import Finding, Verdict
 from waypost.app.secrets import CredentialReader, SecretsError, has_secrets, open_secrets
@@ -69,6 +70,8 @@ def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
             yield _database(settings, found)
             if is_sound:
                 yield from peppers(conninfo, settings.secrets_dir)
+            if is_sound and settings.database_url is not None:
+                yield from standby(conninfo)
             yield _clock(found, clock)
             yield _queue(queue)
             yield _webhooks(counted)

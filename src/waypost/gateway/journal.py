@@ -319,17 +319,16 @@ class Journal:
             self._waiting.popleft()[1]()
 
     def shut(self) -> None:
-        """Give the directory back. What is booked leaves no file behind; the rest is there to be recovered."""
+        """Give the directory back. The rest is there to be recovered, as is what is kept; else no file stays behind."""
         with self._maintenance:
             self._is_shut = True
         is_synced = not self.is_failed and self._sync_all()
         self._delete_booked()
         unused = [segment for segment in (self._next, self._emergency) if segment is not None]
-        if is_synced and not self._executions:
-            unused += self._segments
-        else:
-            for segment in self._segments:
-                self._files.close(segment.fd)
+        is_of_use = self._kept_segments > 0 or self._executions or not is_synced
+        for segment in (*self._garbage, *self._segments) if is_of_use else ():
+            self._files.close(segment.fd)
+        unused += () if is_of_use else self._segments
         for segment in unused:
             self._delete(segment)
         os.close(self._lock_fd)
@@ -479,7 +478,7 @@ class Journal:
         return not self.is_failed
 
     def _delete_booked(self) -> None:
-        while len(self._garbage) > (0 if self._is_shut else self._kept_segments):
+        while len(self._garbage) > self._kept_segments:
             self._delete(self._garbage.popleft())
         if self._adopted is not None and not self._adopted and self.earlier:
             for path in self.earlier:

@@ -1,7 +1,7 @@
 """What this process tells a database server that was promoted and may have lost commits: what it has in leases, then
 the attempts that it had booked, again. Only when every node has, money leaves wallets again.
 
-    noticed → leases presented → attempts of the last minutes booked again → leases that it no longer has given back
+    noticed → leases presented → attempts of the last minutes booked again → leases given back that it no longer has
             → done here → grants resume, when all are done or those that are not count as lost
 
 Leases at hand are spent on meanwhile: the most they may be charged was taken from the wallet before. Booking is
@@ -23,13 +23,24 @@ from waypost.gateway.wallet import Wallet
 from waypost.kit.clock import Clock
 from waypost.kit.money import NANOS_MAX
 from waypost.ledger.lease import Lease
-from waypost.ledger.record import ClosedAttempt, NodeSuperseded
+from waypost.ledger.record import ClosedAttempt, LedgerPromoted, NodeSuperseded
 from waypost.telemetry.events import GrantsResumed, LeasesPresented, ServerPromoted, emit, report_bug
 
 # How far back attempts are booked again, before the server was last heard of: no standby that is to be promoted lags
 # for longer.
 REPLAYED_S = 15 * 60
 ROUND_S = 1.0  # between tries, while the server is away or does not have everything
+
+
+class _Round:
+    """How far presenting has come, to one timeline of the server."""
+
+    def __init__(self, timeline: int | None, began_s: float, since_ms: int) -> None:
+        self.timeline = timeline
+        self.began_s = began_s
+        self.since_ms = since_ms
+        self.is_covered_booked = False  # again, what leases there cover
+        self.is_booked = False  # again, all
 
 
 class Presenter:
@@ -57,6 +68,7 @@ class Presenter:
         self._node = node
         self._on_refused = on_refused
         self._noticed = asyncio.Event()
+        self._round: _Round | None = None
         self._is_whole = False  # whether the wallets had all that the leases here have
         self.booked_again = 0
 
@@ -94,20 +106,28 @@ class Presenter:
 
     async def present(self) -> bool:
         """One round: whether the server knows all of it now. Raises LedgerUnavailable, NodeSuperseded."""
-        since_ms = self._clock.unix_ns() // 1_000_000 - int(1000 * (REPLAYED_S + self._wallet.out_of_contact_s))
-        began_s = self._clock.monotonic_s()
-        node = self._node
+        node, now_s = self._node, self._clock.monotonic_s()
         timeline = await self._ledger.begin_presenting(node_id=node.node_id, node_epoch=node.epoch)
+        if self._round is None or self._round.timeline != timeline:
+            lost_s = REPLAYED_S + self._wallet.out_of_contact_s
+            self._round = _Round(timeline, now_s, self._clock.unix_ns() // 1_000_000 - int(1000 * lost_s))
+        this = self._round
         self._is_whole = True
         await self._wallet.in_turns(self._present_account)
-        self._ledger.may_book_late(node_id=node.node_id, node_epoch=node.epoch, timeline=timeline)
-        await self._book_again(since_ms)
-        await self._give_back_forgotten()
+        # What is lacking may be in a lease that another node has returned and the server has lost that. So whatever is
+        # covered is booked, and what is left of such leases returned; only then a row may draw on a wallet.
+        may_draw = self._is_whole or await self._ledger.resume_granting()
+        if may_draw:
+            self._ledger.may_book_late(node_id=node.node_id, node_epoch=node.epoch, timeline=timeline)
+        if not this.is_booked and (may_draw or not this.is_covered_booked):
+            await self._book_again(this.since_ms)
+            this.is_booked, this.is_covered_booked = may_draw, True
+            await self._give_back_forgotten()
         # What waited to be booked, after a start that is all of the journal, draws on wallets too.
-        is_booked = self._settler.oldest_age_s <= self._clock.monotonic_s() - began_s
-        if not self._is_whole or not is_booked:
+        if not may_draw or self._settler.oldest_age_s > self._clock.monotonic_s() - this.began_s:
             return False
         await self._ledger.finish_presenting(node_id=node.node_id, node_epoch=node.epoch, timeline=timeline)
+        self._round = None
         emit(LeasesPresented(leases=self._wallet.leases, recovered=self.booked_again))
         return True
 
@@ -140,22 +160,25 @@ class Presenter:
         self.booked_again = 0
         # In a thread: reading takes seconds where the calls are many, and requests are being answered meanwhile.
         while batch := await asyncio.to_thread(_next_of, found):
-            try:
-                await self._ledger.settle_batch(batch)
-            except LedgerUnavailable:
-                raise
-            except Exception:  # noqa: BLE001  a row that is refused must not hold up the others' money
-                await self._book_singly(batch)
             self.booked_again += len(batch)
+            if not await self._is_settled(batch):
+                for attempt in batch:
+                    await self._is_settled([attempt])
 
-    async def _book_singly(self, batch: Sequence[ClosedAttempt]) -> None:
-        for attempt in batch:
-            try:
-                await self._ledger.settle_batch([attempt])
-            except LedgerUnavailable:
-                raise
-            except Exception as error:  # noqa: BLE001
-                self._on_refused(attempt, error)
+    async def _is_settled(self, batch: Sequence[ClosedAttempt]) -> bool:
+        """Whether it was booked. One that is not yet covered comes again; one that is refused must not hold up the
+        others' money."""
+        try:
+            await self._ledger.settle_batch(batch)
+        except LedgerPromoted:
+            return False
+        except LedgerUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever the database has against it
+            if len(batch) == 1:
+                self._on_refused(batch[0], error)
+            return False
+        return True
 
     async def _give_back_forgotten(self) -> None:
         """Leases that went back, while the server has lost that. Whatever was charged to them is booked."""

@@ -14,6 +14,19 @@ from waypost.storage.roles import Role
 HEALTH = "SELECT current_setting('server_version'), clock_timestamp()"
 
 
+# Who receives the log is seen by everybody, what it has of it is not.
+REPLICATION = """
+SELECT current_setting('synchronous_standby_names'), current_setting('synchronous_commit'),
+       (SELECT count(*) FROM pg_stat_replication)
+"""
+
+
+class Replication(msgspec.Struct, frozen=True):
+    standby_names: str
+    commit: str
+    receivers: int  # standbys that are connected; a copy that is being made counts too
+
+
 class Health(msgspec.Struct, frozen=True):
     server_version: str
     now: datetime  # the server's clock
@@ -30,6 +43,14 @@ def is_migrated(conninfo: str) -> bool:
             return False  # no such role, or not for this log-in: migrating makes it, or says what an administrator runs
         found = revision.of(connection)
         return found is not None and found[0] == revision.newest()
+
+
+async def replication(pool: Pool) -> Replication:
+    """What commits of this server wait for. Raises LedgerUnavailable."""
+    async with pool.connection() as connection:
+        row = await (await connection.execute(REPLICATION)).fetchone()
+    assert row is not None
+    return Replication(*row)
 
 
 async def health(pool: Pool) -> Health:

@@ -79,8 +79,8 @@ fits AS MATERIALIZED (
       FROM locked
      WHERE available >= %(amount)s
        AND NOT is_suspended
-       AND NOT {IS_UNPRESENTED}
        AND EXISTS (SELECT FROM node WHERE id = %(node_id)s AND epoch = %(node_epoch)s)
+       AND NOT {IS_UNPRESENTED}
        AND NOT EXISTS (SELECT FROM lease WHERE id = %(lease_id)s)
        AND NOT EXISTS (SELECT FROM chain WHERE room < %(amount)s)
 ),

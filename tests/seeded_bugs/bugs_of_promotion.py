@@ -1,0 +1,81 @@
+"""Mistakes in what a promoted server is told of what it lost."""
+
+from __future__ import annotations
+
+from tests.seeded_bugs.planting import Bug
+
+_BOOKS = ("tests/storage/test_promotion.py", "-n", "0")
+_GATEWAYS = ("tests/gateway/test_presenting.py", "-n", "0")
+
+BUGS_OF_PROMOTION = (
+    Bug(
+        "money is granted before the nodes have told what was lost",
+        "storage/leases.py",
+        "       AND NOT {IS_UNPRESENTED}\n       AND NOT EXISTS (SELECT FROM lease",
+        "       AND NOT EXISTS (SELECT FROM lease",
+        _BOOKS,
+    ),
+    Bug(
+        "a lease is raised before the nodes have told what was lost",
+        "storage/leases.py",
+        "       AND NOT is_suspended\n       AND NOT {IS_UNPRESENTED}\n       AND NOT EXISTS (SELECT FROM chain",
+        "       AND NOT is_suspended\n       AND NOT EXISTS (SELECT FROM chain",
+        _BOOKS,
+    ),
+    Bug(
+        "one node that has presented itself speaks for all",
+        "storage/promotion.py",
+        "WHERE retired_at IS NULL AND node.timeline IS DISTINCT",
+        "WHERE retired_at IS NOT NULL AND node.timeline IS DISTINCT",
+        _BOOKS,
+    ),
+    Bug(
+        "the house bears what a lost lease was charged",
+        "storage/settlement.py",
+        "    if standing is not None and await current_timeline(connection) != standing.timeline:\n",
+        "    if standing is None and await current_timeline(connection) is None:\n",
+        _BOOKS,
+    ),
+    Bug(
+        "a row is charged to a lost lease of another organisation",
+        "storage/settlement.py",
+        " AND other.org_id <> %(org_id)s",
+        " AND other.org_id IS NULL",
+        _BOOKS,
+    ),
+    Bug(
+        "leases at hand are not presented",
+        "gateway/presenting.py",
+        "            if lease.granted_nanos:  #",
+        "            if not lease.granted_nanos:  #",
+        _GATEWAYS,
+    ),
+    Bug(
+        "what was booked is not booked again",
+        "gateway/presenting.py",
+        "            await self._book_again(this.since_ms)\n",
+        "            await self._book_again(this.since_ms * 2)\n",
+        _GATEWAYS,
+    ),
+    Bug(
+        "a lease that went back stays where the server has lost that",
+        "gateway/presenting.py",
+        "            await self._give_back_forgotten()\n",
+        "",
+        _GATEWAYS,
+    ),
+    Bug(
+        "a wallet pays for a lease while others have not given back what it is made of",
+        "gateway/presenting.py",
+        "        may_draw = self._is_whole or await self._ledger.resume_granting()\n",
+        "        may_draw = self._is_whole = True\n",
+        _GATEWAYS,
+    ),
+    Bug(
+        "a start after a promotion reads what is not booked alone",
+        "gateway/recovery.py",
+        "if not (is_whole and isinstance(one, Ack))",
+        "if not (is_whole and one is None)",
+        _GATEWAYS,
+    ),
+)
