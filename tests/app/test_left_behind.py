@@ -38,6 +38,24 @@ async def test_what_a_dead_sibling_had_promised_is_booked_and_its_files_go(tmp_p
     assert list((tmp_path / "gateway-1").glob("*.wal")) == []
 
 
+@pytest.mark.parametrize("is_promoted", [False, True])
+async def test_what_a_dead_sibling_had_booked_is_booked_again_after_a_promotion(
+    tmp_path: Path, is_promoted: bool
+) -> None:
+    dead = open_journal(tmp_path / "gateway-1")
+    booked = attempt()
+    write(dead, booked)
+    dead.acknowledge([booked])
+    kill(dead)
+    books = Books()
+    books.is_promoted = is_promoted
+
+    await LeftBehind(tmp_path / "gateway-0", books, SystemClock()).look()
+
+    assert list(books.settlements) == [booked.open.attempt_id] * is_promoted
+    assert list((tmp_path / "gateway-1").glob("*.wal")) == []
+
+
 async def test_a_journal_that_somebody_has_is_left_alone(tmp_path: Path) -> None:
     running = open_journal(tmp_path / "gateway-1")
     write(running, attempt())

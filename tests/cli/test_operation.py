@@ -137,6 +137,7 @@ def test_the_doctor_looks_at_everything(waypost: Waypost, nowhere: Path, monkeyp
             "files",
             "database",
             "peppers",
+            "standby",
             "clock",
             "jobs",
             "webhooks",

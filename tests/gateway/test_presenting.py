@@ -74,7 +74,7 @@ class Gateway:
             await self.settler.book()
 
     async def has_resumed(self) -> bool:
-        return await self.server.resume_granting()
+        return bool(await self.server.resume_granting())
 
     async def return_all(self) -> None:
         """What is idle goes back."""

@@ -200,11 +200,10 @@ async def test_a_node_that_registered_in_what_is_lost_goes_on_and_an_older_one_d
 async def test_a_restart_after_a_promotion_says_that_its_whole_journal_counts(database: str) -> None:
     async with open_books(database) as books:
         await books.org()
-        stands = {"node_id": books.node_id, "node_epoch": books.node_epoch}
-        assert not await books.ledger.stand_for(**stands)
+        assert not await books.ledger.stand_for(node_id=books.node_id, node_epoch=1)
         promote(database)
         await books.ledger.register_node(books.node_id)
-        assert await books.ledger.stand_for(**stands)
+        assert await books.ledger.stand_for(node_id=books.node_id, node_epoch=2)
         assert await books.ledger.has_to_present(books.node_id)
         newcomer = IDS.new()
         await books.ledger.register_node(newcomer)

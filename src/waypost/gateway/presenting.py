@@ -109,7 +109,7 @@ class Presenter:
         node, now_s = self._node, self._clock.monotonic_s()
         timeline = await self._ledger.begin_presenting(node_id=node.node_id, node_epoch=node.epoch)
         if self._round is None or self._round.timeline != timeline:
-            lost_s = REPLAYED_S + self._wallet.out_of_contact_s
+            lost_s = REPLAYED_S + now_s - self._wallet.contact_s
             self._round = _Round(timeline, now_s, self._clock.unix_ns() // 1_000_000 - int(1000 * lost_s))
         this = self._round
         self._is_whole = True

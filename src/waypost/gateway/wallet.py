@@ -74,7 +74,7 @@ class Wallet:
         self._low: set[bytes] = set()
         self._wake = asyncio.Event()
         self._is_beat_due = False
-        self._contact_s = clock.monotonic_s()
+        self.contact_s = clock.monotonic_s()  # when a ledger that knows this node last answered
         self.is_ledger_reachable = True
 
     def hold(self, org_id: bytes, amount_nanos: Nanos, chain: Chain | None = None) -> Hold | None:
@@ -181,7 +181,7 @@ class Wallet:
         beat = await self._report(held)
         if beat is not None:
             self._hear(beat)
-        elif self._clock.monotonic_s() - self._contact_s > CONTACT_S:
+        elif self._clock.monotonic_s() - self.contact_s > CONTACT_S:
             for account in self._accounts.values():
                 account.drain()
         turns = []
@@ -227,11 +227,6 @@ class Wallet:
     def granted_nanos(self) -> Nanos:
         """What the leases may still spend or hold: the most that a crash of this process can lock up."""
         return sum(lease.granted_nanos - lease.returned_nanos - lease.spent_nanos for lease in self._leases())
-
-    @property
-    def out_of_contact_s(self) -> float:
-        """Since the ledger last answered."""
-        return self._clock.monotonic_s() - self._contact_s
 
     def has_lease(self, lease_id: bytes) -> bool:
         return any(lease.lease_id == lease_id for lease in self._leases())
@@ -370,7 +365,7 @@ class Wallet:
             account.asked_to = None
             account.drain()  # its holds still resolve
             raise (_LeaseLost() if is_lost else unknown) from None
-        self._contact_s = max(self._contact_s, asked_s)
+        self.contact_s = max(self.contact_s, asked_s)
         assert total >= lease.granted_nanos
         lease.granted_nanos = total
         account.asked_to = None
@@ -446,7 +441,8 @@ class Wallet:
         except NodeSuperseded:
             self._on_superseded()
             return None
-        self.is_ledger_reachable, self._contact_s = True, asked_s
+        self.is_ledger_reachable = True
+        self.contact_s = self.contact_s if beat.is_promoted else asked_s
         return beat
 
     def _hear(self, beat: Heartbeat) -> None:
