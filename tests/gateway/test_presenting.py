@@ -73,9 +73,6 @@ class Gateway:
         while self.settler.backlog:
             await self.settler.book()
 
-    async def has_resumed(self) -> bool:
-        return bool(await self.server.resume_granting())
-
     async def return_all(self) -> None:
         """What is idle goes back."""
         self.clock.ahead_s += IDLE_S + 1
