@@ -38,8 +38,9 @@ from waypost.gateway.books import GatewayBooks
 from waypost.gateway.callers import FailedKeys
 from waypost.gateway.idempotency import Idempotency
 from waypost.gateway.journal import Journal
-from waypost.gateway.pipeline import Gateway, State
+from waypost.gateway.pipeline import Gateway
 from waypost.gateway.pressure import Pressure
+from waypost.gateway.readiness import State
 from waypost.gateway.relay import OpenStreams
 from waypost.gateway.settler import Settler
 from waypost.gateway.wallet import NodeIdentity, Wallet

@@ -12,7 +12,7 @@ import uvloop
 
 from waypost.kit.errors import ErrorCode
 from waypost.transport.http1_client import CallTimeouts, ClientLimits, Pool, TransportFailure
-from waypost.transport.http1_request import Streams
+from waypost.transport.http1_request import Streams, TakesImages
 from waypost.transport.http1_server import Exchange, Http1Server, Refuse, ServerLimits
 from waypost.transport.origin import Origin
 
@@ -68,8 +68,9 @@ async def serving(
     unix_path: str = "",
     ssl_context: ssl.SSLContext | None = None,
     streams: Streams | None = None,
+    takes_images: TakesImages | None = None,
 ) -> AsyncIterator[Http1Server]:
-    server = Http1Server(handler, refuse, limits, on_bug=on_bug, streams=streams)
+    server = Http1Server(handler, refuse, limits, on_bug=on_bug, streams=streams, takes_images=takes_images)
     await server.listen(host="127.0.0.1", ssl_context=ssl_context)
     if unix_path:
         await server.listen(unix_path=unix_path)

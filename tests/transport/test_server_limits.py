@@ -266,6 +266,26 @@ def test_a_refused_body_still_on_its_way_does_not_reset_the_answer_away() -> Non
     run(main())
 
 
+def test_a_body_may_be_larger_where_images_are_taken() -> None:
+    async def main() -> None:
+        limits = ServerLimits(body_bytes=1000, image_body_bytes=2000)
+        async with serving(echo, limits, takes_images=b"/images".__eq__) as server:
+            for path, size, status in ((b"/images", 2000, 200), (b"/images", 2001, 413), (b"/", 1001, 413)):
+                head = b"POST %b?a=1 HTTP/1.1\r\nHost: a\r\n" % path
+                whole = b"Content-Length: %d\r\n\r\n%b" % (size, b"x" * size)
+                chunks = b"400\r\n%b\r\n" % (b"x" * 1024)
+                last = b"%x\r\n%b\r\n0\r\n\r\n" % (size % 1024, b"x" * (size % 1024))
+                chunked = b"Transfer-Encoding: chunked\r\n\r\n" + chunks * (size // 1024) + last
+                for framed in (whole, chunked):
+                    async with connected(server.port) as (reader, writer):
+                        writer.write(head + framed)
+                        answer = await read_answer(reader)
+                        assert answer.status == status, (path, size, framed[:20])
+                        assert status == 413 or b"x" * size in answer.body
+
+    run(main())
+
+
 async def _send_for_ever(writer: asyncio.StreamWriter) -> None:
     while True:
         writer.write(b"x" * 65536)

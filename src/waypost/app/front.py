@@ -8,6 +8,7 @@ from collections.abc import Callable
 from waypost.app.live_settings import EgressSettings, LiveSettings
 from waypost.dispatch.egress import Egress
 from waypost.gateway.cross_origin import CrossOrigin
+from waypost.gateway.endpoints import takes_images
 from waypost.gateway.handoff import UPLOAD_BYTES_MAX, HandOff, streamed_bytes_max
 from waypost.gateway.pipeline import Gateway
 from waypost.kit.errors import ErrorCode
@@ -42,7 +43,11 @@ class Front:
         self._is_cross_origin = False
         gateway.pressure.on_shedding = self._shed_early
         self.server = Http1Server(
-            gateway.handle, lambda code: refuse(code, self._told(code)), on_bug=on_bug, streams=streamed_bytes_max
+            gateway.handle,
+            lambda code: refuse(code, self._told(code)),
+            on_bug=on_bug,
+            streams=streamed_bytes_max,
+            takes_images=takes_images,
         )
 
     def adopt(self, live: LiveSettings) -> None:
@@ -52,6 +57,7 @@ class Front:
         gateway, proxies = self._gateway, TrustedProxies(live.trusted_proxies)
         gateway.trusted_proxies = proxies
         gateway.handoff = self._handoff(live)
+        gateway.text_bytes_max = live.limits.body_bytes
         self._is_cross_origin = bool(live.cors_origins)
         self._shed_early(gateway.pressure.shedding.is_active)
         handler = CrossOrigin(live.cors_origins, gateway.handle).handle if live.cors_origins else gateway.handle
@@ -67,8 +73,9 @@ class Front:
         """Of what is too large, how large it may be."""
         limits = self._limits
         if code is ErrorCode.PAYLOAD_TOO_LARGE:
+            of_images = f"with images in it {max(limits.body_bytes, limits.image_body_bytes):,}"
             of_upload = f"that of an upload {UPLOAD_BYTES_MAX:,}"
-            return f"{code.message} It may have {limits.body_bytes:,} bytes, and {of_upload}."
+            return f"{code.message} It may have {limits.body_bytes:,} bytes, {of_images}, and {of_upload}."
         if code is ErrorCode.HEADERS_TOO_LARGE:
             of_line = f"A line may have {limits.line_bytes:,} bytes"
             return f"{code.message} {of_line}, and all headers together {limits.header_bytes:,}."

@@ -15,8 +15,9 @@ from waypost.dispatch.errands import Errands
 from waypost.dispatch.fleet import Fleet
 from waypost.dispatch.status import status_of
 from waypost.gateway.model_calls import ModelCalls
-from waypost.gateway.pipeline import Gateway, State
+from waypost.gateway.pipeline import Gateway
 from waypost.gateway.ports import EarlierViews
+from waypost.gateway.readiness import State
 from waypost.gateway.relay import JSON_TYPE
 from waypost.gateway.worker_port import WorkerPort
 from waypost.kit.crypto import hmac_sha256

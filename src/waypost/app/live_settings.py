@@ -31,6 +31,7 @@ _LIMIT_BOUNDS: dict[str, tuple[float, float]] = {
     "header_count": (16, 1024),
     "line_bytes": (1024, 64 * 1024),
     "body_bytes": (1024, 256 * _MIB),
+    "image_body_bytes": (1024, 256 * _MIB),
     "buffered_bytes": (_MIB, 16 * 1024 * _MIB),
     "pipelined_requests": (1, 1024),
     "head_s": (1, 120),

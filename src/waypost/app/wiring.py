@@ -42,9 +42,10 @@ from waypost.gateway.callers import FailedKeys
 from waypost.gateway.following import Following
 from waypost.gateway.idempotency import Idempotency
 from waypost.gateway.journal import Journal
-from waypost.gateway.pipeline import Gateway, State
+from waypost.gateway.pipeline import Gateway
 from waypost.gateway.ports import LedgerUnavailable
 from waypost.gateway.presenting import Presenter
+from waypost.gateway.readiness import State
 from waypost.gateway.recovery import recover
 from waypost.gateway.relay import JSON_TYPE, OpenStreams
 from waypost.gateway.settler import Settler

@@ -24,6 +24,7 @@ _GEMINI = {  # the format of each verb, and whether it streams
     "embedContent": ("gemini_embed", False),
     "batchEmbedContents": ("gemini_embed", False),
 }
+_WITHOUT_IMAGES = ("openai_embeddings", "gemini_embed")
 _GEMINI_VERBS = (*_GEMINI, COUNT_TOKENS)
 # Also where nothing is, as by the id of a response.
 _CREDENTIALS = ("key", "api_key", "access_token")
@@ -83,6 +84,12 @@ def check_query(query: str) -> None:
 def is_anthropic(headers: Mapping[bytes, bytes]) -> bool:
     """Whether the caller speaks Anthropic's API at a path that others have too."""
     return b"anthropic-version" in headers
+
+
+def takes_images(path: bytes) -> bool:
+    """`transport.http1_request.TakesImages`: whether what is asked there may hold images."""
+    endpoint = chat_endpoint(path.decode("latin-1"))
+    return endpoint is not None and endpoint.format.name not in _WITHOUT_IMAGES
 
 
 def dialect_of(path: str, headers: Mapping[bytes, bytes]) -> str:

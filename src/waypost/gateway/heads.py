@@ -39,6 +39,13 @@ def methods_of(path: str) -> bytes:
     return b"POST" if is_written_to else ", ".join(READS).encode()
 
 
+def expect_images(other_bytes: int, bytes_max: int) -> None:
+    """Of a body that is as long as only one with images may be: 413 when it is not they that make it long."""
+    if other_bytes > bytes_max:
+        told = f"{ErrorCode.PAYLOAD_TOO_LARGE.message} Beside the images in it, it may have {bytes_max:,} bytes."
+        raise Refusal(ErrorCode.PAYLOAD_TOO_LARGE, told)
+
+
 def expect_json(exchange: Exchange) -> None:
     encoding = exchange.headers.get(b"content-encoding", b"identity")
     content_type = exchange.headers.get(b"content-type", _JSON)

@@ -46,6 +46,7 @@ from waypost.gateway.heads import (
     ON_DISCONNECT,
     OUTLIVES,
     READS,
+    expect_images,
     expect_json,
     expect_method,
     id_headers,
@@ -61,6 +62,7 @@ from waypost.gateway.offering import Offerings, shown_names
 from waypost.gateway.ports import LedgerUnavailable
 from waypost.gateway.preferred import admit_preferred
 from waypost.gateway.pressure import Pressure
+from waypost.gateway.readiness import State
 from waypost.gateway.recount import recounted
 from waypost.gateway.refusing import SHED, telling
 from waypost.gateway.relay import JSON_TYPE, OpenStreams, PlainRelay, StreamRelay
@@ -79,20 +81,12 @@ from waypost.telemetry.metrics import Counter, Histogram
 from waypost.tenancy.api_key import ApiKey
 from waypost.tenancy.keyring import Keyring
 from waypost.transport.exchange import Exchange
+from waypost.transport.limits import ServerLimits
 from waypost.wire.formats import FORMATS
 from waypost.wire.preference_fields import PREFERENCE_FIELDS, take_preferences
 from waypost.wire.request import ChatRequest
 
 _OUTCOME_LABELS = {outcome: outcome.name.lower() for outcome in Outcome}
-
-
-class State:
-    """What `/readyz` tells: whether requests are admitted, and what is missing while they are."""
-
-    def __init__(self) -> None:
-        self.is_ready = False
-        self.is_draining = False  # what arrives is still answered, but whoever balances load should send no more
-        self.degraded: Callable[[], tuple[str, ...]] = tuple
 
 
 class Gateway:
@@ -125,6 +119,7 @@ class Gateway:
         self.pressure = pressure
         self._failed_keys = failed_keys
         self.trusted_proxies = TrustedProxies()
+        self.text_bytes_max = ServerLimits().body_bytes  # of a body, beside its images
         self.handoff: HandOff | None = None
         self._wallet = wallet
         self._idempotency = idempotency
@@ -199,11 +194,8 @@ class Gateway:
             expect_method(exchange, "POST")
         if not self.state.is_ready:
             raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2)
-        if self.pressure.shedding.is_active:
-            retry_after_s = self.pressure.shed()
-            if retry_after_s:
-                self._refuse_as(endpoint.format.dialect, exchange, SHED[retry_after_s], execution_id)
-                return
+        if self.pressure.shedding.is_active and self._sheds(exchange, endpoint, execution_id):
+            return
         now_ms, now_s = self._clock.unix_ns() // 1_000_000, self._loop.time()
         headers = exchange.headers
         # authenticate
@@ -214,6 +206,8 @@ class Gateway:
             expect_json(exchange)
         body = exchange.body.unwrap()
         request = endpoint.format.read(body, self.edge.around(exchange, endpoint, api_key.org_id))
+        if len(body) > self.text_bytes_max:
+            expect_images(request.text_bytes, self.text_bytes_max)
         if not PREFERENCE_FIELDS.isdisjoint(request.fields):
             request.preferences = take_preferences(request)
         claim = None
@@ -241,6 +235,12 @@ class Gateway:
             self._forget(execution_id, 0)
             raise
         self._later(self._attempt_after_grant(arrival, admission, claim))
+
+    def _sheds(self, exchange: Exchange, endpoint: ChatEndpoint, request_id: bytes) -> bool:
+        retry_after_s = self.pressure.shed()
+        if retry_after_s:
+            self._refuse_as(endpoint.format.dialect, exchange, SHED[retry_after_s], request_id)
+        return retry_after_s > 0
 
     def _later(self, work: Coroutine[None, None, None]) -> None:
         waiting = self._loop.create_task(work)

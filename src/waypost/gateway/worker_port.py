@@ -9,7 +9,7 @@ import asyncio
 from waypost.dispatch.errands import Errands
 from waypost.gateway.endpoints import chat_endpoint
 from waypost.gateway.model_calls import ModelCalls
-from waypost.gateway.pipeline import State
+from waypost.gateway.readiness import State
 from waypost.telemetry.events import report_bug
 from waypost.transport.exchange import Exchange
 from waypost.wire.errand import Ambiguous, Errand, NotSent, Sent, decode_errand, encode_sent

@@ -43,6 +43,10 @@ Streams = Callable[[bytes], int | None]
 """The path of a PUT → how many bytes its body may have, handed on as it arrives; None for one that is held."""
 
 
+TakesImages = Callable[[bytes], bool]
+"""The path of a POST → whether its body may be as large as one with images."""
+
+
 class Phase(Enum):
     """What the next byte belongs to."""
 
@@ -92,6 +96,7 @@ class RequestReader:
         "_repeats",
         "_state",
         "_streams",
+        "_takes_images",
         "body",
         "body_bytes",
         "headers",
@@ -110,11 +115,13 @@ class RequestReader:
         state: ServerState,
         on_request: Callable[[RequestReader], None],
         streams: Streams | None = None,
+        takes_images: TakesImages | None = None,
     ) -> None:
         self._limits = limits
         self._state = state
         self._on_request = on_request
         self._streams = streams
+        self._takes_images = takes_images
         self._parser: HttpRequestParser | None = None  # made by the first byte
         self._is_closed = False
         self._refusal: ErrorCode | None = None
@@ -245,7 +252,7 @@ class RequestReader:
         size = len(data)
         self.body_bytes += size
         self._state.buffered_bytes += size
-        if self.body_bytes > self._limits.body_bytes:
+        if self.body_bytes > self._limits.body_bytes and self.body_bytes > self._image_body_bytes():
             self._refuse(ErrorCode.PAYLOAD_TOO_LARGE)
         if self._state.buffered_bytes > self._limits.buffered_bytes:
             self._refuse(ErrorCode.SERVICE_UNAVAILABLE)
@@ -323,7 +330,7 @@ class RequestReader:
         if length is not None:
             if len(length) > _LENGTH_DIGITS_MAX:
                 self._refuse(ErrorCode.INPUT_VALIDATION_ERROR)
-            if int(length) > bytes_max:
+            if int(length) > bytes_max and int(length) > self._image_body_bytes():
                 self._refuse(ErrorCode.PAYLOAD_TOO_LARGE)
         coding = headers.get(b"transfer-encoding")
         # An HTTP/1.0 message with Transfer-Encoding is faulty framing (RFC 9112 §6.1).
@@ -334,6 +341,16 @@ class RequestReader:
             if expectation.lower() != b"100-continue":
                 self._refuse(ErrorCode.INPUT_VALIDATION_ERROR)
             self.owes_continue = True
+
+    def _image_body_bytes(self) -> int:
+        """How large a body may be for the images in it; 0 where there are none. Asked for large ones alone."""
+        if (
+            self._takes_images is None
+            or self.method != "POST"
+            or not self._takes_images(self.target.partition(b"?")[0])
+        ):
+            return 0
+        return self._limits.image_body_bytes
 
     def _refuse(self, code: ErrorCode) -> NoReturn:
         self._refusal = code

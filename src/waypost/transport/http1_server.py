@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from waypost.transport.exchange import Exchange
-from waypost.transport.http1_request import Streams
+from waypost.transport.http1_request import Streams, TakesImages
 from waypost.transport.limits import ServerLimits
 from waypost.transport.server_connection import AnswerEarly, Connection, Handler, Refuse, Rules
 from waypost.transport.sweep import Sweep
@@ -42,10 +42,13 @@ class Http1Server:
         *,
         on_bug: Callable[[BaseException], None] | None = None,
         streams: Streams | None = None,
+        takes_images: TakesImages | None = None,
     ) -> None:
-        """`streams`: which bodies are given to the handler as they arrive, in `Exchange.incoming`."""
+        """`streams`: which bodies are given to the handler as they arrive, in `Exchange.incoming`; `takes_images`:
+        which of the others may have `limits.image_body_bytes`."""
         self._rules = Rules(handler, refuse, limits or ServerLimits(), on_bug)
         self._rules.streams = streams
+        self._rules.takes_images = takes_images
         self._rules.on_lost = self._on_lost
         self._listeners: list[asyncio.Server] = []
         self._own: list[_Listening] = []

@@ -14,6 +14,9 @@ class ServerLimits(msgspec.Struct, frozen=True):
     line_bytes: int = 8 * 1024
     """One header line, and the request target; over it 431."""
     body_bytes: int = 16 * 1024 * 1024
+    image_body_bytes: int = 32 * 1024 * 1024
+    """A body with images in it, where it is more than `body_bytes`: those of a request, in base64, at the most that
+    Anthropic takes. What else is in it may be as long as any body."""
     buffered_bytes: int = 256 * 1024 * 1024
     """Request bodies held by this process at one time; over it 503."""
     pipelined_requests: int = 64

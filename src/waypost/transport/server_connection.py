@@ -15,7 +15,7 @@ from typing import Final, cast
 
 from waypost.kit.errors import ErrorCode
 from waypost.transport.exchange import CLOSE, Exchange, render_head
-from waypost.transport.http1_request import Phase, RequestReader, Streams
+from waypost.transport.http1_request import Phase, RequestReader, Streams, TakesImages
 from waypost.transport.incoming import Incoming
 from waypost.transport.limits import ServerLimits
 from waypost.transport.outbox import Outbox
@@ -39,7 +39,7 @@ class Rules:
 
     __slots__ = (
         *("answer_early", "connections", "handler", "is_proxy", "limits", "on_bug", "on_lost", "outbox", "refuse"),
-        *("state", "streams", "time"),
+        *("state", "streams", "takes_images", "time"),
     )
 
     def __init__(
@@ -55,6 +55,8 @@ class Rules:
         self.answer_early: AnswerEarly | None = None
         self.streams: Streams | None = None
         """Which bodies are handed on as they arrive."""
+        self.takes_images: TakesImages | None = None
+        """Which of the others may be as large as one with images."""
         self.is_proxy: Callable[[str], bool] = lambda _: False
         """Whether the peer at an address may tell, by a PROXY header, whom it speaks for."""
         self.time: Callable[[], float] = lambda: 0.0
@@ -95,7 +97,7 @@ class Connection:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._reader = RequestReader(rules.limits, rules.state, self._on_request, rules.streams)
+        self._reader = RequestReader(rules.limits, rules.state, self._on_request, rules.streams, rules.takes_images)
         self._queue: list[Exchange] = []  # a deque would take 700 bytes of each connection
         self._exchange: Exchange | None = None
         self._incoming: Incoming | None = None  # of the exchange, until all of its body is there

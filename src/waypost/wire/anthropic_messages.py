@@ -13,6 +13,7 @@ from typing import Annotated
 import msgspec
 
 from waypost.kit.errors import invalid
+from waypost.wire.media_type import inline_bytes
 from waypost.wire.request import (
     MESSAGES_MAX,
     MORE_THAN_A_CONTEXT,
@@ -194,7 +195,7 @@ def _media(messages: bytes | msgspec.Raw) -> tuple[int, int]:
     What such data costs is tokens per image, not per byte. A document's pages cost tokens of their own, and how many
     pages it has nobody here can tell: it counts as more images than a context holds, and so does what stands elsewhere.
     """
-    count = inline_bytes = 0
+    count = image_bytes = 0
     try:
         waiting: list[object] = [decode_for_media(messages)]
     except ValueError:
@@ -213,9 +214,9 @@ def _media(messages: bytes | msgspec.Raw) -> tuple[int, int]:
         if kind == "image" and origin == "base64":
             count += 1
             data = source.get("data") if isinstance(source, dict) else None
-            inline_bytes += len(data) if isinstance(data, str) else 0
+            image_bytes += inline_bytes(data, "messages") if isinstance(data, str) else 0
         elif kind == "image" and origin == "url":
             count += 1
         elif origin not in ("text", "content"):
             count += MORE_THAN_A_CONTEXT
-    return count, inline_bytes
+    return count, image_bytes

@@ -14,6 +14,7 @@ import msgspec
 
 from waypost.kit.errors import invalid
 from waypost.wire.gemini_spelling import CONTENT, GENERATION_CONFIG, REQUEST, TOOL, respell_names
+from waypost.wire.media_type import inline_bytes
 from waypost.wire.request import (
     MESSAGES_MAX,
     MORE_THAN_A_CONTEXT,
@@ -160,7 +161,7 @@ def _media(fields: Mapping[str, msgspec.Raw]) -> tuple[int, int]:
     What an image costs is tokens a piece, not a byte. Documents and videos of few bytes may be long, and what a URL
     names is of any length: they count as more images than a context holds. Sounds keep counting as bytes.
     """
-    count = inline_bytes = 0
+    count = image_bytes = 0
     for name in ("contents", "systemInstruction"):
         try:
             decoded = decode_for_media(fields.get(name, msgspec.Raw(_NULL)))
@@ -174,10 +175,10 @@ def _media(fields: Mapping[str, msgspec.Raw]) -> tuple[int, int]:
                 data = blob.get("data")
                 if _type_of(blob).startswith(_SHORT_MEDIA) and isinstance(data, str):
                     count += 1
-                    inline_bytes += len(data)
+                    image_bytes += inline_bytes(data, name)
                 elif not _type_of(blob).startswith(("audio/", "text/")):
                     count += MORE_THAN_A_CONTEXT
-    return count, inline_bytes
+    return count, image_bytes
 
 
 def _parts(decoded: object) -> Iterator[dict[str, object]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from waypost.kit.errors import invalid
+
 _BASE64 = ";base64"
+_LONG_CHARS = 1 << 20
 
 
 def split_data_url(url: str) -> tuple[str, str]:
@@ -13,6 +16,15 @@ def split_data_url(url: str) -> tuple[str, str]:
     if not comma or not head.endswith(_BASE64):
         return "", ""
     return head[: -len(_BASE64)].partition(";")[0], data
+
+
+def inline_bytes(data: str, param: str) -> int:
+    """How many bytes the data of an image takes up within `param`, as base64 or a data URL. Raises Refusal 400 for long
+    data that is none: a single character beyond ASCII in it, which may stand as a question mark here, would make each
+    of its characters take four bytes wherever it is read again."""
+    if len(data) > _LONG_CHARS and ("?" in data or not data.isascii()):
+        raise invalid(param, f"An image in '{param}' is not in base64.")
+    return len(data)
 
 
 def is_inline_text(file: object) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from waypost.kit.errors import invalid
-from waypost.wire.media_type import is_inline_text
+from waypost.wire.media_type import inline_bytes, is_inline_text
 from waypost.wire.openai_chat_fields import Known
 from waypost.wire.request import (
     MORE_THAN_A_CONTEXT,
@@ -96,7 +96,7 @@ def _images(messages: bytes | msgspec.Raw) -> tuple[int, int]:
     of few bytes may have many pages, and what stands elsewhere and is no image could be of any length: they count as
     more images than a context holds.
     """
-    count = inline_bytes = 0
+    count = image_bytes = 0
     try:
         decoded = decode_for_media(messages)
     except ValueError:
@@ -118,8 +118,8 @@ def _images(messages: bytes | msgspec.Raw) -> tuple[int, int]:
             count += 1
             url = image.get("url") if isinstance(image, dict) else image
             if isinstance(url, str) and url.startswith("data:image/"):
-                inline_bytes += len(url)
-    return count, inline_bytes
+                image_bytes += inline_bytes(url, "messages")
+    return count, image_bytes
 
 
 def _is_of_any_length(word: object) -> bool:

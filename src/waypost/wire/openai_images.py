@@ -19,7 +19,7 @@ from waypost.kit.errors import invalid
 from waypost.wire.canonical import Completion, ImageBlock, Usage
 from waypost.wire.conversation import Conversation, ImageOutput, Media, Part, Text, Turn
 from waypost.wire.identity import AnswerIdentity
-from waypost.wire.media_type import data_url, split_data_url
+from waypost.wire.media_type import data_url, inline_bytes, split_data_url
 from waypost.wire.request import MESSAGES_MAX, Around, ChatRequest, check_model_name, read_fields, refuse_value
 
 NAME = "openai_images"
@@ -94,7 +94,7 @@ def read_request(body: bytes, around: Around) -> ChatRequest:
         asked.n or 1,
         None,
         fields,
-        len(body) - sum(len(image) for image in images if image.startswith("data:")),
+        len(body) - sum(inline_bytes(image, "contents") for image in images if image.startswith("data:")),
         len(images),
         False,
         False,

@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 
 from waypost.kit.errors import invalid
-from waypost.wire.media_type import is_inline_text
+from waypost.wire.media_type import inline_bytes, is_inline_text
 from waypost.wire.request import (
     MESSAGES_MAX,
     MORE_THAN_A_CONTEXT,
@@ -180,7 +180,7 @@ def _check_items(items: list[_Item]) -> None:
 def _images(items: bytes | msgspec.Raw) -> tuple[int, int]:
     """How many images there are, and how many bytes their inline data takes up: see `openai_chat`. A file that is no
     inline text could be of any length."""
-    count = inline_bytes = 0
+    count = image_bytes = 0
     try:
         decoded = decode_for_media(items)
     except ValueError:
@@ -196,7 +196,7 @@ def _images(items: bytes | msgspec.Raw) -> tuple[int, int]:
                 if url is not None or part.get("type") == "input_image":
                     count += 1
                     if isinstance(url, str) and url.startswith("data:image/"):
-                        inline_bytes += len(url)
+                        image_bytes += inline_bytes(url, "input")
                 elif part.get("type") == "input_file" and not is_inline_text(part):
                     count += MORE_THAN_A_CONTEXT
-    return count, inline_bytes
+    return count, image_bytes
