@@ -344,6 +344,7 @@ def test_the_limits_of_the_server_are_documented_as_they_are() -> None:
     for told in (
         f"{limits.header_count} lines, {limits.header_bytes >> 10} KiB together, {limits.line_bytes >> 10} KiB a line",
         f"{limits.body_bytes >> 20} MiB: else 413. Bodies held at one time: {limits.buffered_bytes >> 20} MiB",
+        f"{limits.image_body_bytes >> 20} MiB in all for a call that may hold images",
         f"headers {limits.head_s:.0f} s; body {limits.body_s:.0f} s, and after {limits.body_grace_s:.0f} s",
         f"at least {limits.body_bytes_per_s:,} bytes a second",
         f"{limits.keep_alive_s:.0f} s",

@@ -138,7 +138,7 @@ async def test_a_malformed_request_is_refused_with_the_field_at_fault(database: 
 
 async def test_size_and_media_type(database: str, tmp_path: Path) -> None:
     async with Stack(database, tmp_path) as stack:
-        answer = await stack.chat(ask(), headers={"content-length": str((16 << 20) + 1)})
+        answer = await stack.chat(ask(), headers={"content-length": str((32 << 20) + 1)})
         assert (answer.status, answer.json["error"]["code"]) == (413, "PAYLOAD_TOO_LARGE")
         assert "It may have 16,777,216 bytes" in answer.json["error"]["message"]
         answer = await stack.chat(ask(), headers={"x-long": "x" * (9 << 10)})

@@ -24,7 +24,7 @@ class Counted:
         allowances: Allowances,
         clock: Clock,
         refuse: Refuse,
-        later: Callable[[Coroutine[None, None, None]], None],
+        later: Callable[[Coroutine[None, None, None]], object],
     ) -> None:
         self._allowances = allowances
         self._clock = clock

@@ -234,7 +234,7 @@ class Gateway:
         except BaseException:
             self._forget(execution_id, 0)
             raise
-        self._later(self._attempt_after_grant(arrival, admission, claim))
+        self._wait(arrival, self._attempt_after_grant(arrival, admission, claim))
 
     def _sheds(self, exchange: Exchange, endpoint: ChatEndpoint, request_id: bytes) -> bool:
         retry_after_s = self.pressure.shed()
@@ -242,10 +242,11 @@ class Gateway:
             self._refuse_as(endpoint.format.dialect, exchange, SHED[retry_after_s], request_id)
         return retry_after_s > 0
 
-    def _later(self, work: Coroutine[None, None, None]) -> None:
+    def _later(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         waiting = self._loop.create_task(work)
         self._waiting.add(waiting)
         waiting.add_done_callback(self._waiting.discard)
+        return waiting
 
     def admit(
         self, request: ChatRequest, api_key: ApiKey, now_s: float, at_ms: int, earlier: View | None = None
@@ -263,9 +264,7 @@ class Gateway:
 
     async def _attempt_after_grant(self, arrival: Arrival, admission: Admission, claim: Claim | None) -> None:
         refusal: Refusal | None = None
-        api_key, timer = arrival.allowance.api_key, None
-        if arrival.ends_at_s:
-            timer = self._loop.call_at(arrival.ends_at_s, self._run_out, arrival)
+        api_key = arrival.allowance.api_key
         try:
             if arrival.allowance.is_asked_of_server:
                 await self._take_together(arrival, admission.tokens_max)
@@ -277,9 +276,9 @@ class Gateway:
             else:
                 self._wallet.release(hold)
                 self._forget(arrival.id, 0)
-        except (AlreadyDone, LimitExceeded) as refused:
-            arrival.limit_headers += refused.headers
-            refusal = refused
+        except (AlreadyDone, LimitExceeded) as told:  # of a name of its own: compiled, each has one type
+            arrival.limit_headers += told.headers
+            refusal = told
         except Refusal as refused:
             refusal = refused
         except asyncio.CancelledError:  # by `drain`
@@ -287,11 +286,15 @@ class Gateway:
         except Exception as bug:  # noqa: BLE001  the edge of a task: nobody above would answer the caller
             report_bug(bug)
             refusal = Refusal(ErrorCode.INTERNAL_ERROR)
-        if timer is not None:
-            timer.cancel()
         if refusal is not None:
             self._forget(arrival.id, 0)
             self.refuse(arrival.exchange, refusal, arrival.id, arrival.limit_headers)
+
+    def _wait(self, arrival: Arrival, work: Coroutine[None, None, None]) -> None:
+        waiting = self._later(work)
+        if arrival.ends_at_s:
+            timer = self._loop.call_at(arrival.ends_at_s, self._run_out, arrival)
+            waiting.add_done_callback(lambda _: timer.cancel())
 
     def _run_out(self, arrival: Arrival) -> None:
         """Its time is over while it waits; what it waits for finds nobody who waits."""
