@@ -24,6 +24,7 @@ from waypost.control.file_store import INLINE_BYTES_MAX, UPLOADS_AT_ONCE, UPLOAD
 from waypost.gateway.cross_origin import EXPOSED
 from waypost.gateway.models import ModelEntry, Pricing
 from waypost.kit.errors import ErrorCode
+from waypost.kit.values import replace
 from waypost.policy.catalogue import Breaker, Bulkhead, Timeouts
 from waypost.policy.document import CatalogueError, read_catalogue
 from waypost.simulator.directive import Directives
@@ -37,19 +38,11 @@ from waypost.stores.sealing import CHUNK_BYTES
 from waypost.telemetry.events import FIELDS, Event
 from waypost.transport.http1_response import TransportFailure
 from waypost.transport.limits import ServerLimits
-from waypost.wire.canonical import (
-    Audio,
-    Choice,
-    Completion,
-    Logprobs,
-    TokenLogprob,
-    ToolCall,
-    TopLogprob,
-    Usage,
-)
+from waypost.wire.canonical import Audio, Choice, Completion, ToolCall, Usage
 from waypost.wire.envelope import Envelope
 from waypost.wire.file_type import EXTENSIONS
 from waypost.wire.identity import AnswerIdentity
+from waypost.wire.logprobs import Logprobs, TokenLogprob, TopLogprob
 from waypost.wire.openai_chat_answer import render_completion
 
 COMMON_OPTIONS = {"--config", "--data-dir", "--database-url", "--help"}
@@ -301,9 +294,7 @@ def test_every_answer_field_is_documented_and_no_other() -> None:
     choice = Choice(0, "stop", "a", "a", "", [call], audio, likely)
     identity = AnswerIdentity("chatcmpl-0", 0, "m", b"", b"", Envelope(b""))
     whole = render_completion(Completion([choice]), identity, Usage(is_estimated=True), "0.00")
-    legacy = render_completion(
-        Completion([choice]), msgspec.structs.replace(identity, uses_functions=True), Usage(), "0.00"
-    )
+    legacy = render_completion(Completion([choice]), replace(identity, uses_functions=True), Usage(), "0.00")
     fields = leaves(json.loads(whole)) | leaves(json.loads(legacy))
     fields.discard("choices[].logprobs.refusal")  # null here; documented beside `content`
     rows = page("docs/reference/answer-fields.md").rows("A completion")

@@ -7,7 +7,6 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from tests.policy.samples import document
@@ -21,6 +20,7 @@ from waypost.app.secrets import (
     open_secrets,
     with_references,
 )
+from waypost.kit.values import replace
 from waypost.policy.catalogue import Catalogue, JobSettings
 from waypost.policy.document import catalogue_document, read_catalogue
 
@@ -145,8 +145,8 @@ def test_webhook_secrets_are_moved_as_credentials_are(secrets: Secrets, tmp_path
     catalogue = catalogue_with("env:A")
     jobs = JobSettings(webhook_secrets=("env:B", "plain:whsec_canary"))
     (provider,) = catalogue.providers
-    provider = msgspec.structs.replace(provider, kind="replicate", jobs=jobs)
-    moved = with_references(msgspec.structs.replace(catalogue, providers=(provider,)), secrets, document_dir=tmp_path)
+    provider = replace(provider, kind="replicate", jobs=jobs)
+    moved = with_references(replace(catalogue, providers=(provider,)), secrets, document_dir=tmp_path)
     assert "canary" not in str(catalogue_document(moved))
     kept, reference = moved.providers[0].jobs.webhook_secrets
     assert kept == "env:B"

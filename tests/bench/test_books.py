@@ -8,6 +8,8 @@ from bench.books import CHARGE_NANOS, Books, Counted, compare, count, read_books
 from bench.report import Sample
 from bench.scenario import Shape
 
+from waypost.kit.values import replace
+
 COUNTED = Counted(answered=1000, cut_off_max=64, held=20, plain_upstream=910, failed=0)
 # 1,000 answers read, 8 more completed and 2 left when wrk stopped, 20 streams closed by the load.
 BOOKS = Books(
@@ -56,11 +58,11 @@ def test_books_that_agree_pass_every_check() -> None:
     ],
 )
 def test_a_row_or_a_nano_dollar_too_few_or_too_many_is_seen(wrong: dict[str, int]) -> None:
-    assert [check for check in compare(msgspec.structs.replace(BOOKS, **wrong), COUNTED) if not check.is_ok]
+    assert [check for check in compare(replace(BOOKS, **wrong), COUNTED) if not check.is_ok]
 
 
 def test_failed_calls_are_seen() -> None:
-    assert not all(check.is_ok for check in compare(BOOKS, msgspec.structs.replace(COUNTED, failed=1)))
+    assert not all(check.is_ok for check in compare(BOOKS, replace(COUNTED, failed=1)))
 
 
 def test_what_the_load_counted_is_gathered_from_the_samples_of_waypost_only() -> None:

@@ -14,6 +14,7 @@ import msgspec
 from tests.compatibility.asks import ASKS, MARK, PDF, PNG, URL, WAV, JsonObject, has
 from tests.wire.samples import AROUND
 from waypost.kit.errors import Refusal
+from waypost.kit.values import replace
 from waypost.providers import KINDS
 from waypost.providers.kind import ProviderKind, Target
 from waypost.wire.formats import FORMATS, ChatFormat, conversation_of
@@ -159,7 +160,7 @@ def cells() -> dict[tuple[str, str, str], Cell]:
 
 
 def try_it(feature: str, asked_in: ChatFormat, body: JsonObject, kind_name: str, kind: ProviderKind) -> Cell:
-    around = msgspec.structs.replace(AROUND, path_model="swift-1")
+    around = replace(AROUND, path_model="swift-1")
     try:
         request = asked_in.read(json.dumps(body).encode(), around)
         lost = () if kind.format == asked_in.name else kind.losses(conversation_of(request))

@@ -9,10 +9,10 @@ import os
 import random
 from typing import Any
 
-import msgspec
 import pytest
 
 from tests.wire.samples import AROUND, read
+from waypost.kit.values import replace
 from waypost.providers import KINDS
 from waypost.providers.kind import ProviderKind, Target
 from waypost.wire.conversation import Call, Conversation, Media, Result, Text, Tool, Turn
@@ -104,14 +104,14 @@ def said(conversation: Conversation) -> object:
 def sent(kind: ProviderKind, request: ChatRequest) -> ChatRequest:
     """The request as a provider of the kind gets it, read again."""
     _, body = kind.call(request, kind.prepare(TARGET), output_tokens_max=1000)
-    return FORMATS[kind.format].read(body, msgspec.structs.replace(AROUND, path_model="m"))
+    return FORMATS[kind.format].read(body, replace(AROUND, path_model="m"))
 
 
 @pytest.mark.parametrize(("asked_as", "answered_by"), PAIRS, ids="-".join)
 def test_nothing_said_is_lost_and_no_argument_changes(asked_as: str, answered_by: str) -> None:
     for seed in range(PAIRS.index((asked_as, answered_by)), CASES, len(PAIRS)):
         conversation = Dice(seed).conversation()
-        made = msgspec.structs.replace(MINIMAL, format="generated", conversation=conversation)
+        made = replace(MINIMAL, format="generated", conversation=conversation)
         asked = sent(CHAT_KINDS[asked_as], made)
 
         answered = sent(CHAT_KINDS[answered_by], asked)

@@ -9,13 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from tests.control.plane import Answer, Plane
 from tests.policy.samples import minimal_model
 from waypost.executions.lifecycle import Mode, State
 from waypost.executions.payload_keys import output_key
 from waypost.kit import ids
+from waypost.kit.values import replace
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.document import read_catalogue
 from waypost.storage.asynchronous_executions import Ending
@@ -90,7 +89,7 @@ async def row_of(plane: Plane, shown_id: str) -> AsynchronousExecution:
 async def step(plane: Plane, shown_id: str, state: State, mode: Mode = Mode.SYNC) -> None:
     """Let it go on as the worker would."""
     before = await row_of(plane, shown_id)
-    after = msgspec.structs.replace(before, state=state, mode=mode, started_at=datetime.now(UTC), attempt=1)
+    after = replace(before, state=state, mode=mode, started_at=datetime.now(UTC), attempt=1)
     assert await plane.executions.step(before, after) is not None
 
 
@@ -100,7 +99,7 @@ async def finish(plane: Plane, shown_id: str, output: bytes | None = None, files
     now = datetime.now(UTC)
     if output is not None:
         await plane.vault.put(output_key(before.id, before.attempt), output, 3_600)
-    after = msgspec.structs.replace(
+    after = replace(
         before,
         state=State.SUCCEEDED,
         mode=Mode.SYNC,
@@ -114,7 +113,7 @@ async def finish(plane: Plane, shown_id: str, output: bytes | None = None, files
 
 async def fail(plane: Plane, shown_id: str, code: str) -> None:
     before = await row_of(plane, shown_id)
-    after = msgspec.structs.replace(before, state=State.FAILED, ended_at=datetime.now(UTC), error_code=code)
+    after = replace(before, state=State.FAILED, ended_at=datetime.now(UTC), error_code=code)
     assert await plane.executions.step(before, after, ending=Ending()) is not None
 
 

@@ -7,7 +7,6 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from tests.control.execution_plane import CREDIT_NANOS, created, executing, fail, finish, row_of, step
@@ -15,6 +14,7 @@ from tests.control.plane import Answer, Plane
 from waypost.executions.lifecycle import Mode, State
 from waypost.executions.payload_keys import input_key, output_key
 from waypost.kit import ids
+from waypost.kit.values import replace
 from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, Ending
 from waypost.storage.asynchronous_rows import OutputFile
 from waypost.tenancy.api_key import Scope
@@ -189,7 +189,7 @@ async def test_of_an_end_and_a_cancellation_at_once_one_happens(database: str, t
 
         async def ends(shown_id: str) -> bool:
             before = await row_of(plane, shown_id)
-            after = msgspec.structs.replace(before, state=State.SUCCEEDED, ended_at=datetime.now(UTC))
+            after = replace(before, state=State.SUCCEEDED, ended_at=datetime.now(UTC))
             return await plane.executions.step(before, after, ending=Ending(5_000)) is not None
 
         for _ in range(8):
@@ -208,7 +208,7 @@ async def test_nothing_follows_an_end(database: str, tmp_path: Path) -> None:
         shown_id = await made(plane)
         await plane.ask("POST", f"/v1/executions/{shown_id}/cancel")
         ended = await row_of(plane, shown_id)
-        again = msgspec.structs.replace(ended, state=State.SUCCEEDED)
+        again = replace(ended, state=State.SUCCEEDED)
         assert await plane.executions.step(ended, again, ending=Ending(5_000)) is None
         async with plane.books.connection() as connection:
             assert await plane.executions.step_on(connection, ended, again, ending=Ending(5_000)) is None

@@ -20,6 +20,7 @@ from waypost.executions.payload_keys import input_key
 from waypost.executions.video_tasks import input_of_task
 from waypost.kit import ids
 from waypost.kit.errors import Refusal
+from waypost.kit.values import replace
 from waypost.storage.asynchronous_executions import Ending
 from waypost.storage.asynchronous_rows import OutputFile
 from waypost.storage.files import hold_output, show_outputs_on
@@ -43,10 +44,10 @@ async def end(plane: Plane, task_id: str, state: State, *files: OutputFile, erro
     row = await plane.executions.find(ids.parse("exec", task_id))
     assert row is not None
     now = datetime.now(UTC)
-    running = msgspec.structs.replace(row, state=State.RUNNING, mode=Mode.CALLBACK, attempt=1, started_at=now)
+    running = replace(row, state=State.RUNNING, mode=Mode.CALLBACK, attempt=1, started_at=now)
     stepped = await plane.executions.step(row, running)
     assert stepped is not None
-    after = msgspec.structs.replace(stepped, state=state, ended_at=now, output_files=files, error_code=error_code)
+    after = replace(stepped, state=state, ended_at=now, output_files=files, error_code=error_code)
     charge = 400_000 if state is State.SUCCEEDED else 0
     assert await plane.executions.step(stepped, after, ending=Ending(charge, Usage(duration_ms=4_000))) is not None
 

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from standardwebhooks.webhooks import Webhook
 
@@ -17,6 +16,7 @@ from tests.storage.asynchronous import received
 from tests.storage.asynchronous import running as run
 from tests.worker.receivers import receivers, running, until
 from waypost.kit import ids
+from waypost.kit.values import replace
 from waypost.storage.asynchronous_executions import Executions
 from waypost.tenancy.api_key import Scope
 
@@ -384,8 +384,8 @@ async def test_other_settings_are_in_force_without_a_restart(database: str, tmp_
     async with plane_with(database, tmp_path) as plane:
         assert (await plane.ask("POST", PATH, {"url": "http://hooks.lan/"})).status == 400
         live = plane.settings.live
-        egress = msgspec.structs.replace(live.egress, allow=("hooks.lan",))
-        webhooks = msgspec.structs.replace(live.webhooks, endpoints_max=ENDPOINTS_MAX + 1)
-        plane.webhooks.adopt(msgspec.structs.replace(live, egress=egress, webhooks=webhooks))
+        egress = replace(live.egress, allow=("hooks.lan",))
+        webhooks = replace(live.webhooks, endpoints_max=ENDPOINTS_MAX + 1)
+        plane.webhooks.adopt(replace(live, egress=egress, webhooks=webhooks))
         for _ in range(ENDPOINTS_MAX + 1):
             await made(plane, url="http://hooks.lan/")

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
 import pytest
 
 from tests.dispatch.test_fleet import PRICE, Secrets
 from tests.transport.loopback import Script, origin, playing, read_request
 from waypost.dispatch.errands import Errands
 from waypost.dispatch.fleet import Fleet
+from waypost.kit.values import replace
 from waypost.ledger.record import LedgerUnavailable
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.circuit import Phase
@@ -74,7 +74,7 @@ class Desk:
         return self.views.get(version)
 
     async def run(self, **changes: Any) -> Any:
-        return await self.errands.run(msgspec.structs.replace(self.errand, **changes))
+        return await self.errands.run(replace(self.errand, **changes))
 
 
 @asynccontextmanager

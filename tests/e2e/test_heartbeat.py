@@ -8,8 +8,6 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import msgspec
-
 from tests.e2e.stack import Answer, ask, deployment, exchange, model, provider
 from tests.wire.samples import AROUND, ENVELOPE
 from waypost.dispatch.dispatcher import Dispatcher
@@ -20,6 +18,7 @@ from waypost.gateway.offering import Offerings
 from waypost.gateway.relay import OpenStreams, StreamRelay
 from waypost.kit.clock import SystemClock
 from waypost.kit.ids import Ids
+from waypost.kit.values import replace
 from waypost.ledger.record import ClosedAttempt, Open, Outcome, Progress
 from waypost.policy.document import read_catalogue
 from waypost.policy.snapshot import build_view
@@ -115,7 +114,7 @@ class Relaying:
             admission=admission,
             hold=PaidHold(),
         )
-        return msgspec.structs.replace(plan, **changes)
+        return replace(plan, **changes)
 
     def handle(self, exchange: Exchange) -> None:
         plan = self.plan(exchange.body.unwrap())

@@ -14,6 +14,7 @@ from tests.ledger.journal_samples import journal_samples
 from tests.transport.request_shapes import SHAPES as REQUESTS
 from tests.transport.response_shapes import SHAPES as RESPONSES
 from waypost.kit.errors import ErrorCode
+from waypost.kit.values import as_dict
 from waypost.ledger.journal_format import read_segment
 from waypost.metering.usage import is_plausible
 from waypost.providers import anthropic_fields, gemini_fields, openai_fields
@@ -129,7 +130,7 @@ def read_usage(data: bytes) -> None:
         usage = fields.usage_of(sent)
         if usage is None or not is_plausible(usage, context_window=_WINDOW, max_output=_WINDOW, n=1):
             continue
-        counts = [count for name, count in msgspec.structs.asdict(usage).items() if name != "is_estimated"]
+        counts = [count for name, count in as_dict(usage).items() if name != "is_estimated"]
         assert all(isinstance(count, int) and 0 <= count <= 1 << 40 for count in counts)
 
 

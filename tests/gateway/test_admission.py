@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
 import pytest
 
 from tests.policy.samples import catalogue_of, minimal_model
 from tests.wire.samples import AROUND
 from waypost.gateway.admission import INPUT_BYTES_PER_TOKEN_MOST, make_offer, refuse_too_long
 from waypost.kit.errors import Refusal
+from waypost.kit.values import replace
 from waypost.ledger.record import BudgetUsedUp
 from waypost.ledger.shortfall import used_up
 from waypost.metering.ceiling import Ceiling
@@ -44,7 +44,7 @@ def test_a_refusal_names_the_budget_and_when_it_renews(budget: BudgetUsedUp, sen
 
 DEAR_SOUND = {"input": "1", "output": "1", "audio_input": "40", "audio_output": "80"}
 PNG = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
-PATH = msgspec.structs.replace(AROUND, path_model="m")
+PATH = replace(AROUND, path_model="m")
 
 
 def held_for(body: dict[str, Any] | bytes, sent: str = "openai_chat", **fields: Any) -> Ceiling:

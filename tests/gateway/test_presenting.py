@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from tests.gateway.disk import attempt as any_attempt
@@ -24,6 +23,7 @@ from waypost.gateway.settler import Settler
 from waypost.gateway.wallet import IDLE_S, Wallet
 from waypost.kit.clock import SystemClock
 from waypost.kit.ids import Ids
+from waypost.kit.values import replace
 from waypost.ledger.record import ClosedAttempt, LedgerPromoted, Outcome
 from waypost.storage.promotion import GRACE_S
 
@@ -325,9 +325,9 @@ def test_an_attempt_under_way_is_not_told_and_one_that_failed_last_ends_its_exec
     journal = Journal.open_dir(tmp_path, segment_bytes=64 << 10, emergency_bytes=16 << 10)
     failed = attempt(b"organisation-001", b"lease-number-001", 0, is_final=False, outcome=Outcome.FAILED)
     write(journal, failed)
-    last = msgspec.structs.replace(failed.close, is_final=True, status=503)
+    last = replace(failed.close, is_final=True, status=503)
     journal.close(last)
-    under_way = msgspec.structs.replace(failed.open, attempt_id=IDS.new(), execution_id=IDS.new())
+    under_way = replace(failed.open, attempt_id=IDS.new(), execution_id=IDS.new())
     journal.open(under_way)
 
     assert [one.close.is_final for one in closed_since(journal, 0)] == [False, True]

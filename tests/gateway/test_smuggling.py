@@ -10,7 +10,6 @@ import asyncio
 import os
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from tests.transport.loopback import echo, run, serving
@@ -18,6 +17,7 @@ from tests.transport.request_shapes import SHAPES
 from tests.transport.test_request_shapes import LIMITS, exchange
 from waypost.gateway.handoff import HandOff
 from waypost.kit.errors import Refusal
+from waypost.kit.values import replace
 from waypost.transport.http1_server import Exchange, ServerLimits
 
 CUTS = 10_000 if os.environ.get("WAYPOST_TEST_ALL_SPLITS") else 4
@@ -36,7 +36,7 @@ def test_there_are_enough_shapes() -> None:
 def test_the_upstream_sees_what_was_taken_and_nothing_else(name: str, tmp_path: Path) -> None:
     shape = SHAPES[name]
     if b"HTTP/1.0" in shape.data:
-        shape = msgspec.structs.replace(shape, is_closed=True)  # the end of a relayed answer is the connection's
+        shape = replace(shape, is_closed=True)  # the end of a relayed answer is the connection's
     seen: list[tuple[str, bytes, bytes]] = []
 
     def upstream(received: Exchange) -> None:

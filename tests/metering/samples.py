@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import msgspec
 from hypothesis import strategies as st
 
+from waypost.kit.values import replace
 from waypost.metering.ceiling import Ceiling
 from waypost.metering.price import PARENTS, Tier, price_row
 from waypost.wire.canonical import Usage
@@ -22,7 +22,7 @@ _rows = st.integers(0, (PRICES_MAX + 1) ** len(PARENTS) - 1).map(
 price_rows = st.one_of(
     _rows,
     st.builds(
-        lambda base, above, more: msgspec.structs.replace(
+        lambda base, above, more: replace(
             base, tiers=tuple(Tier(above * (at + 1), row) for at, row in enumerate(more))
         ),
         _rows,

@@ -9,13 +9,13 @@ import os
 from fractions import Fraction
 from math import ceil
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.metering.samples import ceilings, price_rows, splits, usage_within
 from waypost.kit.money import NANOS_MAX
+from waypost.kit.values import fields_of, replace
 from waypost.metering.ceiling import Ceiling
 from waypost.metering.charge import bill_delivered
 from waypost.metering.estimate import affordable_output_tokens, ceiling, likely_tokens, upper_bound
@@ -63,7 +63,7 @@ def test_a_hold_is_no_higher_than_the_dearest_usage(price_row: PriceRow, c: Ceil
     outputs = ["output"] + ["audio_output"] * c.has_audio
     reached = [c.input_tokens_max, *(tier.above for tier in price_row.tiers if tier.above < c.input_tokens_max)]
     dearest = [
-        msgspec.structs.replace(
+        replace(
             Usage(images=c.images_max, duration_ms=c.duration_ms_max, characters=c.characters_max),
             **{f"{one}_tokens": tokens, f"{other}_tokens": c.output_tokens_max},
         )
@@ -82,7 +82,7 @@ def test_a_hold_is_no_higher_than_the_dearest_usage(price_row: PriceRow, c: Ceil
 @given(price_row=price_rows, c=ceilings, available=st.integers(0, NANOS_MAX // 10**6))
 def test_what_is_affordable_fits_and_one_more_token_does_not(price_row: PriceRow, c: Ceiling, available: int) -> None:
     def with_output(tokens: int) -> Ceiling:
-        return Ceiling(c.input_tokens_max, tokens, *[getattr(c, name) for name in Ceiling.__struct_fields__[2:]])
+        return Ceiling(c.input_tokens_max, tokens, *[getattr(c, name) for name in fields_of(Ceiling)[2:]])
 
     tokens = affordable_output_tokens(available, c, price_row)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
+from waypost.kit.values import fields_of, replace
 from waypost.metering.usage import CHARACTERS_MAX, DURATION_MS_MAX, IMAGES_MAX, is_plausible
 from waypost.wire.canonical import Usage
 
-COUNTS = [name for name in Usage.__struct_fields__ if name != "is_estimated"]
+COUNTS = [name for name in fields_of(Usage) if name != "is_estimated"]
 
 
 def can_be(reported: Usage) -> bool:
@@ -32,7 +32,7 @@ def test_what_fits_or_nearly_fits_can_be(reported: Usage) -> None:
 
 @pytest.mark.parametrize("field", COUNTS)
 def test_a_negative_count_cannot_be(field: str) -> None:
-    assert not can_be(msgspec.structs.replace(Usage(input_tokens=5, output_tokens=5), **{field: -1}))
+    assert not can_be(replace(Usage(input_tokens=5, output_tokens=5), **{field: -1}))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from waypost.kit.values import fields_of
 from waypost.ledger.record import Ack, Close, Extend, Grant, Open, Progress
 from waypost.privacy.data_map import drift, mistakes, sentence
 from waypost.privacy.journal import journal_map
@@ -12,8 +13,8 @@ RECORDS = (Grant, Open, Progress, Extend, Close, Ack)
 LIVE = [
     (record.__name__, written)
     for record in RECORDS
-    for field in record.__struct_fields__
-    for written in (Usage.__struct_fields__ if field == "usage" else (field,))
+    for field in fields_of(record)
+    for written in (fields_of(Usage) if field == "usage" else (field,))
 ]
 
 

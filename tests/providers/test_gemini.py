@@ -3,11 +3,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
 import pytest
 
 from tests.wire.gemini_samples import SAID, read, sealed
 from waypost.kit.errors import ErrorCode
+from waypost.kit.values import as_dict
 from waypost.providers import KINDS
 from waypost.providers.gemini_build import SKIPS_VALIDATION
 from waypost.providers.kind import BadAnswer, Target, UpstreamError
@@ -240,4 +240,4 @@ def test_errors(status: int, error: dict[str, Any], code: ErrorCode, is_ours: bo
 def test_an_error_without_words_is_read_by_its_status() -> None:
     assert GEMINI.failure(429, {}, b"<html>", ()).code is ErrorCode.MODEL_OVERLOADED
     assert GEMINI.failure(500, {}, b"", ()).code is ErrorCode.GENERATION_FAILED
-    assert msgspec.to_builtins(GEMINI.failure(404, {}, b"[]", ()))["is_our_model_name"]
+    assert as_dict(GEMINI.failure(404, {}, b"[]", ()))["is_our_model_name"]

@@ -11,6 +11,7 @@ import pytest
 
 from tests.providers.job_samples import CALLBACK, DESCRIPTION, FOLDER, TOKEN, answered, said, target
 from waypost.kit.errors import ErrorCode
+from waypost.kit.values import replace
 from waypost.policy.catalogue import ErrorRule, RequestChanges
 from waypost.providers import JOB_KINDS
 from waypost.providers.job import (
@@ -99,7 +100,7 @@ def test_a_described_provider_is_asked_as_described() -> None:
 @pytest.mark.parametrize(("kind", "to"), [(REPLICATE, FLUX), (FAL, FAL_FLUX), (PLAIN, TASKS)])
 def test_the_deployment_renames_drops_and_sets_fields_of_the_input(kind: JobKind, to: JobTarget) -> None:
     changes = RequestChanges({"safe": msgspec.Raw(b"true")}, {"n": "num_outputs"}, ("prompt",))
-    _, _, _, body = submitted(kind, msgspec.structs.replace(to, changes=changes))
+    _, _, _, body = submitted(kind, replace(to, changes=changes))
     assert isinstance(body, dict)
     fields = body.get("input", body)
     assert (fields["num_outputs"], fields["safe"]) == (2, True)

@@ -9,6 +9,7 @@ import pytest
 from tests.wire.samples import TARGET
 from tests.wire.samples import read as read_request
 from waypost.kit.errors import ErrorCode
+from waypost.kit.values import replace
 from waypost.policy.catalogue import RequestChanges
 from waypost.providers import KINDS, MODALITIES
 from waypost.providers.kind import BadAnswer, Target, UpstreamError
@@ -24,7 +25,7 @@ def request(**fields: Any) -> ChatRequest:
 
 
 def sent(fields: dict[str, Any], *, output_tokens_max: int | None = None, **changes: Any) -> dict[str, Any]:
-    target = msgspec.structs.replace(TARGET, changes=RequestChanges(**changes)) if changes else TARGET
+    target = replace(TARGET, changes=RequestChanges(**changes)) if changes else TARGET
     decoded = json.loads(OPENAI.call(request(**fields), target, output_tokens_max=output_tokens_max)[1])
     assert isinstance(decoded, dict)
     return decoded
@@ -236,7 +237,7 @@ def test_an_error_under_status_200_is_an_error(document: Any, code: ErrorCode) -
 
 
 def test_choices_are_put_in_order_with_what_is_exposed_of_each() -> None:
-    target = msgspec.structs.replace(TARGET, expose=("tag", "service"))
+    target = replace(TARGET, expose=("tag", "service"))
     choices = [
         {"index": 1, "message": {"content": "b", "tag": "B"}, "finish_reason": "stop"},
         {"index": 0, "message": {"content": "a", "tag": "A", "x": 1}, "finish_reason": "stop"},

@@ -3,11 +3,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
 import pytest
 
 from tests.wire.samples import TARGET
 from waypost.kit.errors import ErrorCode
+from waypost.kit.values import replace
 from waypost.policy.catalogue import ErrorRule
 from waypost.providers import KINDS
 from waypost.providers.kind import BadAnswer, StreamReader, UpstreamError
@@ -202,7 +202,7 @@ def test_what_was_said_before_an_error_does_not_depend_on_how_the_bytes_were_cut
 
 def test_a_configured_rule_decides_about_error_events_too() -> None:
     rule = ErrorRule(ErrorCode.RATE_LIMITED, message_contains="Slow Down")
-    reader = KINDS["openai"].stream(target=msgspec.structs.replace(TARGET, error_rules=(rule,)))
+    reader = KINDS["openai"].stream(target=replace(TARGET, error_rules=(rule,)))
 
     with pytest.raises(UpstreamError) as raised:
         reader.feed(stream({"error": {"message": "please slow down"}}))
@@ -325,7 +325,7 @@ def test_unknown_fields_of_the_first_event_are_counted() -> None:
 
 
 def test_fields_are_let_through_only_when_the_deployment_exposes_them() -> None:
-    target = msgspec.structs.replace(TARGET, expose=("citations", "annotations", "id", "content"))
+    target = replace(TARGET, expose=("citations", "annotations", "id", "content"))
     reader = KINDS["openai"].stream(target=target)
     chunks = reader.feed(
         stream(

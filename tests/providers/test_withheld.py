@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
 import pytest
 
 from tests.wire.samples import AROUND, TARGET
+from waypost.kit.values import replace
 from waypost.providers import KINDS, MODALITIES
 from waypost.providers.kind import ProviderKind
 from waypost.wire.formats import FORMATS
 
-PATH = msgspec.structs.replace(AROUND, path_model="m", pseudonym=lambda user: f"p-{len(user)}")
+PATH = replace(AROUND, path_model="m", pseudonym=lambda user: f"p-{len(user)}")
 SAID = [{"role": "user", "content": "hi"}]
 BODIES: dict[str, dict[str, Any]] = {
     "openai_chat": {"model": "m", "messages": SAID},

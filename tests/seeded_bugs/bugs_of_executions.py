@@ -94,7 +94,7 @@ BUGS_OF_EXECUTIONS = (
         "what an overtaken call answers is charged",
         "worker/executions.py",
         "            charge_nanos = min(outcome.charge_nanos, claimed.hold_nanos)\n",
-        "            claimed = msgspec.structs.replace(\n"
+        "            claimed = replace(\n"
         "                await self._executions.find(claimed.id) or claimed, state=claimed.state\n"
         "            )\n"
         "            charge_nanos = min(outcome.charge_nanos, claimed.hold_nanos)\n",

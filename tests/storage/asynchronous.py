@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-import msgspec
-
 from tests.storage.books import IDS
 from waypost.executions.lifecycle import Mode, State
+from waypost.kit.values import replace
 from waypost.storage.asynchronous_rows import AsynchronousExecution
 
 NOW = datetime.now(UTC)
@@ -28,14 +27,12 @@ def received(org_id: bytes, **changes: object) -> AsynchronousExecution:
         accepted_at=NOW,
         expires_at=NOW + timedelta(minutes=5),
     )
-    return msgspec.structs.replace(execution, **changes)
+    return replace(execution, **changes)
 
 
 def running(before: AsynchronousExecution) -> AsynchronousExecution:
-    return msgspec.structs.replace(
-        before, state=State.RUNNING, mode=Mode.SYNC, attempt=before.attempt + 1, started_at=NOW
-    )
+    return replace(before, state=State.RUNNING, mode=Mode.SYNC, attempt=before.attempt + 1, started_at=NOW)
 
 
 def ended(before: AsynchronousExecution, state: State, error_code: str = "") -> AsynchronousExecution:
-    return msgspec.structs.replace(before, state=state, ended_at=NOW, error_code=error_code)
+    return replace(before, state=state, ended_at=NOW, error_code=error_code)

@@ -6,9 +6,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import msgspec
-
 from waypost.kit.ids import Ids
+from waypost.kit.values import fields_of, replace
 from waypost.ledger.record import Close, ClosedAttempt, Open, Outcome
 from waypost.storage.ledger import PostgresLedger
 from waypost.storage.ledger_check import LedgerTotals, check_ledger
@@ -108,10 +107,8 @@ def attempt(org_id: bytes, lease_id: bytes, charge_nanos: int, **changes: object
         error_code="",
         usage=Usage(10, 20, 30, 40, 50, 5),
     )
-    of_open = {name: value for name, value in changes.items() if name in Open.__struct_fields__}
-    of_close = {name: value for name, value in changes.items() if name in Close.__struct_fields__}
-    of_usage = {name: value for name, value in changes.items() if name in Usage.__struct_fields__}
-    usage = msgspec.structs.replace(closed.usage, **of_usage)
-    return ClosedAttempt(
-        msgspec.structs.replace(opened, **of_open), msgspec.structs.replace(closed, usage=usage, **of_close)
-    )
+    of_open = {name: value for name, value in changes.items() if name in fields_of(Open)}
+    of_close = {name: value for name, value in changes.items() if name in fields_of(Close)}
+    of_usage = {name: value for name, value in changes.items() if name in fields_of(Usage)}
+    usage = replace(closed.usage, **of_usage)
+    return ClosedAttempt(replace(opened, **of_open), replace(closed, usage=usage, **of_close))

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import msgspec
 import psycopg
 from psycopg import conninfo as conninfos
 
 from tests.storage.books import IDS
+from waypost.kit.values import replace
 from waypost.storage.ledger import PostgresLedger
 
 
@@ -60,6 +60,6 @@ class Server:
         self.conninfo, self._ledger = conninfo, PostgresLedger(conninfo)
         standing = before._standing  # the process is the same
         if is_another and standing is not None:
-            standing = msgspec.structs.replace(standing, timeline=0)
+            standing = replace(standing, timeline=0)
         self._ledger._standing = standing
         await before.close_connections()

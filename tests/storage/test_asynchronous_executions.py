@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-import msgspec
 import psycopg
 import pytest
 from psycopg import AsyncConnection
@@ -16,6 +15,7 @@ from tests.storage.asynchronous import HOLD_NANOS, NOW, ended, received, running
 from tests.storage.books import IDS, Books, attempt, open_books
 from waypost.executions.lifecycle import Mode, State
 from waypost.kit.ids import sibling
+from waypost.kit.values import replace
 from waypost.ledger.record import InsufficientFunds
 from waypost.storage.asynchronous_executions import (
     CANCEL_AT_PROVIDER,
@@ -110,7 +110,7 @@ async def test_one_idempotency_key_makes_one_execution_however_many_ask_at_once(
         assert len(await desk.jobs()) == 1
 
         with pytest.raises(KeyUsedOtherwise):
-            await desk.executions.create(received(org_id), claim=msgspec.structs.replace(claim, fingerprint=b"g" * 32))
+            await desk.executions.create(received(org_id), claim=replace(claim, fingerprint=b"g" * 32))
         _, is_new = await desk.executions.create(received(other_id), claim=claim)
         assert is_new
         assert (await desk.books.totals()).held_nanos == 2 * HOLD_NANOS
@@ -123,9 +123,7 @@ async def test_a_key_is_free_again_after_a_day(database: str) -> None:
         first, _ = await desk.executions.create(received(org_id), claim=claim)
         with psycopg.connect(database) as raw:
             raw.execute("UPDATE idempotency_key SET created_at = now() - interval '25 hours'")
-        second, is_new = await desk.executions.create(
-            received(org_id), claim=msgspec.structs.replace(claim, fingerprint=b"g" * 32)
-        )
+        second, is_new = await desk.executions.create(received(org_id), claim=replace(claim, fingerprint=b"g" * 32))
         assert is_new
         assert second.id != first.id
 
@@ -138,7 +136,7 @@ async def test_an_end_settles_the_hold_and_is_in_the_books_as_any_call(database:
         assert begun is not None
         usage = Usage(input_tokens=7, output_tokens=3, images=2)
         files = (OutputFile(IDS.new(), "image/png", 100, 64, 32),)
-        finished = msgspec.structs.replace(ended(begun, State.SUCCEEDED), output_files=files)
+        finished = replace(ended(begun, State.SUCCEEDED), output_files=files)
         done = await desk.executions.step(begun, finished, ending=Ending(5_000_000, usage))
 
         assert done is not None
@@ -213,7 +211,7 @@ async def test_what_providers_bill_for_jobs_is_booked_with_the_end(database: str
         made = await desk.created(org_id)
         begun = await desk.executions.step(
             made,
-            msgspec.structs.replace(
+            replace(
                 running(made),
                 mode=Mode.POLL,
                 provider="alpha",
@@ -224,7 +222,7 @@ async def test_what_providers_bill_for_jobs_is_booked_with_the_end(database: str
         )
         assert begun is not None
         assert (begun.provider_job, begun.credential) == ("j1", b"c")
-        film = msgspec.structs.replace(begun, deployment="alpha/film")
+        film = replace(begun, deployment="alpha/film")
         begun = await desk.executions.step(begun, film)
         assert begun is not None
         bills = (JobBill(sibling(made.id, 1), 300), JobBill(sibling(made.id, 2), 700))
@@ -243,7 +241,7 @@ async def test_a_result_that_is_lost_unread_is_paid_back_once(database: str) -> 
         read: list[bytes] = []
         for kept in (lost, read):
             made = await desk.created(org_id)
-            finished = msgspec.structs.replace(ended(made, State.SUCCEEDED), result_until=until)
+            finished = replace(ended(made, State.SUCCEEDED), result_until=until)
             assert await desk.executions.step(made, finished, ending=Ending(5_000)) is not None
             kept.append(made.id)
         await desk.executions.result_was_read(read[0])
@@ -265,7 +263,7 @@ async def test_lists_hold_both_kinds_newest_first_and_filter_them(database: str)
         call = attempt(org_id, lease_id, 1_500)
         await desk.books.ledger.settle_batch([call])
         second = await desk.created(org_id, model="painter-1")
-        waiting = msgspec.structs.replace(running(second), mode=Mode.CALLBACK)
+        waiting = replace(running(second), mode=Mode.CALLBACK)
         assert await desk.executions.step(second, waiting) is not None
         third = await desk.created(org_id)
         assert await desk.executions.step(third, ended(third, State.EXPIRED, "GENERATION_TIMEOUT"), ending=Ending())

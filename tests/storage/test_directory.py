@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
 import pytest
 
 from tests.storage.books import IDS, Books, open_books
+from waypost.kit.values import replace
 from waypost.metering.price import price_row
 from waypost.policy.catalogue import Catalogue, Deployment, Model, Provider
 from waypost.policy.snapshot import View
@@ -158,7 +158,7 @@ async def test_without_a_database_a_follower_waits_its_time() -> None:
 
 async def test_a_demo_does_not_hold_against_the_file(database: str) -> None:
     async with open_books(database) as books:
-        demo = msgspec.structs.replace(CATALOGUE, models=(msgspec.structs.replace(CATALOGUE.models[0], slug="demo"),))
+        demo = replace(CATALOGUE, models=(replace(CATALOGUE.models[0], slug="demo"),))
         assert await apply_catalogue(books.app, CATALOGUE, source="file", now_s=1) == 1
         assert await apply_catalogue(books.app, demo, source="demo at 1700000000", now_s=1) == 2
 
@@ -171,9 +171,7 @@ async def test_the_same_content_is_applied_once_and_a_rollback_holds_until_it_ch
         assert await newest_catalogue(books.app) is None
         assert await apply_catalogue(books.app, CATALOGUE, source="file", now_s=1_700_000_000) == 1
         assert await apply_catalogue(books.app, CATALOGUE, source="file", now_s=1_800_000_000) is None
-        cheaper = msgspec.structs.replace(
-            CATALOGUE, models=(msgspec.structs.replace(CATALOGUE.models[0], max_output=99),)
-        )
+        cheaper = replace(CATALOGUE, models=(replace(CATALOGUE.models[0], max_output=99),))
         assert await apply_catalogue(books.app, cheaper, source="file", now_s=1_800_000_000) == 2
         assert await roll_back_catalogue(books.app, 1) == 3
         assert await apply_catalogue(books.app, cheaper, source="file", now_s=1_800_000_000) is None
@@ -183,7 +181,7 @@ async def test_the_same_content_is_applied_once_and_a_rollback_holds_until_it_ch
         catalogue, version = newest
         assert version == 3
         assert catalogue.models[0].created_s == 1_700_000_000
-        assert msgspec.structs.replace(catalogue.models[0], created_s=0) == CATALOGUE.models[0]
+        assert replace(catalogue.models[0], created_s=0) == CATALOGUE.models[0]
         assert await catalogue_since(books.app, 3) is None
         history = await catalogue_history(books.app)
         assert [(one.version, one.source) for one in history] == [(3, "rollback to 1"), (2, "file"), (1, "file")]
@@ -215,8 +213,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 async def versions_of(books: Books, count: int) -> None:
     for number in range(1, count + 1):
-        model = msgspec.structs.replace(CATALOGUE.models[0], max_output=number)
-        applied = msgspec.structs.replace(CATALOGUE, models=(model,))
+        model = replace(CATALOGUE.models[0], max_output=number)
+        applied = replace(CATALOGUE, models=(model,))
         assert await apply_catalogue(books.app, applied, source="file", now_s=1) == number
 
 

@@ -6,9 +6,8 @@ import asyncio
 from collections import Counter
 from uuid import UUID
 
-import msgspec
-
 from tests.storage.books import IDS, Books, attempt, open_books
+from waypost.kit.values import replace
 from waypost.ledger.claim import Claim, Claimed, Earlier
 from waypost.storage.idempotency import PostgresClaims
 
@@ -93,7 +92,7 @@ async def test_a_dead_run_leaves_free_what_it_never_began_and_a_day_frees_the_re
         assert rows == (3,)
         await claims.forget_interrupted(node_id=books.node_id, node_epoch=books.node_epoch + 1)
         for key, expected in ((0, Earlier), (1, Claimed), (2, Claimed)):
-            again = msgspec.structs.replace(a_claim(org_id), key_digest=bytes([key]) * 32)
+            again = replace(a_claim(org_id), key_digest=bytes([key]) * 32)
             outcome = await claims.claim(again, node_id=books.node_id, node_epoch=books.node_epoch + 1)
             assert type(outcome) is expected
         async with books.app.system() as connection:

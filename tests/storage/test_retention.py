@@ -6,7 +6,6 @@ import asyncio
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from tests.storage.asynchronous import ended, received
 from tests.storage.books import IDS, Books, attempt, open_books
 from waypost.executions.lifecycle import State
 from waypost.kit.ids import Ids
+from waypost.kit.values import replace
 from waypost.ledger.bill_file import BillLine
 from waypost.ledger.record import ClosedAttempt, LedgerUnavailable, Outcome, answer_digest
 from waypost.storage.asynchronous_executions import Ending, Executions
@@ -155,7 +155,7 @@ async def test_a_line_that_moves_out_of_the_first_day_has_nothing_booked_for_tha
         await forget_old(books.owner, TODAY)
 
         oldest = oldest_billed(TODAY)
-        moved = msgspec.structs.replace(lines[1], day=oldest)
+        moved = replace(lines[1], day=oldest)
         found = await import_bill(pool, IDS, provider="alpha", lines=[moved], today=TODAY)
         await pool.close()
 

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import msgspec
 import psycopg
 import pytest
 
@@ -16,6 +15,7 @@ from tests.storage.asynchronous import ended, received, running
 from tests.storage.books import IDS, Books, open_books
 from waypost.executions.lifecycle import State
 from waypost.kit.ids import text
+from waypost.kit.values import replace
 from waypost.storage.asynchronous_executions import Ending, Executions
 from waypost.storage.asynchronous_rows import AsynchronousExecution, OutputFile
 from waypost.storage.pool import Pool
@@ -80,9 +80,7 @@ class Desk:
 
     async def completed(self, **changes: object) -> AsynchronousExecution:
         before = await self.started(**changes)
-        after = msgspec.structs.replace(
-            ended(before, State.SUCCEEDED), output_files=(OutputFile(IDS.new(), "image/png", 9, 64, 32),)
-        )
+        after = replace(ended(before, State.SUCCEEDED), output_files=(OutputFile(IDS.new(), "image/png", 9, 64, 32),))
         ending = Ending(charge_nanos=5_000_000, usage=Usage(input_tokens=3, output_tokens=4, images=1))
         found = await self.executions.step(before, after, ending=ending)
         assert found is not None

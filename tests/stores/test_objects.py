@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from tests.stores.bucket import serving
+from waypost.kit.values import replace
 from waypost.stores.objects import PIECE_BYTES, LocalObjects, ObjectMissing, Objects, StoreUnavailable, examine
 from waypost.stores.s3 import S3Objects, S3Settings
 
@@ -170,7 +171,7 @@ async def test_a_service_that_is_away_is_told_without_its_words() -> None:
 
 async def test_a_bucket_that_there_is_not_takes_nothing_and_erases_nothing(tmp_path: Path) -> None:
     with serving(tmp_path) as bucket:
-        objects = S3Objects(msgspec.structs.replace(bucket.settings, bucket="another"))
+        objects = S3Objects(replace(bucket.settings, bucket="another"))
         for attempt in (objects.put(NAME, pieces(b"content")), objects.delete(NAME)):
             with pytest.raises(StoreUnavailable):
                 await attempt

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from tests.ports import reserved_port
@@ -22,11 +21,12 @@ from tests.transport.loopback import (
     run,
     serving,
 )
+from waypost.kit.values import replace
 from waypost.transport.http1_client import UNBOUNDED, ClientLimits, TransportFailure
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 ENDLESS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-HASTY = msgspec.structs.replace(PATIENT, connect_s=0.2)
+HASTY = replace(PATIENT, connect_s=0.2)
 
 
 async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -191,7 +191,7 @@ def test_each_deadline_ends_the_call_with_its_own_failure(
 ) -> None:
     async def main() -> None:
         async with origin(playing(answer)) as port, pooling(port) as pool:
-            recorder = await fetch(pool, timeouts=msgspec.structs.replace(PATIENT, **change))
+            recorder = await fetch(pool, timeouts=replace(PATIENT, **change))
             assert recorder.failure is failure
             assert pool.idle == 0
 
@@ -208,7 +208,7 @@ def test_an_origin_that_keeps_talking_is_not_idle_but_ends_with_the_total() -> N
                 await asyncio.sleep(0.02)
 
         async with origin(script) as port, pooling(port) as pool:
-            recorder = await fetch(pool, timeouts=msgspec.structs.replace(PATIENT, idle_s=0.5, total_s=1.2))
+            recorder = await fetch(pool, timeouts=replace(PATIENT, idle_s=0.5, total_s=1.2))
             assert recorder.failure is TransportFailure.TOTAL_TIMEOUT
 
     run(main())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
-
 from tests.transport.loopback import (
     HEAD,
     PATIENT,
@@ -18,6 +16,7 @@ from tests.transport.loopback import (
     run,
     serving,
 )
+from waypost.kit.values import replace
 from waypost.transport.http1_client import Call, Pool, TransportFailure
 from waypost.transport.http1_server import Exchange
 
@@ -150,7 +149,7 @@ def test_a_paused_call_reads_no_further_and_its_origin_must_wait() -> None:
                     call.pause()
 
             recorder = Pauser()
-            timeouts = msgspec.structs.replace(PATIENT, idle_s=0.2)
+            timeouts = replace(PATIENT, idle_s=0.2)
             call = pool.call(HEAD, b"", recorder, timeouts)
             await recorder.has_head.wait()
             await asyncio.sleep(0.7)  # three sweeps: a paused call is not idle

@@ -6,7 +6,6 @@ import ast
 import asyncio
 import itertools
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from tests.transport.loopback import connected, echo, read_answer, refuse, run, send_in_parts, serving
 from tests.transport.request_shapes import SHAPES, Shape
 from waypost.kit.errors import ErrorCode
+from waypost.kit.values import replace
 from waypost.transport.http1_request import RequestReader
 from waypost.transport.http1_server import Exchange, ServerLimits
 from waypost.transport.incoming import Incoming
@@ -108,7 +108,7 @@ def test_a_body_that_is_not_held_is_taken_or_refused_in_the_same_way(name: str) 
     posted = SHAPES[name]
     accepted = tuple(("PUT" if method == "POST" else method, *rest) for method, *rest in posted.accepted)
     data = posted.data.replace(b"POST /p HTTP", b"PUT /p HTTP")
-    shape = msgspec.structs.replace(posted, data=data, accepted=accepted)
+    shape = replace(posted, data=data, accepted=accepted)
 
     async def main() -> None:
         splits = [[data], *([data[:cut], data[cut:]] for cut in range(1, len(data), max(1, len(data) // 12)))]

@@ -6,10 +6,10 @@ import asyncio
 import socket
 import sys
 
-import msgspec
 import pytest
 
 from tests.transport.loopback import Watching, connected, echo, read_answer, run, serving
+from waypost.kit.values import replace
 from waypost.transport.http1_server import Exchange, ServerLimits
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -42,7 +42,7 @@ class Held:
 @pytest.mark.parametrize("start", [b"G", GET[:-2], GET + b"G"], ids=["first byte", "no blank line", "second request"])
 def test_a_head_that_does_not_arrive_in_time_gets_408(start: bytes) -> None:
     async def main() -> None:
-        limits = msgspec.structs.replace(HASTY, keep_alive_s=60.0)
+        limits = replace(HASTY, keep_alive_s=60.0)
         async with serving(echo, limits) as server, connected(server.port) as (reader, writer):
             writer.write(start)
             if start.startswith(GET):
@@ -87,7 +87,7 @@ def test_a_body_that_arrives_too_slowly_gets_408() -> None:
 
 def test_a_body_that_keeps_its_rate_may_take_until_the_whole_time_is_over() -> None:
     async def main() -> None:
-        limits = msgspec.structs.replace(HASTY, body_bytes_per_s=1)
+        limits = replace(HASTY, body_bytes_per_s=1)
         async with serving(echo, limits) as server, connected(server.port) as (reader, writer):
             writer.write(POST + b"Content-Length: 1000\r\n\r\n" + b"x" * 500)
             assert (await read_answer(reader)).status == 408
@@ -237,7 +237,7 @@ def test_a_caller_that_reads_no_answers_gets_no_more_requests_handled() -> None:
             exchange.respond(200, b"", b"x" * 1_000_000)
 
         loop = asyncio.get_running_loop()
-        async with serving(handler, msgspec.structs.replace(HASTY, stalled_reader_s=0.5)) as server:
+        async with serving(handler, replace(HASTY, stalled_reader_s=0.5)) as server:
             raw = _small_socket(server.port)
             await loop.sock_sendall(raw, GET * 60)
             async with connected(server.port) as (reader, writer):

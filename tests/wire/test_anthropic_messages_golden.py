@@ -20,6 +20,7 @@ from anthropic.types import ContentBlock, Message, Usage
 
 from tests.wire.anthropic_samples import accumulated, around, identity, meaning, sealed
 from tests.wire.samples import COST, unsealed
+from waypost.kit.values import replace
 from waypost.providers import KINDS
 from waypost.providers.kind import Target
 from waypost.wire import canonical
@@ -37,7 +38,7 @@ _SEALED = re.compile(r"\{\{(\S+) ([^}]*)\}\}")
 def ask(name: str) -> ChatRequest:
     text = (GOLDEN / name / "request.json").read_text()
     written = _SEALED.sub(lambda found: sealed(found[1], found[2]), text)
-    known = msgspec.structs.replace(around(), pseudonym=lambda user: f"pseudonym of {user}")
+    known = replace(around(), pseudonym=lambda user: f"pseudonym of {user}")
     return FORMAT.read(written.encode(), known)
 
 

@@ -12,15 +12,14 @@ from waypost.wire.canonical import (
     Chunk,
     Citation,
     ImageBlock,
-    Logprobs,
     Signature,
     TextBlock,
     ThinkingBlock,
-    TokenLogprob,
     ToolCall,
     ToolCallDelta,
 )
 from waypost.wire.collected import Collector
+from waypost.wire.logprobs import Logprobs, TokenLogprob
 
 SIGNED = Signature("anthropic", "sealed")
 

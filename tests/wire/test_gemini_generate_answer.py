@@ -18,14 +18,11 @@ from waypost.wire.canonical import (
     Citation,
     Completion,
     ImageBlock,
-    Logprobs,
     Signature,
     TextBlock,
     ThinkingBlock,
-    TokenLogprob,
     ToolCall,
     ToolCallDelta,
-    TopLogprob,
     Usage,
     choice_of,
 )
@@ -33,6 +30,7 @@ from waypost.wire.conversation import Thinking
 from waypost.wire.dialects import render_error
 from waypost.wire.gemini_generate_answer import render_answer
 from waypost.wire.gemini_generate_stream import GeminiStream
+from waypost.wire.logprobs import Logprobs, TokenLogprob, TopLogprob
 
 OURS = Signature("anthropic", "EqQB")
 USAGE = Usage(100, cache_read_tokens=20, output_tokens=30, reasoning_tokens=12)

@@ -3,29 +3,28 @@ from __future__ import annotations
 import json
 from typing import cast
 
-import msgspec
 import pytest
 from openai.types.chat import ChatCompletion
 
 from tests.wire.samples import AROUND, COST, ask, identity_for
 from waypost.kit.errors import ErrorCode, Refusal
+from waypost.kit.values import replace
 from waypost.wire.canonical import (
     Audio,
     Block,
     Choice,
     Chunk,
     Completion,
-    Logprobs,
     Signature,
     TextBlock,
     ThinkingBlock,
-    TokenLogprob,
     ToolCall,
     ToolCallDelta,
     Usage,
     choice_of,
     has_content,
 )
+from waypost.wire.logprobs import Logprobs, TokenLogprob
 from waypost.wire.openai_chat_answer import render_completion
 from waypost.wire.openai_chat_stream import StreamRenderer
 from waypost.wire.sse import HEARTBEAT
@@ -56,8 +55,8 @@ def test_content_is_what_a_caller_would_see_of_the_answer(chunk: Chunk, is_conte
 
 
 def test_tool_call_ids_are_stable_within_an_organisation_and_differ_between_them() -> None:
-    other_org = msgspec.structs.replace(IDENTITY, org_id=b"p" * 16)
-    later = msgspec.structs.replace(IDENTITY, completion_id="chatcmpl-later")
+    other_org = replace(IDENTITY, org_id=b"p" * 16)
+    later = replace(IDENTITY, completion_id="chatcmpl-later")
 
     ours = IDENTITY.tool_call_id("toolu_1", choice=0, index=0)
     assert ours == later.tool_call_id("toolu_1", choice=0, index=3)
@@ -67,7 +66,7 @@ def test_tool_call_ids_are_stable_within_an_organisation_and_differ_between_them
 
 
 def test_calls_without_an_upstream_id_get_ids_of_their_own() -> None:
-    later = msgspec.structs.replace(IDENTITY, completion_id="chatcmpl-later")
+    later = replace(IDENTITY, completion_id="chatcmpl-later")
     ids = [IDENTITY.tool_call_id("", choice=c, index=i) for c in range(2) for i in range(2)]
 
     assert len({*ids, later.tool_call_id("", choice=0, index=0)}) == 5
@@ -178,7 +177,7 @@ def test_reasoning_of_two_choices_is_kept_apart() -> None:
 
 def test_log_probabilities_stand_with_the_text_they_are_about_once() -> None:
     logprobs = Logprobs([TokenLogprob("a", -1.0)])
-    asked = msgspec.structs.replace(IDENTITY, wants_logprobs=True)
+    asked = replace(IDENTITY, wants_logprobs=True)
     out = StreamRenderer(asked, False).render([Chunk(0, "a", "b", "c", logprobs=logprobs)])
 
     choices = [json.loads(event[6:])["choices"][0] for event in out.decode().split("\n\n")[:-1]]
@@ -186,7 +185,7 @@ def test_log_probabilities_stand_with_the_text_they_are_about_once() -> None:
 
 
 def test_log_probabilities_that_nobody_asked_for_are_left_out() -> None:
-    unasked = msgspec.structs.replace(IDENTITY, wants_logprobs=False)
+    unasked = replace(IDENTITY, wants_logprobs=False)
     chunk = Chunk(0, "a", logprobs=Logprobs([TokenLogprob("a", -1.0)]))
     choice = Choice(0, "stop", "a", logprobs=chunk.logprobs)
 
@@ -222,7 +221,7 @@ def test_a_broken_stream_ends_in_an_error_event_without_a_done() -> None:
 
 
 def test_the_legacy_function_call_has_room_for_one_call() -> None:
-    legacy = msgspec.structs.replace(IDENTITY, uses_functions=True)
+    legacy = replace(IDENTITY, uses_functions=True)
     calls = [ToolCallDelta(0, "x", "f", "{}"), ToolCallDelta(1, "y", "g", "{}")]
 
     assert deltas(StreamRenderer(legacy, False).render([Chunk(0, tool_calls=calls)]))[1:] == [

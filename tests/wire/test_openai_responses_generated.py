@@ -15,6 +15,7 @@ import msgspec
 
 from tests.wire.samples import AROUND, COST, ENVELOPE
 from tests.wire.test_openai_responses_golden import FORMAT, KIND, OURS, TARGET, events_of, identity
+from waypost.kit.values import replace
 from waypost.providers import openai_responses_build
 from waypost.wire.canonical import (
     Block,
@@ -69,7 +70,7 @@ class Dice(random.Random):
             Media("document", "application/pdf", "JVBE", title="a.pdf"),
             Media("document", url=url),
         )
-        return msgspec.structs.replace(self.choice(kinds))
+        return replace(self.choice(kinds))
 
     def conversation(self) -> Conversation:
         turns: list[Turn] = []

@@ -10,8 +10,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import msgspec
-
 from tests.control.execution_plane import models
 from tests.storage.asynchronous import received
 from tests.storage.books import IDS, Books, open_books
@@ -20,6 +18,7 @@ from waypost.executions.lifecycle import State
 from waypost.executions.payload_keys import input_key, output_key
 from waypost.kit.clock import SystemClock
 from waypost.kit.errors import ErrorCode
+from waypost.kit.values import replace
 from waypost.policy.snapshot import build_view
 from waypost.storage.asynchronous_executions import Ending, Executions
 from waypost.storage.asynchronous_rows import AsynchronousExecution, OutputFile
@@ -196,5 +195,5 @@ async def cancel(desk: Desk, execution: AsynchronousExecution) -> bool:
     before = await desk.now(execution)
     if before.state.has_ended:
         return False
-    after = msgspec.structs.replace(before, state=State.CANCELED, ended_at=datetime.now(UTC))
+    after = replace(before, state=State.CANCELED, ended_at=datetime.now(UTC))
     return await desk.executions.step(before, after, ending=Ending()) is not None

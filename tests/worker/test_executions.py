@@ -7,7 +7,6 @@ import contextlib
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import msgspec
 import psycopg
 import pytest
 
@@ -17,6 +16,7 @@ from waypost.executions import retries
 from waypost.executions.lifecycle import Mode, State
 from waypost.executions.payload_keys import output_key
 from waypost.kit.errors import ErrorCode
+from waypost.kit.values import replace
 from waypost.ledger.record import LedgerUnavailable
 from waypost.storage.asynchronous_executions import Executions
 from waypost.worker import executions as work_module
@@ -332,7 +332,7 @@ async def test_work_that_keeps_being_lost_is_given_up(database: str) -> None:
         made = await desk.created()
         for attempt in range(retries.RUNS_MAX):
             before = await desk.now(made)
-            claimed = msgspec.structs.replace(before, state=State.RUNNING, mode=Mode.SYNC, attempt=attempt + 1)
+            claimed = replace(before, state=State.RUNNING, mode=Mode.SYNC, attempt=attempt + 1)
             assert await desk.executions.step(before, claimed) is not None
         done = await desk.run(made)
         assert (done.state, done.error_code) == (State.FAILED, "GENERATION_FAILED")

@@ -22,6 +22,7 @@ from tests.e2e.stack import Stack, ask, deployment, document, eventually, model,
 from waypost.app.settings import Settings
 from waypost.kit import ids
 from waypost.kit.ids import Ids
+from waypost.kit.values import replace
 from waypost.ledger.record import LedgerUnavailable, Outcome
 from waypost.policy.snapshot import View
 from waypost.storage.ledger import PostgresLedger
@@ -40,7 +41,7 @@ class Impatient(InsideStack):
     @property
     def settings(self) -> Settings:
         settings = super().settings
-        return msgspec.structs.replace(settings, live=msgspec.structs.replace(settings.live, drain_s=1.0))
+        return replace(settings, live=replace(settings.live, drain_s=1.0))
 
 
 class Worker:
@@ -132,7 +133,7 @@ async def test_a_failed_call_tells_its_code_and_whether_anything_was_sent(databa
         assert (failed.is_sent, failed.attempts) == (True, 3)
         stack.sim.disarm()
 
-        again = await worker.call(msgspec.structs.replace(call, attempts_before=failed.attempts), ask())
+        again = await worker.call(replace(call, attempts_before=failed.attempts), ask())
         assert (again.status, again.attempts) == (200, 4)
         rows = await worker.settlements(4)
         assert {row["attempt_id"].bytes for row in rows} == {ids.sibling(call.execution_id, at) for at in (1, 2, 3, 4)}
@@ -203,7 +204,7 @@ async def test_dated_changes_of_prices_and_costs_take_effect_each_in_its_time(da
             change = {"effective_from": "2020-01-01", "input": "3", "output": "3"}
             route["cost"] = route["cost"] | {"changes": [change]}
         await stack.adopt(changed)
-        long_ago = msgspec.structs.replace(await worker.held(), accepted_at_ms=1_500_000_000_000)
+        long_ago = replace(await worker.held(), accepted_at_ms=1_500_000_000_000)
         answer = await worker.call(long_ago, ask("sim: words=20"))
         assert answer.usage is not None
         assert answer.charge_nanos == 2_500 * answer.usage.input_tokens + 10_000 * answer.usage.output_tokens
@@ -379,7 +380,7 @@ async def test_an_errand_reaches_the_provider_with_the_gateways_credential(datab
         assert isinstance(sent, Answered)
         assert (sent.status, len(sent.credential)) == (200, 16)
         assert len(json.loads(sent.body)["choices"][0]["message"]["content"].split()) == 3
-        again = await worker.gateways.errand(msgspec.structs.replace(errand, credential=sent.credential))
+        again = await worker.gateways.errand(replace(errand, credential=sent.credential))
         assert isinstance(again, Answered)
         counted = {name: value for name, value in (await stack.metrics()).items() if "errands" in name}
         assert ['outcome="2xx"' in name for name in counted] == [True]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
 from tests.worker.job_stage import COSTS, Stage, catalogue, open_stage
 from tests.worker.test_provider_jobs import is_submission, money_is_right
 from waypost.executions.lifecycle import State
+from waypost.kit.values import replace
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.snapshot import View, build_view
 from waypost.storage.asynchronous_rows import AsynchronousExecution
@@ -25,8 +25,8 @@ def in_force(stage: Stage, version: int, content: Catalogue) -> None:
 
 def elsewhere(content: Catalogue) -> Catalogue:
     """The same providers at an address where nobody is."""
-    moved = (msgspec.structs.replace(each, base_url="http://127.0.0.1:9") for each in content.providers)
-    return msgspec.structs.replace(content, providers=tuple(moved))
+    moved = (replace(each, base_url="http://127.0.0.1:9") for each in content.providers)
+    return replace(content, providers=tuple(moved))
 
 
 async def submitted(stage: Stage) -> bytes:
@@ -84,7 +84,7 @@ async def test_where_it_is_not_written_down_the_last_version_that_knew_the_deplo
 ) -> None:
     async with open_stage(database, "replicate") as stage:
         row = await stage.row(await submitted(stage))
-        unwritten = msgspec.structs.replace(row, catalogue_version=None)
+        unwritten = replace(row, catalogue_version=None)
         asked: list[int] = []
 
         async def earlier(version: int) -> View | None:
@@ -106,7 +106,7 @@ async def test_an_earlier_attempts_job_is_booked_by_the_version_that_it_was_subm
 
         def refused(errand: Errand, sent: Sent) -> Sent:
             status = next(refusals, None) if is_submission(errand) else None
-            return sent if status is None else msgspec.structs.replace(sent, status=status, body=b"{}")
+            return sent if status is None else replace(sent, status=status, body=b"{}")
 
         stage.carrier.after = refused
         execution_id = await stage.execute(prompt=f"sim: run_ms={RUN_MS}")

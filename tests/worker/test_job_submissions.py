@@ -11,6 +11,7 @@ import pytest
 from tests.worker.job_stage import CREDIT, Stage, open_stage
 from waypost.executions.lifecycle import Mode, State
 from waypost.kit.ids import text
+from waypost.kit.values import replace
 from waypost.ledger.record import LedgerUnavailable
 from waypost.storage.provider_callbacks import HEAR
 from waypost.wire.errand import Errand, NotSent, Sent
@@ -255,7 +256,7 @@ async def test_what_was_to_be_cancelled_and_is_lost_was_cancelled(database: str)
         execution_id = await stage.execute()
         task = await dies_having_submitted(stage)
         row = await stage.row(execution_id)
-        wished = msgspec.structs.replace(row, cancel_requested_at=row.accepted_at)
+        wished = replace(row, cancel_requested_at=row.accepted_at)
         assert await stage.executions.step(row, wished) is not None
         await stage.run(**task)
         row = await stage.ended(execution_id)
@@ -413,7 +414,7 @@ async def test_what_follows_a_step_is_queued_though_a_wish_to_cancel_came_in_its
             if lost:
                 return await original(row, after, *more)
             lost.append(1)
-            wished = msgspec.structs.replace(row, cancel_requested_at=row.accepted_at)
+            wished = replace(row, cancel_requested_at=row.accepted_at)
             assert await stage.executions.step(row, wished) is not None
             raise LedgerUnavailable
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.worker.job_stage import CREDIT, KINDS, Stage, catalogue, open_stage
 from waypost.executions.lifecycle import Mode, State
+from waypost.kit.values import replace
 from waypost.policy.snapshot import build_view
 from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, START, Job
 from waypost.storage.provider_callbacks import HEAR
@@ -155,7 +156,7 @@ async def test_a_job_that_the_provider_forgets_fails(database: str) -> None:
 
 async def wish_to_cancel(stage: Stage, execution_id: bytes) -> None:
     row = await stage.row(execution_id)
-    asked = msgspec.structs.replace(row, cancel_requested_at=row.accepted_at)
+    asked = replace(row, cancel_requested_at=row.accepted_at)
     assert await stage.executions.step(row, asked, jobs=[Job(CANCEL_AT_PROVIDER)]) is not None
 
 
@@ -302,7 +303,7 @@ def refusing(*statuses: int) -> Callable[[Errand, Sent], Sent]:
 
     def refused(errand: Errand, sent: Sent) -> Sent:
         status = next(left, None) if is_submission(errand) else None
-        return sent if status is None else msgspec.structs.replace(sent, status=status, body=b"{}")
+        return sent if status is None else replace(sent, status=status, body=b"{}")
 
     return refused
 
@@ -389,7 +390,7 @@ def without_metrics(_: Errand, sent: Sent) -> Sent:
     body = msgspec.json.decode(sent.body) if isinstance(sent, Answered) else None
     if not isinstance(body, dict) or "metrics" not in body:
         return sent
-    return msgspec.structs.replace(sent, body=msgspec.json.encode(body | {"metrics": {}}))
+    return replace(sent, body=msgspec.json.encode(body | {"metrics": {}}))
 
 
 @pytest.mark.parametrize("seconds", [4, 16])
@@ -439,7 +440,7 @@ async def test_outputs_come_from_the_providers_own_hosts_alone(database: str) ->
 
 def _elsewhere(sent: Sent) -> Sent:
     assert not isinstance(sent, NotSent | Ambiguous)
-    return msgspec.structs.replace(sent, body=sent.body.replace(b"http://127.0.0.1", b"http://169.254.169.254"))
+    return replace(sent, body=sent.body.replace(b"http://127.0.0.1", b"http://169.254.169.254"))
 
 
 async def test_a_job_without_any_output_is_not_paid(database: str) -> None:
@@ -454,11 +455,8 @@ async def test_prices_are_those_of_the_moment_it_was_accepted(database: str) -> 
         execution_id = await stage.execute(n=2)
         stage.versions[1] = catalogue(stage.sim, "fal")
         dearer = catalogue(stage.sim, "fal", cost={"image": "1"})
-        models = tuple(
-            msgspec.structs.replace(each, price=msgspec.structs.replace(each.price, image=9_000_000_000_000))
-            for each in dearer.models
-        )
-        stage.view = build_view(msgspec.structs.replace(dearer, models=models), 2)
+        models = tuple(replace(each, price=replace(each.price, image=9_000_000_000_000)) for each in dearer.models)
+        stage.view = build_view(replace(dearer, models=models), 2)
         await stage.ended(execution_id)
         assert await stage.charge(execution_id) == TWO_IMAGES
         booked = await stage.books.one("SELECT cogs, price_version FROM settlement")

@@ -9,7 +9,6 @@ import hmac
 import json
 import time
 
-import msgspec
 import pytest
 from standardwebhooks.webhooks import Webhook
 
@@ -18,6 +17,7 @@ from tests.worker import webhook_storm
 from tests.worker.receivers import receivers, running, until
 from tests.worker.webhook_desk import QUICK, desk
 from waypost.kit.ids import text
+from waypost.kit.values import replace
 from waypost.storage.webhook_deliveries import record
 from waypost.storage.webhook_endpoints import Change, change_endpoint, organisation_secret, rotate_secret
 from waypost.storage.webhook_history import replay
@@ -26,7 +26,7 @@ from waypost.webhooks.signature import secret_text
 from waypost.worker import webhooks as worker_module
 from waypost.worker.webhooks import TooManyTests
 
-NEVER = msgspec.structs.replace(QUICK, schedule=Schedule(retry_s=(600,)))
+NEVER = replace(QUICK, schedule=Schedule(retry_s=(600,)))
 
 
 async def test_an_endpoint_hears_of_the_beginning_and_the_end_signed_both_ways(database: str) -> None:
@@ -102,7 +102,7 @@ async def test_after_a_rotation_both_secrets_verify(database: str) -> None:
 
 async def test_what_fails_is_tried_again_with_the_same_id_and_a_new_timestamp(database: str) -> None:
     schedule = Schedule(retry_s=(1.0, 0.05, 0.05))
-    settings = msgspec.structs.replace(QUICK, schedule=schedule)
+    settings = replace(QUICK, schedule=schedule)
     async with receivers() as there, desk(database) as here:
         endpoint = await here.endpoint(there.url("/fails/1"), "execution.started")
         async with running(here.worker(settings)):
@@ -121,8 +121,8 @@ async def test_what_fails_is_tried_again_with_the_same_id_and_a_new_timestamp(da
     [("moved", "http_302"), ("resets", "broken"), ("hangs", "timeout"), ("fails", "http_500"), ("busy", "http_429")],
 )
 async def test_whatever_is_no_success_is_a_failure_of_its_kind(database: str, kind: str, error: str) -> None:
-    bounds = msgspec.structs.replace(QUICK.bounds, total_s=0.5)
-    settings = msgspec.structs.replace(NEVER, bounds=bounds)
+    bounds = replace(QUICK.bounds, total_s=0.5)
+    settings = replace(NEVER, bounds=bounds)
     async with receivers() as there, desk(database) as here:
         endpoint = await here.endpoint(there.url(f"/{kind}/1"), "execution.started")
         async with running(here.worker(settings)):
@@ -176,7 +176,7 @@ async def test_ten_failures_deactivate_and_replay_sends_what_was_missed(
 
 
 async def test_no_receiver_gets_more_than_four_at_one_time(database: str) -> None:
-    settings = msgspec.structs.replace(NEVER, bounds=msgspec.structs.replace(QUICK.bounds, total_s=0.3))
+    settings = replace(NEVER, bounds=replace(QUICK.bounds, total_s=0.3))
     async with receivers() as there, desk(database) as here:
         await here.endpoint(there.url("/ok/1"), "execution.started")
         async with running(here.worker(settings)):
@@ -196,7 +196,7 @@ async def test_some_three_hundred_receivers_that_hang_hold_up_nobody_else(databa
                 await here.endpoint(there.url(f"/hangs/{100 * org + at}"), "execution.started")
             begun += [await here.started() for _ in range(3)]
         await here.endpoint(there.url("/ok/1"), "execution.completed")
-        slow = msgspec.structs.replace(NEVER, bounds=msgspec.structs.replace(QUICK.bounds, total_s=30, idle_s=30))
+        slow = replace(NEVER, bounds=replace(QUICK.bounds, total_s=30, idle_s=30))
         async with running(here.worker(slow)):
             await until(lambda: len(there.arrivals) == 297)
             for each in begun[-3:]:

@@ -7,14 +7,13 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-import msgspec
-
 from tests.storage.asynchronous import ended, received
 from tests.storage.asynchronous import running as run
 from tests.storage.books import IDS, Books, open_books
 from tests.worker.receivers import until
 from waypost.executions.lifecycle import State
 from waypost.kit.clock import SystemClock
+from waypost.kit.values import replace
 from waypost.storage.announcements import Announcements
 from waypost.storage.asynchronous_executions import Ending, Executions
 from waypost.storage.asynchronous_rows import AsynchronousExecution
@@ -102,7 +101,7 @@ class Desk:
 
     async def completed(self, before: AsynchronousExecution) -> None:
         """Announces `execution.completed`."""
-        after = msgspec.structs.replace(ended(before, State.SUCCEEDED))
+        after = replace(ended(before, State.SUCCEEDED))
         ending = Ending(charge_nanos=1_000, usage=Usage(input_tokens=3, output_tokens=4))
         assert await self.executions.step(before, after, ending=ending) is not None
 

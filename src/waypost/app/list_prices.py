@@ -12,6 +12,7 @@ from decimal import ROUND_CEILING, Decimal
 import msgspec
 
 from waypost.kit.money import NANOS_PER_USD, format_usd
+from waypost.kit.values import replace
 from waypost.metering.price import PARENTS, PriceRow, Tier, price_row
 from waypost.policy.catalogue import Catalogue, Deployment, Model, Provider
 
@@ -77,14 +78,14 @@ def with_listed_costs(catalogue: Catalogue, comparisons: Iterable[Comparison]) -
         row = listed.get((model.slug, deployment.id))
         if row is None:
             return deployment
-        cost = msgspec.structs.replace(row, changes=deployment.cost.changes)
-        return msgspec.structs.replace(deployment, cost=cost)
+        cost = replace(row, changes=deployment.cost.changes)
+        return replace(deployment, cost=cost)
 
     models = tuple(
-        msgspec.structs.replace(model, deployments=tuple(costed(model, each) for each in model.deployments))
+        replace(model, deployments=tuple(costed(model, each) for each in model.deployments))
         for model in catalogue.models
     )
-    return msgspec.structs.replace(catalogue, models=models)
+    return replace(catalogue, models=models)
 
 
 def published(now_ms: int) -> Lookup:

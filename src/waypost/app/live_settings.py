@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from waypost.gateway.allowance import IN_FLIGHT
+from waypost.kit.values import replace
 from waypost.policy.table import Table
 from waypost.storage.webhooks import ENDPOINTS_CEILING
 from waypost.transport.limits import ServerLimits
@@ -100,7 +101,7 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def with_tls_of(self, other: LiveSettings) -> LiveSettings:
         """These, but for what a socket was opened with."""
-        return msgspec.structs.replace(self, tls=other.tls, is_tls_terminated=other.is_tls_terminated)
+        return replace(self, tls=other.tls, is_tls_terminated=other.is_tls_terminated)
 
     def shown(self) -> list[tuple[str, str]]:
         """Name and value of each setting that an operator would look for, without secrets."""

@@ -11,10 +11,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
-
 from waypost.kit.crypto import hmac_sha256
 from waypost.kit.ids import Ids
+from waypost.kit.values import replace
 from waypost.policy.catalogue import Catalogue, Provider
 from waypost.policy.provider_document import PLAIN
 from waypost.tenancy.pepper import IN_FORCE_MAX, Peppers, peppers_of
@@ -155,10 +154,10 @@ def with_references(catalogue: Catalogue, secrets: Secrets, *, document_dir: Pat
     """The catalogue with each `plain:` credential moved into a file of the secrets directory, and each `file:` path
     made absolute from where the document stands. Only such a catalogue may be stored."""
     providers = tuple(
-        msgspec.structs.replace(
+        replace(
             provider,
             api_keys=tuple(_reference(provider, each, secrets, document_dir) for each in provider.api_keys),
-            jobs=msgspec.structs.replace(
+            jobs=replace(
                 provider.jobs,
                 webhook_secrets=tuple(
                     _reference(provider, each, secrets, document_dir) for each in provider.jobs.webhook_secrets
@@ -167,7 +166,7 @@ def with_references(catalogue: Catalogue, secrets: Secrets, *, document_dir: Pat
         )
         for provider in catalogue.providers
     )
-    return msgspec.structs.replace(catalogue, providers=providers)
+    return replace(catalogue, providers=providers)
 
 
 def absolute_reference(reference: str, *, document_dir: Path) -> str:

@@ -54,6 +54,7 @@ from waypost.kit import ids
 from waypost.kit.clock import SystemClock
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.ids import Ids
+from waypost.kit.values import replace
 from waypost.storage.directory import PostgresDirectory
 from waypost.storage.idempotency import PostgresClaims
 from waypost.storage.ledger import PostgresLedger
@@ -113,7 +114,7 @@ def run_gateway(settings: Settings, conninfo: str, options: GatewayOptions) -> i
     die_with_supervisor(os.environ)
     inheritance = read_inheritance(os.environ)
     if inheritance is not None:
-        options = msgspec.structs.replace(
+        options = replace(
             options,
             internal_path=inheritance.internal_socket,
             name=inheritance.process,

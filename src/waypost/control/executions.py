@@ -29,6 +29,7 @@ from waypost.executions.payload_keys import input_key, metadata_key, output_key
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal, invalid
 from waypost.kit.money import format_usd
+from waypost.kit.values import replace
 from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, Ending, Job
 from waypost.storage.asynchronous_rows import AsynchronousExecution
 from waypost.storage.executions import ExecutionRow, Filters, find_execution, list_executions
@@ -168,14 +169,14 @@ class _Actions:
         """False when somebody else took a step meanwhile."""
         now = self._now()
         if cancelling(own.state, own.mode) is Cancelling.AT_ONCE:
-            after = msgspec.structs.replace(own, state=State.CANCELED, ended_at=now, cancel_requested_at=now)
+            after = replace(own, state=State.CANCELED, ended_at=now, cancel_requested_at=now)
             if await self._services.executions.step(own, after, ending=Ending()) is None:
                 return False
             await forget(self._services, input_key(own.id))
             return True
         if own.cancel_requested_at is not None:
             return True
-        after = msgspec.structs.replace(own, cancel_requested_at=now)
+        after = replace(own, cancel_requested_at=now)
         return await self._services.executions.step(own, after, jobs=[Job(CANCEL_AT_PROVIDER)]) is not None
 
     async def _found(self, request: Request) -> ExecutionRow:

@@ -13,6 +13,7 @@ from waypost.kit import ids
 from waypost.kit.clock import SystemClock
 from waypost.kit.ids import Ids
 from waypost.kit.money import parse_usd
+from waypost.kit.values import replace
 from waypost.ledger.record import Balance
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.document import with_creation_times
@@ -113,7 +114,7 @@ class _Books:
             scope=Scope.FULL,
             limits=api_keys.Limits(),
         )
-        return msgspec.structs.replace(account, org_id=ids.text("org", org_id), api_key=api_key)
+        return replace(account, org_id=ids.text("org", org_id), api_key=api_key)
 
     async def _put_in_force(self, catalogue: Catalogue) -> int | None:
         """Make it the newest version unless it is; the one before, where that is not the demo's own. The source names

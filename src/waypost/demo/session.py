@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
@@ -18,6 +17,7 @@ from waypost.demo.card import render_card, set_aside_note
 from waypost.demo.offer import LOCAL, LOCAL_VECTORS, SIMULATED, SIMULATED_VECTORS, Offer, catalogue_of
 from waypost.demo.weights import TERMS_URL, assemble_weights, check_embeddings
 from waypost.kit.money import Nanos
+from waypost.kit.values import replace
 from waypost.supervisor.child import ChildPlan
 from waypost.supervisor.up import Deployment, UpOptions, run_up
 from waypost.tenancy.pepper import Pepper
@@ -81,7 +81,7 @@ class _Demo:
         kept = read_account(self._path)
         port = _free_port(kept.upstream_port)
         embeddings_port = _free_port(kept.embeddings_port) if vectors is LOCAL_VECTORS else port
-        self.account: Account = msgspec.structs.replace(kept, upstream_port=port, embeddings_port=embeddings_port)
+        self.account: Account = replace(kept, upstream_port=port, embeddings_port=embeddings_port)
         # The gateways are children of this process, and read the credential where the catalogue says.
         os.environ[local_model.API_KEY_VARIABLE] = kept.upstream_key
 

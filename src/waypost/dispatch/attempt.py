@@ -14,8 +14,6 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
-import msgspec
-
 from waypost.dispatch.counting import Counting
 from waypost.dispatch.extension import Extension
 from waypost.dispatch.failures import BROKEN, OF_TRANSPORT, OUR_FAULT, UNAFFORDABLE
@@ -24,6 +22,7 @@ from waypost.dispatch.meter import AttemptMeter, bill_of, is_believable
 from waypost.dispatch.ports import Candidate, Plan
 from waypost.dispatch.streams import Streams
 from waypost.kit.money import Nanos
+from waypost.kit.values import replace
 from waypost.ledger.record import Open, Outcome, Progress, answer_digest
 from waypost.metering.bill import FREE, Bill
 from waypost.metering.estimate import upper_bound
@@ -129,7 +128,7 @@ class Attempt:
         self._output_bytes_max = OUTPUT_BYTES_MIN + OUTPUT_BYTES_PER_TOKEN * output_tokens_max
         bound = offer.ceiling
         if self._extension is not None:
-            bound = msgspec.structs.replace(bound, output_tokens_max=output_tokens_max)
+            bound = replace(bound, output_tokens_max=output_tokens_max)
         self.live = live
         self.offer = offer
         self.number = number
@@ -357,8 +356,8 @@ class Attempt:
             bill = self.meter.guessed(self._reported, self.output_bytes) if may_be_billed else FREE
             self._stop_call()
             cogs = self.record.cost_bound_nanos if may_be_billed else 0
-            usage = msgspec.structs.replace(bill.usage, is_estimated=True)
-            self._end(Outcome.CUT_OFF, msgspec.structs.replace(bill, cogs_nanos=cogs, usage=usage), BROKEN)
+            usage = replace(bill.usage, is_estimated=True)
+            self._end(Outcome.CUT_OFF, replace(bill, cogs_nanos=cogs, usage=usage), BROKEN)
 
     def _end_received(self, outcome: Outcome, failure: Failure) -> None:
         """Input, and the output so far: by the provider's own running count where it gives one, else by ours."""

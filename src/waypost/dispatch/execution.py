@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
-import msgspec
-
 from waypost.dispatch.attempt import Attempt
 from waypost.dispatch.choice import Choice
 from waypost.dispatch.counting import Counting
@@ -25,6 +23,7 @@ from waypost.kit import ids
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.money import Nanos
+from waypost.kit.values import replace
 from waypost.ledger.record import Close, ClosedAttempt, Outcome
 from waypost.metering.bill import Bill
 from waypost.policy.bulkhead import Waiter
@@ -414,10 +413,10 @@ class Execution:
     def _end_last(self, outcome: Outcome) -> None:
         """The last attempt was not meant to end the execution, and now does: said by a second CLOSE."""
         assert self._last is not None
-        close = msgspec.structs.replace(self._last.close, is_final=True, outcome=outcome)
+        close = replace(self._last.close, is_final=True, outcome=outcome)
         if self._is_late:
             code = ErrorCode.GENERATION_TIMEOUT
-            close = msgspec.structs.replace(close, status=code.status, error_code=code.name)
+            close = replace(close, status=code.status, error_code=code.name)
         self._services.books.closed(ClosedAttempt(self._last.open, close), self.plan.hold)
 
     def _ended(self) -> None:

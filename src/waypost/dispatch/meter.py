@@ -8,13 +8,12 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Protocol
 
-import msgspec
-
 from waypost.dispatch.counting import Counting
 from waypost.dispatch.fleet import LiveRoute
 from waypost.dispatch.ports import Offer, Plan
 from waypost.dispatch.tally import Tally, count_input
 from waypost.kit.money import Nanos
+from waypost.kit.values import replace
 from waypost.ledger.record import Progress
 from waypost.metering.bill import Bill
 from waypost.metering.charge import bill_delivered, bill_lost
@@ -109,9 +108,7 @@ class AttemptMeter:
         def bill(counted: Usage) -> None:
             if told is not None and told.all_input_tokens > 0:
                 # It told the input at the beginning, and would have told the output at the end.
-                counted = msgspec.structs.replace(
-                    told, output_tokens=counted.output_tokens, reasoning_tokens=0, is_estimated=True
-                )
+                counted = replace(told, output_tokens=counted.output_tokens, reasoning_tokens=0, is_estimated=True)
             then(self._bill(counted, has_output=True))
 
         self._count(None, output_bytes, bill)
@@ -126,10 +123,8 @@ class AttemptMeter:
         def have_lost(tokens: int | None) -> None:
             guess = likely_tokens(sum(map(chunk_bytes, undelivered)))
             usage = bill.usage
-            read = msgspec.structs.replace(
-                usage, output_tokens=usage.output_tokens + (guess if tokens is None else tokens)
-            )
-            then(msgspec.structs.replace(bill, cogs_nanos=whole_cogs or amount(read, self._costs)))
+            read = replace(usage, output_tokens=usage.output_tokens + (guess if tokens is None else tokens))
+            then(replace(bill, cogs_nanos=whole_cogs or amount(read, self._costs)))
 
         self._counting.run(lost.count, have_lost, text_bytes=sum(map(chunk_bytes, undelivered)))
 

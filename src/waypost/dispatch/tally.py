@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.metering.tokens import TokenCounter, chunk_text, least_tokens, prompt_texts, text_bytes
 from waypost.wire.canonical import Chunk, Usage
 
@@ -50,7 +51,7 @@ class Tally:
             if self._input_least is None:
                 self._input_least = _least_input(fields, size)
             return Usage(input_tokens=self._input_least, output_tokens=output_tokens)
-        return msgspec.structs.replace(reported, output_tokens=max(reported.output_tokens, output_tokens))
+        return replace(reported, output_tokens=max(reported.output_tokens, output_tokens))
 
 
 def count_input(counter: TokenCounter, fields: Mapping[str, msgspec.Raw], images: int) -> int:

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-import msgspec
-
 from waypost.executions.lifecycle import State
 from waypost.kit.errors import ErrorCode
 from waypost.kit.money import Nanos
+from waypost.kit.values import replace
 from waypost.metering.price import PriceRow, amount
 from waypost.providers.job import Job, JobState
 from waypost.providers.kind import Failure
@@ -81,13 +80,13 @@ def made_by(job: Job, *, images: int, asked_ms: int, measured_ms: int = 0) -> Us
     became and nobody kept a picture, and is the most that a container is believed."""
     made = job.made
     if not made.images and images:
-        made = msgspec.structs.replace(made, images=images)
+        made = replace(made, images=images)
     if made.duration_ms:
         return made
     if measured_ms:  # also of a film that came with a picture
-        return msgspec.structs.replace(made, duration_ms=min(measured_ms, asked_ms or measured_ms))
+        return replace(made, duration_ms=min(measured_ms, asked_ms or measured_ms))
     if asked_ms and not images:
-        made = msgspec.structs.replace(made, duration_ms=asked_ms, is_estimated=True)
+        made = replace(made, duration_ms=asked_ms, is_estimated=True)
     return made
 
 

@@ -6,14 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-import msgspec
-
 from waypost.dispatch.fleet import LiveRoute
 from waypost.dispatch.ports import Admission, Candidate, Offer
 from waypost.gateway.models import may_call, unknown_model
 from waypost.gateway.offering import Offering
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.money import Nanos
+from waypost.kit.values import replace
 from waypost.ledger.record import InsufficientFunds
 from waypost.ledger.shortfall import used_up
 from waypost.metering.estimate import affordable_output_tokens, likely_tokens, upper_bound
@@ -117,7 +116,7 @@ def _with_shorter_answer(admission: Admission, available_nanos: Nanos) -> Admiss
         first_candidate = admission.ranked(admission.request, left)[0]
     else:
         first_candidate = Candidate(admission.first.live, first)
-    return msgspec.structs.replace(
+    return replace(
         admission,
         offers=left,
         first=first_candidate,
@@ -171,10 +170,8 @@ def _shrunk(offer: Offer, request: ChatRequest, available_nanos: Nanos) -> Offer
     tokens = min(_affordable(offer, request, available_nanos), offer.output_tokens_max)
     if tokens < SHRUNK_TOKENS_MIN:
         return None
-    ceiling = msgspec.structs.replace(
-        offer.ceiling, output_tokens_max=min(request.n * tokens, offer.ceiling.output_tokens_max)
-    )
-    return msgspec.structs.replace(offer, ceiling=ceiling, output_tokens_max=tokens)
+    ceiling = replace(offer.ceiling, output_tokens_max=min(request.n * tokens, offer.ceiling.output_tokens_max))
+    return replace(offer, ceiling=ceiling, output_tokens_max=tokens)
 
 
 def _affordable(offer: Offer, request: ChatRequest, available_nanos: Nanos) -> int:

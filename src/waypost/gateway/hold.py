@@ -112,7 +112,7 @@ class Account:
         self.raised_by = 0  # size of the last raise: below half of it the next one is due
         self.rate_nanos = 0  # spent per second, moving average
         self.spent_before = 0
-        self.last_hold_s: float = 0
+        self.last_hold_s = 0.0
 
     @property
     def free_nanos(self) -> Nanos:

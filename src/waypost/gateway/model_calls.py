@@ -27,6 +27,7 @@ from waypost.gateway.relay import JSON_TYPE
 from waypost.kit import ids
 from waypost.kit.errors import ErrorCode, Refusal, invalid
 from waypost.kit.money import Nanos, format_usd
+from waypost.kit.values import replace
 from waypost.policy.snapshot import View
 from waypost.telemetry.events import report_bug
 from waypost.tenancy.api_key import ApiKey, Scope
@@ -36,7 +37,7 @@ from waypost.wire.collected import Collector
 from waypost.wire.dialects import error_headers, render_error
 from waypost.wire.formats import ChatFormat
 from waypost.wire.identity import AnswerIdentity
-from waypost.wire.model_call import CallOutcome, ModelCall, outcome_line, read_call
+from waypost.wire.model_call import CallOutcome, ModelCall, outcome_line, read_call, units_of
 from waypost.wire.preference_fields import take_preferences
 from waypost.wire.request import ChatRequest
 
@@ -174,7 +175,7 @@ class _Relay:
         self._exchange.watcher = execution
 
     def on_model(self, slug: str) -> None:
-        self._identity = msgspec.structs.replace(self._identity, model=slug)
+        self._identity = replace(self._identity, model=slug)
 
     def on_chunks(self, chunks: Sequence[Chunk]) -> None:
         if self._collector is None:
@@ -190,7 +191,7 @@ class _Relay:
         outcome = CallOutcome(
             execution.attempts,
             is_sent=True,
-            usage=usage,
+            units=units_of(usage),
             charge_nanos=charge_nanos,
             price_version=self._plan.admission.price_version,
         )

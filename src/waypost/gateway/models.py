@@ -7,6 +7,7 @@ import msgspec
 from waypost.executions.input_schemas import Schema, schema_of
 from waypost.kit.errors import ErrorCode, Refusal
 from waypost.kit.money import format_usd
+from waypost.kit.values import replace
 from waypost.metering.price import PARENTS
 from waypost.policy.catalogue import Model
 from waypost.policy.snapshot import View
@@ -64,7 +65,7 @@ def show_model(view: View, api_key: ApiKey, name: str) -> bytes:
     if found is None or not may_call(api_key, found.model):
         raise unknown_model()
     schema = schema_of(found.model.modality, found.model.input_schema)
-    return _encode(msgspec.structs.replace(_entry(found.model), input_schema=schema))
+    return _encode(replace(_entry(found.model), input_schema=schema))
 
 
 def may_call(api_key: ApiKey, model: Model) -> bool:

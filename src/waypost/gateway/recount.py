@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from functools import partial
 
-import msgspec
-
 from waypost.dispatch.counting import Counting
 from waypost.dispatch.ports import Admission, Offer
+from waypost.kit.values import replace
 from waypost.metering.estimate import upper_bound
 from waypost.metering.tokens import TokenCounter, prompt_texts, text_bytes
 from waypost.policy.ceiling import tools_tokens
@@ -34,15 +33,15 @@ async def recounted(admission: Admission, counting: Counting) -> Admission:
     def tighter(offer: Offer) -> Offer:
         tokens_max = text_tokens_max + request.image_count * offer.model.image_tokens_max
         tokens = min(tokens_max, offer.ceiling.input_tokens_max)
-        ceiling = msgspec.structs.replace(offer.ceiling, input_tokens_max=tokens)
-        return msgspec.structs.replace(offer, ceiling=ceiling)
+        ceiling = replace(offer.ceiling, input_tokens_max=tokens)
+        return replace(offer, ceiling=ceiling)
 
     offers = tuple(tighter(offer) for offer in admission.offers)
     at = [offer is admission.first.offer for offer in admission.offers].index(True)
-    return msgspec.structs.replace(
+    return replace(
         admission,
         offers=offers,
-        first=msgspec.structs.replace(admission.first, offer=offers[at]),
+        first=replace(admission.first, offer=offers[at]),
         hold_nanos=max(upper_bound(offer.ceiling, offer.prices) for offer in offers),
     )
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-import msgspec
-
 from waypost.dispatch.ports import Running
 from waypost.kit import ids
 from waypost.kit.errors import Refusal
 from waypost.kit.money import Nanos, format_usd
+from waypost.kit.values import replace
 from waypost.transport.exchange import Exchange
 from waypost.wire.canonical import Chunk, Completion, Usage
 from waypost.wire.dialects import error_headers, render_error
@@ -53,7 +52,7 @@ class PlainRelay:
         self._exchange.watcher = execution
 
     def on_model(self, slug: str) -> None:
-        self._identity = msgspec.structs.replace(self._identity, model=slug)
+        self._identity = replace(self._identity, model=slug)
 
     def on_chunks(self, chunks: Sequence[Chunk]) -> None:  # noqa: ARG002
         raise AssertionError("a plain call has no chunks")
@@ -116,7 +115,7 @@ class StreamRelay:
         self._exchange.watcher = execution
 
     def on_model(self, slug: str) -> None:
-        self._identity = msgspec.structs.replace(self._identity, model=slug)
+        self._identity = replace(self._identity, model=slug)
         self._writer = self._format.stream(self._request, self._identity)
 
     def on_chunks(self, chunks: Sequence[Chunk]) -> None:

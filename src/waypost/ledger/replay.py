@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import msgspec
-
+from waypost.kit.values import replace
 from waypost.ledger.journal_format import Record
 from waypost.ledger.record import Ack, Close, ClosedAttempt, Extend, Grant, Open, Outcome, Progress
 from waypost.wire.canonical import Usage
@@ -77,9 +76,7 @@ def amended(first: Close, later: Close) -> Close:
     """One ending of two records for the same attempt: the money of the first, the execution's end of the later."""
     if not later.is_final:
         return first
-    return msgspec.structs.replace(
-        first, is_final=True, outcome=later.outcome, status=later.status, error_code=later.error_code
-    )
+    return replace(first, is_final=True, outcome=later.outcome, status=later.status, error_code=later.error_code)
 
 
 class _Attempt:
@@ -135,7 +132,7 @@ def _endings(execution: dict[bytes, _Attempt], now_ms: int) -> list[ClosedAttemp
         if attempt.close is None:
             crashed = _crashed(attempt, now_ms, is_final=ends_execution)
             if attempt is not last:  # an execution is paid by its last attempt alone
-                crashed = msgspec.structs.replace(crashed, charge_nanos=0)
+                crashed = replace(crashed, charge_nanos=0)
             rows.append(ClosedAttempt(attempt.open, crashed))
         elif ends_execution:
             rows.append(ClosedAttempt(attempt.open, amended(attempt.close, _crashed(attempt, now_ms))))

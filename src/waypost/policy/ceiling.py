@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-import msgspec
-
+from waypost.kit.values import replace
 from waypost.metering.ceiling import Ceiling
 from waypost.metering.estimate import ceiling as ceiling_of
 from waypost.metering.price import PriceRow
@@ -43,14 +42,14 @@ def ceiling_of_request(request: ChatRequest, model: Model, prices: PriceRow, out
         has_audio=prices.is_dearer_by_kind and (may_speak or _may_hold_sound(request)),
     )
     if may_speak:
-        ceiling = msgspec.structs.replace(ceiling, may_speak=True)
+        ceiling = replace(ceiling, may_speak=True)
     match request.modality:
         case "image":
-            return msgspec.structs.replace(ceiling, images_max=request.n)
+            return replace(ceiling, images_max=request.n)
         case "embedding":
             # Each input has the whole context to itself, and nothing is said.
             most = min(request.text_bytes, contexts(request) * model.context_window)
-            return msgspec.structs.replace(ceiling, input_tokens_max=most, output_tokens_max=0)
+            return replace(ceiling, input_tokens_max=most, output_tokens_max=0)
     return ceiling
 
 

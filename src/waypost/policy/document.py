@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.policy.catalogue import (
     COST_BASES,
     IMAGE_TOKENS_MAX,
@@ -94,10 +95,10 @@ def with_creation_times(catalogue: Catalogue, previous: Catalogue, now_s: int) -
     """Models without a time of creation get the one they had in the previous version, new ones `now_s`."""
     known = {model.slug: model.created_s for model in previous.models}
     models = tuple(
-        model if model.created_s else msgspec.structs.replace(model, created_s=known.get(model.slug) or now_s)
+        model if model.created_s else replace(model, created_s=known.get(model.slug) or now_s)
         for model in catalogue.models
     )
-    return msgspec.structs.replace(catalogue, models=models)
+    return replace(catalogue, models=models)
 
 
 def _read_model(table: Table, providers: dict[str, Provider]) -> Model:

@@ -6,6 +6,7 @@ from itertools import accumulate
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.policy.catalogue import THINKING, Catalogue, Deployment, Model, Provider
 
 
@@ -57,7 +58,7 @@ def repriced(found: ModelView, earlier: View, name: str) -> ModelView | None:
         before = earlier.find(name)
     if before is None:
         return None
-    return msgspec.structs.replace(found, model=msgspec.structs.replace(found.model, price=before.model.price))
+    return replace(found, model=replace(found.model, price=before.model.price))
 
 
 def build_view(catalogue: Catalogue, version: int) -> View:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.providers import anthropic_build
 from waypost.providers.anthropic_call import as_it_came, fit_thinking
 from waypost.providers.anthropic_fields import (
@@ -65,7 +66,7 @@ class Anthropic:
         return anthropic_build.losses(conversation)
 
     def prepare(self, target: Target) -> Target:
-        return msgspec.structs.replace(target, head=_head(target))
+        return replace(target, head=_head(target))
 
     def call(self, request: ChatRequest, target: Target, *, output_tokens_max: int | None) -> tuple[bytes, bytes]:
         asked = request.output_tokens_max

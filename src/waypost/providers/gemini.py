@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.providers import gemini_build
 from waypost.providers.error_map import ERROR_BYTES_MAX, retry_after_s
 from waypost.providers.gemini_build import SKIPS_VALIDATION, sign_first_call, value_of
@@ -70,7 +71,7 @@ class Gemini:
         return gemini_build.losses(conversation)
 
     def prepare(self, target: Target) -> Target:
-        return msgspec.structs.replace(target, head=head_of(target, PLAIN))
+        return replace(target, head=head_of(target, PLAIN))
 
     def call(self, request: ChatRequest, target: Target, *, output_tokens_max: int | None) -> tuple[bytes, bytes]:
         if request.format == NAME:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.providers.embedding import completion_of, vector_of
 from waypost.providers.error_map import ERROR_BYTES_MAX, retry_after_s
 from waypost.providers.gemini import head_of, name_of
@@ -45,7 +46,7 @@ class GeminiEmbed:
         return tuple(conversation.unknown)
 
     def prepare(self, target: Target) -> Target:
-        return msgspec.structs.replace(target, head=head_of(target, VERB))
+        return replace(target, head=head_of(target, VERB))
 
     def call(self, request: ChatRequest, target: Target, *, output_tokens_max: int | None) -> tuple[bytes, bytes]:  # noqa: ARG002
         if request.format == NAME:

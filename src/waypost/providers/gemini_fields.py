@@ -14,7 +14,8 @@ from waypost.kit.errors import ErrorCode
 from waypost.providers.error_map import ProviderError, decode_error, failure_of
 from waypost.providers.gemini_build import ORIGIN
 from waypost.providers.kind import ErrorRule, Failure, UpstreamError
-from waypost.wire.canonical import Citation, Logprobs, Signature, TokenLogprob, TopLogprob, Usage
+from waypost.wire.canonical import Citation, Signature, Usage
+from waypost.wire.logprobs import Logprobs, TokenLogprob, TopLogprob
 
 ABSENT = msgspec.Raw(b"")
 UNREADABLE = -1

@@ -11,6 +11,7 @@ from math import gcd
 import msgspec
 
 from waypost.kit.errors import ErrorCode
+from waypost.kit.values import replace
 from waypost.providers import gemini_build
 from waypost.providers.gemini import PLAIN, Gemini, head_of
 from waypost.providers.kind import BadAnswer, ErrorRule, Failure, StreamReader, Target, UpstreamError
@@ -54,7 +55,7 @@ class GeminiImages:
         return tuple(lost)
 
     def prepare(self, target: Target) -> Target:
-        return msgspec.structs.replace(target, head=head_of(target, PLAIN))
+        return replace(target, head=head_of(target, PLAIN))
 
     def call(self, request: ChatRequest, target: Target, *, output_tokens_max: int | None) -> tuple[bytes, bytes]:
         conversation = conversation_of(request)
@@ -92,8 +93,8 @@ class GeminiImages:
             if any(choice.finish_reason == "content_filter" for choice in choices):
                 raise UpstreamError(Failure(ErrorCode.CONTENT_MODERATION_REJECTED))
             raise BadAnswer  # words where a picture was asked for
-        counted = msgspec.structs.replace(usage or Usage(), images=images)
-        return msgspec.structs.replace(completion, choices=choices), counted
+        counted = replace(usage or Usage(), images=images)
+        return replace(completion, choices=choices), counted
 
     def failure(self, status: int, headers: Mapping[bytes, bytes], body: bytes, rules: Sequence[ErrorRule]) -> Failure:
         return self._gemini.failure(status, headers, body, rules)

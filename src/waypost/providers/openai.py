@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from waypost.kit.errors import ErrorCode
+from waypost.kit.values import replace
 from waypost.providers import openai_build
 from waypost.providers.error_map import decode_error, error_of, failure_of, read_error, retry_after_s
 from waypost.providers.kind import (
@@ -70,7 +71,7 @@ class OpenAIChat:
 
     def prepare(self, target: Target) -> Target:
         model = msgspec.Raw(_encode(target.upstream_model))
-        return msgspec.structs.replace(target, head=head_of(target, "/chat/completions"), model=model)
+        return replace(target, head=head_of(target, "/chat/completions"), model=model)
 
     def call(self, request: ChatRequest, target: Target, *, output_tokens_max: int | None) -> tuple[bytes, bytes]:
         if request.format == NAME:

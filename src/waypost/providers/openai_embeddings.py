@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.providers.embedding import completion_of, vector_of
 from waypost.providers.error_map import decode_error, error_of, failure_of, read_error, retry_after_s
 from waypost.providers.kind import BadAnswer, ErrorRule, Failure, StreamReader, Target, UpstreamError
@@ -56,7 +57,7 @@ class OpenAIEmbeddings:
         return tuple(lost)
 
     def prepare(self, target: Target) -> Target:
-        return msgspec.structs.replace(target, head=head_of(target, PATH))
+        return replace(target, head=head_of(target, PATH))
 
     def call(self, request: ChatRequest, target: Target, *, output_tokens_max: int | None) -> tuple[bytes, bytes]:  # noqa: ARG002
         fields = request.fields.copy() if request.format == NAME else _build(conversation_of(request))

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.providers.error_map import ERROR_BYTES_MAX
-from waypost.wire.canonical import Audio, Logprobs, Usage
+from waypost.wire.canonical import Audio, Usage
+from waypost.wire.logprobs import Logprobs
 
 ABSENT = msgspec.Raw(b"")
 _decode_text = msgspec.json.Decoder(str).decode
@@ -261,7 +263,7 @@ def _with_media(
         return Usage(UNREADABLE)
     audio = min(audio, usage.input_tokens)
     images = min(images, usage.input_tokens - audio)
-    return msgspec.structs.replace(
+    return replace(
         usage,
         input_tokens=usage.input_tokens - audio - images,
         output_tokens=usage.output_tokens - spoken,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.providers.error_map import decode_error, error_of, failure_of, read_error, retry_after_s
 from waypost.providers.kind import BadAnswer, ErrorRule, Failure, StreamReader, Target, UpstreamError
 from waypost.providers.openai import change_fields, head_of
@@ -65,7 +66,7 @@ class OpenAIImages:
         raise AssertionError("no other format asks for images")
 
     def prepare(self, target: Target) -> Target:
-        return msgspec.structs.replace(target, head=head_of(target, PATH))
+        return replace(target, head=head_of(target, PATH))
 
     def call(self, request: ChatRequest, target: Target, *, output_tokens_max: int | None) -> tuple[bytes, bytes]:  # noqa: ARG002
         fields = request.fields.copy()

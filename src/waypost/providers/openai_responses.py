@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.providers import openai_responses_build
 from waypost.providers.error_map import failure_of, read_error, retry_after_s
 from waypost.providers.kind import BadAnswer, ErrorRule, Failure, StreamReader, Target
@@ -25,20 +26,10 @@ from waypost.providers.openai_responses_fields import (
 )
 from waypost.providers.openai_responses_stream import ResponsesReader
 from waypost.providers.withheld import withhold
-from waypost.wire.canonical import (
-    Block,
-    Completion,
-    Logprobs,
-    RefusalBlock,
-    TextBlock,
-    ThinkingBlock,
-    TokenLogprob,
-    ToolCall,
-    Usage,
-    choice_of,
-)
+from waypost.wire.canonical import Block, Completion, RefusalBlock, TextBlock, ThinkingBlock, ToolCall, Usage, choice_of
 from waypost.wire.conversation import Conversation
 from waypost.wire.formats import conversation_of
+from waypost.wire.logprobs import Logprobs, TokenLogprob
 from waypost.wire.openai_responses import NAME
 from waypost.wire.request import ChatRequest
 
@@ -70,7 +61,7 @@ class OpenAIResponses:
         return openai_responses_build.losses(conversation)
 
     def prepare(self, target: Target) -> Target:
-        return msgspec.structs.replace(target, head=head_of(target, "/responses"))
+        return replace(target, head=head_of(target, "/responses"))
 
     def call(self, request: ChatRequest, target: Target, *, output_tokens_max: int | None) -> tuple[bytes, bytes]:
         if request.format == NAME:

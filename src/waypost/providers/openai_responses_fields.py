@@ -10,7 +10,8 @@ from waypost.kit.errors import ErrorCode
 from waypost.providers.error_map import decode_error, error_of, failure_of
 from waypost.providers.kind import BadAnswer, ErrorRule, Failure, Target, UpstreamError
 from waypost.providers.openai_fields import ABSENT, is_error, usage_of
-from waypost.wire.canonical import Citation, Signature, TokenLogprob, Usage
+from waypost.wire.canonical import Citation, Signature, Usage
+from waypost.wire.logprobs import TokenLogprob
 
 KIND = "openai-responses"
 _PARTS_APART = "\n\n"  # several parts of one summary are paragraphs of one text

@@ -30,7 +30,8 @@ from waypost.providers.openai_responses_fields import (
     signature_of,
     usage_in,
 )
-from waypost.wire.canonical import Chunk, Logprobs, TokenLogprob, ToolCallDelta, Usage
+from waypost.wire.canonical import Chunk, ToolCallDelta, Usage
+from waypost.wire.logprobs import Logprobs, TokenLogprob
 from waypost.wire.sse import SseParser, SseTooLarge
 
 CALLS_MAX = 1_024  # tool calls of one answer; a stream that opens more is not an answer

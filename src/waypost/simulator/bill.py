@@ -13,6 +13,7 @@ from fractions import Fraction
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.simulator.answer import Tokens
 
 LINES_MAX = 200_000  # lines that can be listed; the totals never forget
@@ -216,7 +217,7 @@ class Bill:
         return report
 
     def _sums(self) -> dict[str, _Sum]:
-        sums = {model: msgspec.structs.replace(row) for model, row in self._closed.items()}
+        sums = {model: replace(row) for model, row in self._closed.items()}
         for line in self._open.values():
             sums.setdefault(line.model, _Sum()).add(line)
         return sums

@@ -16,6 +16,7 @@ from typing import Annotated
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.simulator.reply import Stage
 
 BEFORE_CONNECT = "before_connect"
@@ -217,7 +218,7 @@ def checked(fault: Fault) -> Fault:
     kind = KINDS.get(fault.kind)
     if kind is None:
         raise BadFault(f"no such kind of fault: {fault.kind}; there are {', '.join(KINDS)}")
-    fault = msgspec.structs.replace(fault, phase=fault.phase or kind.phases[0])
+    fault = replace(fault, phase=fault.phase or kind.phases[0])
     if fault.phase not in kind.phases:
         raise BadFault(f"{fault.kind} happens {' or '.join(kind.phases)}, not {fault.phase}")
     strangers = [name for name in _shown(fault) if name not in (*_COMMON, *kind.params)]

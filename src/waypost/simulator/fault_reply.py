@@ -11,6 +11,7 @@ from itertools import chain, cycle, pairwise, takewhile
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.simulator.answer import Answer
 from waypost.simulator.fault import Fault
 from waypost.simulator.reply import Ending, Framing, Piece, Reply, Stage
@@ -45,7 +46,7 @@ def error_reply(style: Style, identity: Identity, complaint: Complaint) -> Reply
     """An error as this provider puts it."""
     if not complaint.type:
         error_type, code = style.error_type(complaint.status)
-        complaint = msgspec.structs.replace(complaint, type=error_type, code=complaint.code or code)
+        complaint = replace(complaint, type=error_type, code=complaint.code or code)
     content_type, body = style.error(identity, complaint)
     return page(style, identity, complaint.status, content_type, body)
 

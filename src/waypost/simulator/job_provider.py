@@ -13,6 +13,7 @@ import msgspec
 
 from waypost.kit.clock import Clock
 from waypost.kit.ids import Ids
+from waypost.kit.values import replace
 from waypost.simulator.bill import Bill
 from waypost.simulator.connection import HttpRequest
 from waypost.simulator.fault import Fault, FaultBox
@@ -112,7 +113,7 @@ class JobProviders:
             told = style.refused(fault.status or 500, fault.message or "refused", fault.code)
             return _reply(told, fault), fault
         if fault is not None and fault.kind == _FORGOTTEN:
-            return _reply(Told(200, {})), msgspec.structs.replace(fault, kind="reset")
+            return _reply(Told(200, {})), replace(fault, kind="reset")
         key = (style.name, request.fields.get("idempotency-key", ""))
         job = self.jobs.get(self._by_key.get(key, "")) if key[1] else None
         if job is None:

@@ -10,6 +10,7 @@ import msgspec
 
 from waypost.kit.clock import Clock
 from waypost.kit.ids import Ids
+from waypost.kit.values import replace
 from waypost.simulator.answer import Answer, answer_to
 from waypost.simulator.bill import Bill, Line
 from waypost.simulator.connection import Connection, HttpRequest
@@ -72,7 +73,7 @@ class Providers:
             except InvalidRequest as error:
                 complaint = Complaint(400, str(error))
             else:
-                identity = msgspec.structs.replace(identity, model=asked.model)
+                identity = replace(identity, model=asked.model)
                 turn = Turn(style, identity, asked, answer, fields)
                 self._complete(connection, request, turn, directives, exchange)
                 return

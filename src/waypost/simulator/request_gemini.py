@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.simulator.directive import Directives, read_directives
 from waypost.simulator.request import (
     ChatRequest,
@@ -168,7 +169,7 @@ def read_generate(model: str, body: bytes, *, is_stream: bool) -> tuple[ChatRequ
         raise InvalidRequest(f"Invalid JSON payload received. {error}") from error
     thinking = asked.generation_config.thinking_config
     if thinking is None or not thinking.include_thoughts:
-        directives = msgspec.structs.replace(directives, redacted=True)
+        directives = replace(directives, redacted=True)
     return request, directives
 
 

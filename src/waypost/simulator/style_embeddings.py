@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.simulator.answer import Answer, Tokens
 from waypost.simulator.directive import Directives, read_directives
 from waypost.simulator.reply import Headers, Piece
@@ -242,7 +243,7 @@ def asked_for(
     except msgspec.ValidationError as error:
         raise InvalidRequest(str(error)) from error
     if directives.input is None:
-        directives = msgspec.structs.replace(directives, input=tokens)
+        directives = replace(directives, input=tokens)
     request = ChatRequest(model, [Message("user", text) for text in texts], vectors=dimensions or DIMENSIONS)
     request.is_base64, request.is_batch = is_base64, is_batch
     return request, directives

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.simulator.answer import Run, Tokens
 from waypost.simulator.reply import Headers
 from waypost.simulator.style import Identity, JsonObject, http_date
@@ -83,4 +84,4 @@ class Epsilon(AnthropicStyle):
     def _text(self, run: Run, *, is_cited: bool) -> Block:
         block = super()._text(run, is_cited=is_cited)
         start: JsonObject = {"type": "text", "text": run.deltas[0], "citations": None}
-        return msgspec.structs.replace(block, start=start, deltas=block.deltas[1:], start_tokens=1)
+        return replace(block, start=start, deltas=block.deltas[1:], start_tokens=1)

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.simulator.answer import Answer, Choice, DeltaKind, Run, Tokens
 from waypost.simulator.directive import Directives
 from waypost.simulator.picture import picture
@@ -157,7 +158,7 @@ class GeminiStyle(Style):
                 yield Piece(data, Stage.USAGE if is_last_choice else stage_of(max(position, 1), total or 1))
 
     def _usage_so_far(self, tokens: Tokens, position: int, telling: Telling) -> object:
-        so_far = msgspec.structs.replace(tokens, output=position, reasoning=min(tokens.reasoning, position))
+        so_far = replace(tokens, output=position, reasoning=min(tokens.reasoning, position))
         return self.told_usage(so_far, telling)
 
     def _candidate(

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import msgspec
 
+from waypost.kit.values import replace
 from waypost.simulator.answer import Answer, Choice, DeltaKind, Step, Tokens
 from waypost.simulator.directive import Directives
 from waypost.simulator.reply import Piece, Stage
@@ -174,9 +175,7 @@ class OpenAIStyle(Style):
     def _usage_meanwhile(self, tokens: Tokens, output_so_far: int, telling: Telling) -> object:
         """What chunks before the last one say in the place of usage."""
         if self.usage_place is UsagePlace.EVERY_CHUNK:
-            so_far = msgspec.structs.replace(
-                tokens, output=output_so_far, reasoning=min(tokens.reasoning, output_so_far)
-            )
+            so_far = replace(tokens, output=output_so_far, reasoning=min(tokens.reasoning, output_so_far))
             return self.told_usage(so_far, telling)
         is_promised = self.usage_place is UsagePlace.OWN_CHUNK and telling.is_usage_wanted and telling.has_usage
         return None if is_promised else msgspec.UNSET

@@ -21,6 +21,7 @@ from waypost.executions.lifecycle import State, event_of, may_follow, outcome_of
 from waypost.kit.errors import ErrorCode
 from waypost.kit.ids import Ids
 from waypost.kit.money import Nanos
+from waypost.kit.values import as_dict, replace
 from waypost.ledger.account import AccountKind, TransferCode
 from waypost.ledger.record import InsufficientFunds, Outcome
 from waypost.storage.asynchronous_rows import (
@@ -284,7 +285,7 @@ class Executions:
                     stepped = _checked(before, after, ending)
                     parameters = parameters_of(stepped) | {"version": before.version, "id_digits": after.id.hex()}
                     await connection.execute(STEP_OR_FAIL, parameters)
-                    stepped = msgspec.structs.replace(stepped, version=before.version + 1)
+                    stepped = replace(stepped, version=before.version + 1)
                     await self._complete(connection, before, stepped, ending, jobs)
                     await connection.execute("COMMIT")
             except psycopg.errors.DivisionByZero:  # somebody else took a step
@@ -312,7 +313,7 @@ class Executions:
         row = await (await connection.execute(STEP, parameters)).fetchone()
         if row is None:
             return None
-        stepped = msgspec.structs.replace(stepped, version=row[0])
+        stepped = replace(stepped, version=row[0])
         await self._complete(connection, before, stepped, ending, jobs)
         return stepped
 
@@ -336,7 +337,7 @@ class Executions:
     async def _settle(self, connection: AsyncConnection, ended: AsynchronousExecution, ending: Ending) -> None:
         transfer_ids = UUID(bytes=self._ids.new()), UUID(bytes=self._ids.new())
         await end_hold_on(connection, transfer_ids, hold_id=ended.id, charge_nanos=ending.charge_nanos)
-        usage = msgspec.structs.asdict(ending.usage)
+        usage = as_dict(ending.usage)
         parameters = parameters_of(ended) | usage | {"charge": ending.charge_nanos, "status": _http_status(ended)}
         parameters["outcome"] = outcome_of(ended.state).value
         await connection.execute(ENDED, parameters)
@@ -353,7 +354,7 @@ class Executions:
     async def book_orphan(self, ended: AsynchronousExecution, bill: JobBill, usage: Usage) -> None:
         """A job at a provider that its execution ended without: the house pays it, once. `ended` names the deployment
         that had it."""
-        parameters = parameters_of(ended) | msgspec.structs.asdict(usage) | {"outcome": Outcome.CUT_OFF.value}
+        parameters = parameters_of(ended) | as_dict(usage) | {"outcome": Outcome.CUT_OFF.value}
         parameters |= {"attempt_id": UUID(bytes=bill.attempt_id), "cogs": bill.cogs_nanos}
         parameters |= {"cost_kind": AccountKind.HOUSE_LATE.value, "transfer_id": UUID(bytes=self._ids.new())}
         async with self.pool.connection() as connection, connection.transaction():
@@ -389,7 +390,7 @@ def _checked(
     assert (ending is not None) == after.state.has_ended == (after.ended_at is not None)
     assert ending is None or after.state is State.SUCCEEDED or ending.charge_nanos == 0
     is_told = event_of(before.state, after.state) is not None
-    return msgspec.structs.replace(after, sequence=before.sequence + is_told)
+    return replace(after, sequence=before.sequence + is_told)
 
 
 def _http_status(ended: AsynchronousExecution) -> int:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from waypost.wire.logprobs import Logprobs
+
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """Units in disjoint classes: nothing is counted in two of them, and the token classes add up to everything billed
@@ -62,24 +64,6 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 
 # ── what was said ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class TopLogprob(msgspec.Struct, gc=False):
-    token: str
-    logprob: float
-    bytes: list[int] | None = None
-
-
-class TokenLogprob(msgspec.Struct, gc=False):
-    token: str
-    logprob: float
-    bytes: list[int] | None = None
-    top_logprobs: list[TopLogprob] = []
-
-
-class Logprobs(msgspec.Struct, gc=False):
-    content: list[TokenLogprob] | None = None
-    refusal: list[TokenLogprob] | None = None
 
 
 class Audio(msgspec.Struct, gc=False):

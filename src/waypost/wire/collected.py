@@ -12,16 +12,15 @@ from waypost.wire.canonical import (
     Chunk,
     Citation,
     Completion,
-    Logprobs,
     RefusalBlock,
     Signature,
     TextBlock,
     ThinkingBlock,
-    TokenLogprob,
     ToolCall,
     ToolCallDelta,
     choice_of,
 )
+from waypost.wire.logprobs import Logprobs, TokenLogprob
 
 
 class Collector:

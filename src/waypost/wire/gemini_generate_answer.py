@@ -15,7 +15,6 @@ from waypost.wire.canonical import (
     Citation,
     Completion,
     ImageBlock,
-    Logprobs,
     RefusalBlock,
     Signature,
     TextBlock,
@@ -26,6 +25,7 @@ from waypost.wire.canonical import (
 )
 from waypost.wire.gemini_thought import hide
 from waypost.wire.identity import AnswerIdentity
+from waypost.wire.logprobs import Logprobs
 from waypost.wire.request import ChatRequest
 
 encode_value = msgspec.json.Encoder().encode

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from waypost.kit.values import fields_of
 from waypost.wire.canonical import Usage
 
 CALL_HEADER = b"x-waypost-call"
@@ -42,9 +43,22 @@ class CallOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
 
     attempts: int  # of the execution until now: what the next call has to say as `attempts_before`
     is_sent: bool = False  # whether any provider may have received it
-    usage: Usage | None = None  # of an answer
+    units: dict[str, int | bool] | None = None  # of an answer: what is not 0 of its `Usage`
     charge_nanos: int = 0  # what the answer costs the customer, within the hold; booked by nobody yet
     price_version: int = 0  # catalogue version whose prices count
+
+    def __post_init__(self) -> None:
+        if self.units is not None and not self.units.keys() <= {*fields_of(Usage)}:
+            raise ValueError("units that there are not")
+
+    @property
+    def usage(self) -> Usage | None:
+        return None if self.units is None else Usage(**self.units)  # type: ignore[arg-type]  # as they were told
+
+
+def units_of(usage: Usage) -> dict[str, int | bool]:
+    """As an outcome tells it."""
+    return {name: value for name in fields_of(Usage) if (value := getattr(usage, name))}
 
 
 _encode = msgspec.json.Encoder().encode

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from waypost.kit.errors import Refusal
-from waypost.wire.canonical import Chunk, Logprobs, Signature, ToolCallDelta, Usage, has_content
+from waypost.wire.canonical import Chunk, Signature, ToolCallDelta, Usage, has_content
 from waypost.wire.dialects import render_error
 from waypost.wire.identity import AnswerIdentity
+from waypost.wire.logprobs import Logprobs
 from waypost.wire.openai_chat_answer import (
     encode_value,
     render_audio,

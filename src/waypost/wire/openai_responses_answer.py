@@ -13,18 +13,16 @@ from waypost.wire.canonical import (
     Citation,
     Completion,
     ImageBlock,
-    Logprobs,
     RefusalBlock,
     Signature,
     TextBlock,
     ThinkingBlock,
-    TokenLogprob,
     ToolCall,
-    TopLogprob,
     Usage,
     blocks_of,
 )
 from waypost.wire.identity import AnswerIdentity
+from waypost.wire.logprobs import Logprobs, TokenLogprob, TopLogprob
 from waypost.wire.openai_responses import SentReasoning, SentText, SentTool
 from waypost.wire.openai_responses_conversation import OF_CALL
 from waypost.wire.request import ChatRequest

@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from waypost.kit.errors import Refusal
-from waypost.wire.canonical import Chunk, Citation, ImageBlock, Signature, TokenLogprob, ToolCallDelta, Usage
+from waypost.wire.canonical import Chunk, Citation, ImageBlock, Signature, ToolCallDelta, Usage
 from waypost.wire.dialects import render_error
 from waypost.wire.identity import AnswerIdentity
+from waypost.wire.logprobs import TokenLogprob
 from waypost.wire.openai_responses_answer import (
     Envelope,
     encode_value,

@@ -28,6 +28,7 @@ from waypost.executions.retries import RUNS_MAX, attempts_before, put_back_s, wa
 from waypost.kit import ids
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode, Refusal
+from waypost.kit.values import replace
 from waypost.ledger.record import LedgerUnavailable
 from waypost.policy.snapshot import View
 from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, Ending, Executions, Job
@@ -190,7 +191,7 @@ class ExecutionWork:
 
     async def _let_go(self, claimed: AsynchronousExecution, no_room: NoRoom) -> float | None:
         """Put back: as if it had not been claimed, where no provider was asked. None when somebody else has it now."""
-        after = msgspec.structs.replace(claimed, attempt=claimed.attempt - no_room.is_untouched)
+        after = replace(claimed, attempt=claimed.attempt - no_room.is_untouched)
         if await self._executions.step(claimed, after) is None:
             return None
         waited_s = (self._now() - (claimed.started_at or claimed.accepted_at)).total_seconds()
@@ -220,7 +221,7 @@ class ExecutionWork:
             return None
         if found.state is State.RECEIVED:
             self._started_after.observe(max(0.0, (now - found.accepted_at).total_seconds()))
-        claim = msgspec.structs.replace(
+        claim = replace(
             found,
             state=State.RUNNING,
             mode=Mode.STREAM if self._best_mode(found) is Mode.STREAM else Mode.SYNC,
@@ -261,7 +262,7 @@ class ExecutionWork:
             await self._fail(claimed, State.FAILED, outcome.code.name)
         elif outcome is not None:
             now = self._now()
-            after = msgspec.structs.replace(
+            after = replace(
                 claimed,
                 state=State.SUCCEEDED,
                 ended_at=now,
@@ -355,7 +356,7 @@ class ExecutionWork:
             pause_s = wait_s(tries, asked_s=answer.retry_after_s, dice=self._dice())
             if pause_s is None or pause_s >= self._left_s(claimed):
                 return answer
-            asked = msgspec.structs.replace(asked, attempts_before=answer.attempts)
+            asked = replace(asked, attempts_before=answer.attempts)
             if not await self._pause(pause_s):
                 return answer
 
@@ -373,7 +374,7 @@ class ExecutionWork:
     # Ends.
 
     async def _fail(self, before: AsynchronousExecution, state: State, code: str, jobs: Sequence[Job] = ()) -> None:
-        after = msgspec.structs.replace(before, state=state, ended_at=self._now(), error_code=code)
+        after = replace(before, state=state, ended_at=self._now(), error_code=code)
         await self._end(before, after, Ending(), jobs)
 
     async def _end(

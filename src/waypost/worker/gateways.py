@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from waypost.kit.errors import ErrorCode
+from waypost.kit.values import replace
 from waypost.telemetry.events import report_bug
 from waypost.transport.http1_client import CallTimeouts, ClientLimits, Pool
 from waypost.transport.origin import Origin
@@ -85,7 +86,7 @@ class Gateways:
             answer = await self._call(gateway, call, path, body, timeout_s)
             if answer.is_sent or answer.code != ErrorCode.SERVICE_UNAVAILABLE.name:
                 return answer
-            call = msgspec.structs.replace(call, attempts_before=answer.attempts)
+            call = replace(call, attempts_before=answer.attempts)
         return _unavailable(call.attempts_before, is_sent=False)
 
     async def errand(self, errand: Errand) -> Sent:

@@ -11,6 +11,7 @@ import msgspec
 from waypost.executions.callback_address import CallbackAddresses
 from waypost.executions.provider_job import Next, after_refusal
 from waypost.kit.errors import ErrorCode
+from waypost.kit.values import replace
 from waypost.policy.catalogue import Deployment, Provider
 from waypost.policy.snapshot import Route
 from waypost.providers import JOB_KINDS
@@ -90,9 +91,9 @@ class JobDesk:
 
     async def earlier_rows(self, execution: AsynchronousExecution, provider: str) -> list[AsynchronousExecution]:
         """The execution as it may have been at that provider in an earlier attempt."""
-        unknown = msgspec.structs.replace(execution, provider=provider, credential=None)
+        unknown = replace(execution, provider=provider, credential=None)
         return [
-            msgspec.structs.replace(unknown, deployment=each.route.deployment.id, catalogue_version=each.version)
+            replace(unknown, deployment=each.route.deployment.id, catalogue_version=each.version)
             for each in await self._places.at_provider(execution, provider)
         ]
 
@@ -207,7 +208,7 @@ class JobDesk:
         sent = await self._send(errand)
         if isinstance(sent, NotSent) and sent.reason == "no_credential":
             # The key that it was submitted with is gone. Another one of the same account may do.
-            sent = await self._send(msgspec.structs.replace(errand, credential=""))
+            sent = await self._send(replace(errand, credential=""))
         return sent
 
 

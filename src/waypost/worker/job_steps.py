@@ -16,6 +16,7 @@ from waypost.executions.payload_keys import input_key
 from waypost.executions.provider_job import poll_delay_s
 from waypost.kit.clock import Clock
 from waypost.kit.errors import ErrorCode
+from waypost.kit.values import replace
 from waypost.ledger.record import LedgerUnavailable
 from waypost.providers.job import Job
 from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, QUEUE, Ending, Executions
@@ -118,7 +119,7 @@ class JobSteps:
             current = await self._executions.find(row.id)
             if current is None or current.state.has_ended or _place(current) != _place(row):
                 return None
-            after = msgspec.structs.replace(after, cancel_requested_at=current.cancel_requested_at)
+            after = replace(after, cancel_requested_at=current.cancel_requested_at)
             row = current
         return None
 
@@ -153,7 +154,7 @@ class JobSteps:
             job = None
         ending = Ending() if job is None else await self.money.of_failure(row, job)
         name = "" if code is None else code.name
-        after = msgspec.structs.replace(row, state=state, ended_at=self.now(), error_code=name)
+        after = replace(row, state=state, ended_at=self.now(), error_code=name)
         await self.finish(row, after, ending, jobs=jobs)
 
     async def finish(

@@ -15,6 +15,7 @@ import msgspec
 from waypost.executions.lifecycle import Mode, State
 from waypost.executions.provider_job import ATTEMPTS_MAX, LOOK_UP_S, Next, backoff_s
 from waypost.kit.errors import ErrorCode, Refusal
+from waypost.kit.values import replace
 from waypost.providers.job import Job, JobState
 from waypost.storage.asynchronous_rows import AsynchronousExecution
 from waypost.stores.vault import VaultError
@@ -124,7 +125,7 @@ class Submissions:
                 assert told.job is not None
                 await self._accepted(row, told.job, told.credential)
             case Next.UNKNOWN:
-                await self._lost(msgspec.structs.replace(row, credential=told.credential))
+                await self._lost(replace(row, credential=told.credential))
             case Next.REFUSED:
                 await self._steps.end(row, State.FAILED, told.code)
             case Next.ELSEWHERE if row.attempt >= ATTEMPTS_MAX:
@@ -141,7 +142,7 @@ class Submissions:
         if wait_s >= (row.expires_at - self._steps.now()).total_seconds():
             await self._steps.end(row, State.FAILED, told.code)
             return
-        after = msgspec.structs.replace(unplaced(row), attempt=row.attempt + 1)
+        after = replace(unplaced(row), attempt=row.attempt + 1)
         await self._steps.step(row, after, Then(SUBMIT, wait_s, {"refused": "\n".join(sorted(refused))}))
 
     async def _accepted(self, row: AsynchronousExecution, job: Job, credential: bytes | None) -> None:
@@ -151,11 +152,11 @@ class Submissions:
             is_same = (now.attempt, now.provider) == (row.attempt, row.provider)
             is_heard = is_same and now.provider_job == job.id and now.state in (State.SUBMITTED, State.RUNNING)
             if is_heard and credential and now.credential is None:  # by a callback, which does not tell of keys
-                return msgspec.structs.replace(now, credential=credential)
+                return replace(now, credential=credential)
             if not is_same or now.state not in (State.SUBMITTING, State.SUBMIT_UNKNOWN):
                 return None
             credentials = credential or now.credential
-            return msgspec.structs.replace(now, state=State.SUBMITTED, provider_job=job.id, credential=credentials)
+            return replace(now, state=State.SUBMITTED, provider_job=job.id, credential=credentials)
 
         is_over = job.state.is_terminal
         wait_s = 0.0 if is_over else self._steps.poll_delay_s(row)
@@ -177,7 +178,7 @@ class Submissions:
         if not self._can_ask(seat, row) and not self._desk.calls_back(seat):
             await self._given_up(row)
             return
-        after = msgspec.structs.replace(row, state=State.SUBMIT_UNKNOWN)
+        after = replace(row, state=State.SUBMIT_UNKNOWN)
         await self._steps.step(row, after, self._first_look(seat, row))
 
     async def _given_up(self, row: AsynchronousExecution) -> None:
@@ -194,7 +195,7 @@ class Submissions:
             return
 
         def change(now: AsynchronousExecution) -> AsynchronousExecution | None:
-            return msgspec.structs.replace(now, polls=now.polls + 1) if now.state is State.SUBMIT_UNKNOWN else None
+            return replace(now, polls=now.polls + 1) if now.state is State.SUBMIT_UNKNOWN else None
 
         await self._steps.change(row, change, self._first_look(seat, row))
 
@@ -222,7 +223,7 @@ class Submissions:
                 return
         if seat.kind.repeats_safely(seat.target) and await self._sent_again(seat, row):
             return
-        after = msgspec.structs.replace(row, polls=row.polls + 1)
+        after = replace(row, polls=row.polls + 1)
         await self._steps.step(row, after, Then(LOOK_UP, self._steps.poll_delay_s(row), {"until_s": until_s}))
 
     async def _sent_again(self, seat: Seat, row: AsynchronousExecution) -> bool:
@@ -247,10 +248,10 @@ class Submissions:
         if isinstance(told, Unheard):
             told = Job(job_id, JobState.QUEUED)  # it is believed; how it is will be told later
         if told.state is not JobState.GONE:
-            await self._accepted(row, msgspec.structs.replace(told, id=job_id), row.credential)
+            await self._accepted(row, replace(told, id=job_id), row.credential)
 
     def _written_down(self, row: AsynchronousExecution, seat: Seat) -> AsynchronousExecution:
-        return msgspec.structs.replace(
+        return replace(
             row,
             state=State.SUBMITTING,
             attempt=max(1, row.attempt),
@@ -266,10 +267,10 @@ class Submissions:
         if row.expires_at <= self._steps.now() + timedelta(seconds=wait_s):
             await self._steps.end(row, State.EXPIRED, ErrorCode.GENERATION_TIMEOUT)
             return
-        after = msgspec.structs.replace(unplaced(row), state=State.SUBMITTING, attempt=max(1, row.attempt))
+        after = replace(unplaced(row), state=State.SUBMITTING, attempt=max(1, row.attempt))
         await self._steps.step(row, after, Then(SUBMIT, wait_s))
 
 
 def unplaced(row: AsynchronousExecution) -> AsynchronousExecution:
     """Nothing of it is, or may be, at a provider."""
-    return msgspec.structs.replace(row, provider=None, deployment=None, mode=None, provider_job=None, credential=None)
+    return replace(row, provider=None, deployment=None, mode=None, provider_job=None, credential=None)

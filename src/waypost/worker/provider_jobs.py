@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import msgspec
-
 from waypost.executions.lifecycle import State
 from waypost.executions.provider_job import (
     GONE_POLLS_MAX,
@@ -21,6 +19,7 @@ from waypost.executions.provider_job import (
     end_of,
 )
 from waypost.kit.errors import ErrorCode
+from waypost.kit.values import replace
 from waypost.policy.job_document import may_serve_outputs
 from waypost.providers.job import Job, JobState
 from waypost.storage.asynchronous_executions import CANCEL_AT_PROVIDER, FETCHING_S
@@ -118,13 +117,13 @@ class ProviderJobs:
         if job is None or not job.state.is_terminal:
             is_running = job is not None and job.state is JobState.RUNNING
             state = State.RUNNING if is_running or row.state is State.RUNNING else row.state
-            after = msgspec.structs.replace(row, state=state, polls=row.polls + 1)
+            after = replace(row, state=state, polls=row.polls + 1)
             wait_s = self._steps.poll_delay_s(row)
             if isinstance(told, Unheard):
                 wait_s = max(wait_s, min(told.retry_after_s, self._left_s(row)))
             await self._steps.step(row, after, Then(POLL, wait_s))
         elif job.state is JobState.SUCCEEDED and job.outputs:
-            after = msgspec.structs.replace(row, state=State.REHOSTING, polls=row.polls + 1)
+            after = replace(row, state=State.REHOSTING, polls=row.polls + 1)
             await self._steps.step(row, after, Then(REHOST, 0.0, {"tries": 0}))
         elif job.state is JobState.SUCCEEDED:
             await self._steps.end(row, State.FAILED, ErrorCode.GENERATION_FAILED, job=job)  # of nothing
@@ -169,7 +168,7 @@ class ProviderJobs:
         wait_s = backoff_s(max(1, rounds), first_s=REHOST_FIRST_S, most_s=REHOST_S_MAX, dice=self._steps.dice())
         if isinstance(told, Unheard):
             wait_s = max(wait_s, told.retry_after_s)
-        after = msgspec.structs.replace(row, polls=row.polls + 1)
+        after = replace(row, polls=row.polls + 1)
         await self._steps.step(row, after, Then(REHOST, min(wait_s, left_s), {"tries": tries}))
 
     def _left_s(self, row: AsynchronousExecution) -> float:
@@ -184,7 +183,7 @@ class ProviderJobs:
 
     async def _succeed(self, row: AsynchronousExecution, job: Job, files: tuple[OutputFile, ...]) -> None:
         ending = await self._steps.money.of_success(row, job, files)
-        after = msgspec.structs.replace(row, state=State.SUCCEEDED, ended_at=self._steps.now(), output_files=files)
+        after = replace(row, state=State.SUCCEEDED, ended_at=self._steps.now(), output_files=files)
         await self._steps.finish(row, after, ending)
 
     # Its end
@@ -213,7 +212,7 @@ class ProviderJobs:
 
         def change(now: AsynchronousExecution) -> AsynchronousExecution | None:
             is_running = now.state in (State.SUBMITTED, State.RUNNING)
-            return msgspec.structs.replace(now, polls=now.polls + 1) if is_running else None
+            return replace(now, polls=now.polls + 1) if is_running else None
 
         jobs = () if is_told else (QueuedJob(CANCEL_AT_PROVIDER, self._steps.at(_CANCEL_AGAIN_S)),)
         await self._steps.change(row, change, Then(POLL, _AFTER_CANCEL_S), jobs=jobs)
@@ -242,7 +241,7 @@ class ProviderJobs:
                 known = [candidate]
                 break
         for each in known:
-            await self._found_too_late(msgspec.structs.replace(each, attempt=attempt), job_id)
+            await self._found_too_late(replace(each, attempt=attempt), job_id)
 
     async def orphan(
         self,
@@ -260,7 +259,7 @@ class ProviderJobs:
         row = await self._steps.find(execution)
         if row is None:
             return
-        row = msgspec.structs.replace(
+        row = replace(
             row, attempt=attempt, provider=provider, deployment=deployment, credential=credential.encode() or None
         )
         seat = await self._desk.seat_of(row)
@@ -269,7 +268,7 @@ class ProviderJobs:
             is_told = is_told or await self._desk.cancel(seat, row, job)
             told = await self._desk.ask(seat, row, job)
         if isinstance(told, Job) and told.state.is_terminal:
-            await self._steps.money.book_orphan(row, msgspec.structs.replace(told, id=job))
+            await self._steps.money.book_orphan(row, replace(told, id=job))
             return
         left_s = self._left_s(row) + ORPHAN_AFTER_S
         if left_s <= 0:
