@@ -20,10 +20,23 @@ from bench.peers import LITELLM, PORTKEY, litellm, portkey
 from bench.process import BenchError
 from bench.product import product
 from bench.profiling import profile
-from bench.report import Check, Report, Sample, publish, render, save, summarise
+from bench.report import (
+    BEGIN,
+    COMPILED_BEGIN,
+    COMPILED_END,
+    END,
+    Check,
+    Report,
+    Sample,
+    publish,
+    render,
+    save,
+    summarise,
+)
 from bench.scenario import SCENARIOS, Shape
 from bench.system import ENVOY, NGINX, WAYPOST, Place, System
 from bench.tools import choose_cores, describe_machine, find_tools, raise_file_limit
+from waypost import compiled
 
 README = Path(__file__).parent / "README.md"
 KNOWN = (NGINX, ENVOY, LITELLM, PORTKEY, WAYPOST)
@@ -48,7 +61,9 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--target", metavar="PORT:PID", help="measure a server of your own on 127.0.0.1 as well")
     parser.add_argument("--port-base", type=int, default=9300, help="mocks at base+1…4, proxies above (9300)")
     parser.add_argument("--out", type=Path, help="JSON result (bench/results/<time>.json)")
-    parser.add_argument("--publish", action="store_true", help="write the tables into bench/README.md")
+    parser.add_argument(
+        "--publish", action="store_true", help="write the tables into bench/README.md: compiled or not has its own"
+    )
     chosen = parser.parse_args(words)
     if chosen.quick:
         chosen.seconds, chosen.rounds = 1.0, 1
@@ -133,7 +148,8 @@ def run(chosen: argparse.Namespace) -> int:
     figures = render(report)
     print("\n" + figures + f"\nKept as {out}.")
     if chosen.publish:
-        README.write_text(publish(README.read_text(), figures))
+        begin, end = (COMPILED_BEGIN, COMPILED_END) if compiled.running.compiled else (BEGIN, END)
+        README.write_text(publish(README.read_text(), figures, begin=begin, end=end))
     return 0 if all(check.is_ok for check in checks) else 1
 
 

@@ -25,6 +25,7 @@ from bench.product import product
 from bench.scenario import SCENARIOS, Shape, Values
 from bench.system import Place, System
 from bench.tools import choose_cores, find_tools, raise_file_limit
+from waypost.kit.values import replace
 
 _PORTS_PER_SIDE = 10
 _FIGURES = {"plain": "cpu_us", "stream": "cpu_us_per_chunk", "latency": "cpu_us", "memory": "kib_per_stream"}
@@ -68,7 +69,7 @@ def started(place: Place, shape: Shape, sides: list[Side]) -> Iterator[list[Syst
             env = {"PYTHONPATH": side.path} if side.path else {}
             own = Place(place.tools, place.cores, ports, folder, place.connections)
             running = stack.enter_context(product(own, shape, is_dumpable=False, env=env, python=side.python))
-            found.append(msgspec.structs.replace(running.system, name=f"{number}-{side.name}"))
+            found.append(replace(running.system, name=f"{number}-{side.name}"))
         yield found
 
 

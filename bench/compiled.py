@@ -4,9 +4,9 @@ Everything runs without them. `./run compile --undo` takes them away. What they 
 docs/operating/compile-the-hot-modules.md.
 
 What stays interpreted: whatever waits while an exception is handled (mypyc does not put the exception aside meanwhile;
-`tests/test_compiled.py` holds it); value structs, because mypyc drops the keywords of their classes (frozen, gc) and
-the types that msgspec decodes by, so they live in modules of their own; and `kit.payload`, whose class refuses to be
-formatted.
+`tests/test_compiled.py` holds it); structs that msgspec decodes or encodes, because mypyc drops the keywords of their
+classes and the types that it decodes by, so they live in modules of their own; and `kit.payload`, whose class refuses
+to be formatted.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from bench.native_values import with_native_values
 from waypost.compiled import FOLDER, write_manifest
 
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 PACKAGE = SOURCE / "waypost"
-MODULES = tuple(
+_CODE = tuple(
     f"waypost/{name}.py"
     for name in (
-        *(f"dispatch/{each}" for each in ("attempt", "choice", "counting", "dispatcher", "execution", "gate")),
+        *(f"dispatch/{each}" for each in ("attempt", "choice", "counting", "dispatcher", "execution", "fleet", "gate")),
         *(f"dispatch/{each}" for each in ("health", "meter", "pace", "streams", "tally")),
         *(f"gateway/{each}" for each in ("admission", "allowance", "books", "edge", "journal", "offering", "pipeline")),
         *(f"gateway/{each}" for each in ("callers", "heads", "idempotency", "limits", "relay", "settler", "wallet")),
         *(f"kit/{each}" for each in ("codec", "crypto", "ids", "money")),
         *(f"ledger/{each}" for each in ("journal_format", "lease")),
-        *(f"metering/{each}" for each in ("charge", "estimate")),
+        *(f"metering/{each}" for each in ("charge", "estimate", "usage")),
         *(f"policy/{each}" for each in ("bulkhead", "ceiling", "circuit", "retry_budget", "routing", "tally")),
         *(f"providers/{each}" for each in ("openai", "openai_stream", "withheld")),
         *(f"telemetry/{each}" for each in ("metrics",)),
@@ -43,6 +44,22 @@ MODULES = tuple(
         *(f"wire/{each}" for each in ("openai_chat", "openai_chat_answer", "openai_chat_stream", "sse")),
     )
 )
+VALUES = tuple(
+    f"waypost/{name}.py"
+    for name in (
+        *(f"metering/{each}" for each in ("bill", "ceiling", "price")),
+        *(f"ledger/{each}" for each in ("record",)),
+        *(f"dispatch/{each}" for each in ("ports",)),
+        *(f"policy/{each}" for each in ("rate_limit", "snapshot")),
+        *(f"tenancy/{each}" for each in ("api_key", "budget")),
+        *(f"gateway/{each}" for each in ("arrival", "hold")),
+        *(f"providers/{each}" for each in ("kind",)),
+        *(f"transport/{each}" for each in ("origin",)),
+        *(f"wire/{each}" for each in ("canonical", "identity", "preferences", "request")),
+    )
+)
+"""Modules whose structs become plain classes: see `bench.native_values`."""
+MODULES = _CODE + VALUES
 _SETUP = """
 import sys
 from setuptools import setup
@@ -63,10 +80,14 @@ def compile_modules() -> int:
         copy, made = Path(folder, "source"), Path(folder, "made")
         # What is compiled and hashed is a copy, so that an edit meanwhile makes the build stale.
         shutil.copytree(PACKAGE, copy / "waypost", ignore=shutil.ignore_patterns("__pycache__", FOLDER))
+        native = Path(folder, "native")
+        shutil.copytree(copy, native)
+        for module in VALUES:
+            native.joinpath(module).write_text(with_native_values(copy.joinpath(module).read_text("utf-8")), "utf-8")
         script = Path(folder, "setup.py")
         script.write_text(_SETUP)
         command = [sys.executable, str(script), "-q", "build_ext", "--build-lib", str(made), "--build-temp", folder]
-        subprocess.run([*command, "-j", "2", ",".join(MODULES)], cwd=copy, check=True)
+        subprocess.run([*command, "-j", "2", ",".join(MODULES)], cwd=native, check=True)
         files = sorted(path.relative_to(made).as_posix() for path in made.rglob("*.so"))
         modules = {path.split(".")[0].replace("/", "."): path for path in files}
         write_manifest(str(made), str(copy / "waypost"), sources=sources, modules=modules)

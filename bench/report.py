@@ -8,7 +8,10 @@ from pathlib import Path
 
 import msgspec
 
+from waypost.kit.values import replace
+
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
+COMPILED_BEGIN, COMPILED_END = "<!-- compiled:begin -->", "<!-- compiled:end -->"
 CORE_FULL = 0.95  # from this share of its core on, the proxy was the limit and requests/s mean something
 NOISE = 0.05  # others' share of the proxy's core above which a figure is marked
 
@@ -82,7 +85,7 @@ def compare(samples: Iterable[Sample]) -> list[Sample]:
             values |= {
                 f"added_{name}": values[name] - direct[name] for name in ADDED if name in values and name in direct
             }
-        compared.append(msgspec.structs.replace(sample, values=values))
+        compared.append(replace(sample, values=values))
     return compared
 
 
@@ -158,8 +161,8 @@ def render(report: Report) -> str:
     machine = report.machine
     taken = (
         f"Taken {machine['taken']} at commit {machine['commit']}: {machine['cores']} cores of {machine['cpu']}, "
-        f"{machine['memory']}, Linux {machine['kernel']}, {machine['python']}, uvloop {machine['uvloop']}, "
-        f"nginx {machine['nginx']}, Envoy {machine['envoy']}, wrk {machine['wrk']}."
+        f"{machine['memory']}, Linux {machine['kernel']}, {machine['python']}, {machine['modules']}, "
+        f"uvloop {machine['uvloop']}, nginx {machine['nginx']}, Envoy {machine['envoy']}, wrk {machine['wrk']}."
     )
     lines = [
         taken,

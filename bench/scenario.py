@@ -15,6 +15,7 @@ from bench.exchange import stream_model
 from bench.load import LoadOptions, LoadReport
 from bench.process import BenchError, Child, Reading, Spent, cpu_s_by_role, resident_bytes, wait_idle
 from bench.system import Place, System
+from waypost.kit.values import replace
 
 PLAIN_MODEL = "plain-chat"
 HELD_CHUNKS, HELD_PACE_MS = 1000, 500  # two chunks a second, longer than any stream is held
@@ -84,7 +85,7 @@ def stream(place: Place, system: System, shape: Shape, seconds: float) -> Values
         streams=shape.streams,
         ramp_s=shape.chunks * shape.pace_ms / 1000,
     )
-    warm = _run_load(place, "stream", msgspec.structs.replace(options, seconds=WARM_S, streams=32, ramp_s=0.1))
+    warm = _run_load(place, "stream", replace(options, seconds=WARM_S, streams=32, ramp_s=0.1))
     wait_idle(system.roots())
     parts_before = cpu_s_by_role(system.roots())
     before = Reading.take(system.roots(), place.cores.proxy)
@@ -148,7 +149,7 @@ def memory(place: Place, system: System, shape: Shape, seconds: float) -> Values
         streams=16,
     )
     warm = _run_load(place, "stream", options)
-    held = msgspec.structs.replace(
+    held = replace(
         options,
         model=stream_model(HELD_CHUNKS, HELD_PACE_MS),
         streams=shape.open_streams,

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from bench.process import BenchError
+from waypost import compiled
 
 
 class Tools(msgspec.Struct, frozen=True):
@@ -106,6 +107,7 @@ def describe_machine(tools: Tools) -> dict[str, str]:
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
         "kernel": platform.release(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "modules": str(compiled.running),
         **packages,
         "nginx": version_in(_output([tools.nginx, "-v"])),
         "envoy": version_in(_output([tools.envoy, "--version"])) if tools.envoy else "not installed",

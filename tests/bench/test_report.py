@@ -9,7 +9,7 @@ import pytest
 from bench.report import BEGIN, END, Check, Report, Sample, publish, render, save, summarise
 
 MACHINE = dict.fromkeys(
-    ("taken", "commit", "cores", "cpu", "memory", "kernel", "python", "uvloop", "nginx", "envoy", "wrk"), "1"
+    ("taken", "commit", "cores", "cpu", "memory", "kernel", "python", "modules", "uvloop", "nginx", "envoy", "wrk"), "1"
 )
 
 
