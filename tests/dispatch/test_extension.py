@@ -224,6 +224,8 @@ class HaltingCaller:
             self.execution.pause()
             asyncio.get_running_loop().call_soon(self.execution.resume)
 
+    def deliver(self) -> None: ...
+
     def on_completed(self, completion: Completion | None, usage: Usage, charge_nanos: int) -> None: ...
 
     def on_failed(self, refusal: Refusal) -> None:

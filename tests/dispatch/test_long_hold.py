@@ -41,6 +41,8 @@ class Listener:
 
     def on_chunks(self, chunks: Sequence[Chunk]) -> None: ...
 
+    def deliver(self) -> None: ...
+
     def on_completed(self, completion: Completion | None, usage: Usage, charge_nanos: int) -> None:
         self.charges.append(charge_nanos)
         self.is_over.set()

@@ -78,7 +78,7 @@ def request(dice: Random, number: int) -> dict[str, Any]:
 async def call(stack: Stack, dice: Random, number: int) -> Heard | None:
     """One request, whatever becomes of it; some callers leave in the middle."""
     raw, has_left, leaves_after = bytearray(), False, dice.choice((0, 0, 0, 0, 0, 0, 600, 2000))
-    with contextlib.suppress(OSError, TimeoutError):
+    with contextlib.suppress(OSError):
         reader, writer = await stack.connect("POST", "/v1/chat/completions", request(dice, number))
         try:
             async with asyncio.timeout(30):
@@ -87,6 +87,8 @@ async def call(stack: Stack, dice: Random, number: int) -> Heard | None:
                     if leaves_after and len(raw) >= leaves_after:
                         has_left = True
                         break
+        except TimeoutError:
+            has_left = True
         finally:
             writer.close()
     head, _, rest = bytes(raw).partition(b"\r\n\r\n")

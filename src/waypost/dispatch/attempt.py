@@ -59,6 +59,7 @@ class Owner(Protocol):
     def break_off(self) -> None:
         """A defect of ours kept the caller from being told the end."""
 
+    def deliver(self) -> None: ...
     def usage_was_doubtful(self, live: LiveRoute) -> None: ...
     def hold_was_overrun(self, live: LiveRoute, over_nanos: Nanos) -> None: ...
     def raise_hold(self, attempt: Attempt, extra_nanos: Nanos) -> bool: ...
@@ -391,8 +392,7 @@ class Attempt:
 
     @property
     def output_bytes(self) -> int:
-        """That were delivered."""
-        read_bytes = 0 if self._reader is None else self._reader.output_bytes
+        read_bytes = 0 if self._reader is None else self._reader.output_bytes  # less what was not delivered
         return read_bytes if self._extension is None else read_bytes - self._extension.waiting_bytes
 
     @property
@@ -405,6 +405,7 @@ class Attempt:
         return None if self._reader is None or self._waiting else self._reader.usage
 
     def progress(self) -> Progress | None:
+        self._owner.deliver()
         return self.meter.progress(self.record.attempt_id, self._reported, self.output_bytes)
 
     def count_output(self, then: Callable[[int], None]) -> None:

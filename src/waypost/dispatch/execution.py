@@ -190,6 +190,10 @@ class Execution:
         if self._caller is not None:
             self._caller.on_chunks(chunks)
 
+    def deliver(self) -> None:
+        if self.is_committed and self._caller is not None:
+            self._caller.deliver()
+
     def attempt_ended(
         self, attempt: Attempt, outcome: Outcome, bill: Bill, failure: Failure | None, completion: Completion | None
     ) -> None:
@@ -469,6 +473,7 @@ class Execution:
             bill.usage,
             attempt.answer,
         )
+        self.deliver()
         self._is_over = is_final
         self._last = ClosedAttempt(attempt.record, close)
         self._services.books.closed(self._last, self.plan.hold)

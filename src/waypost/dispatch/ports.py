@@ -140,6 +140,9 @@ class Caller(Protocol):
     def on_chunks(self, chunks: Sequence[Chunk]) -> None:
         """Streamed calls: events in order. The first call is the commitment: there is no failover after it."""
 
+    def deliver(self) -> None:
+        """What it was told is about to be charged for: it must not be lost with this process."""
+
     def on_completed(self, completion: Completion | None, usage: Usage, charge_nanos: Nanos) -> None:
         """The answer is whole: `completion` for a plain call, None after the chunks of a stream."""
 

@@ -182,6 +182,9 @@ class _Relay:
             self._collector = Collector()
         self._collector.add(chunks)
 
+    def deliver(self) -> None:
+        """There is nothing before the end."""
+
     def on_completed(self, completion: Completion | None, usage: Usage, charge_nanos: Nanos) -> None:
         execution, self._execution = self._execution, None
         assert execution is not None

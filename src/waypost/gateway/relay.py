@@ -57,6 +57,9 @@ class PlainRelay:
     def on_chunks(self, chunks: Sequence[Chunk]) -> None:  # noqa: ARG002
         raise AssertionError("a plain call has no chunks")
 
+    def deliver(self) -> None:
+        """There is nothing before the end."""
+
     def on_completed(self, completion: Completion | None, usage: Usage, charge_nanos: Nanos) -> None:
         assert completion is not None
         body = self._format.render(completion, self._request, self._identity, usage, format_usd(charge_nanos))
@@ -120,6 +123,9 @@ class StreamRelay:
 
     def on_chunks(self, chunks: Sequence[Chunk]) -> None:
         self._write(self._writer.render(chunks))
+
+    def deliver(self) -> None:
+        self._exchange.flush()
 
     def on_completed(self, completion: Completion | None, usage: Usage, charge_nanos: Nanos) -> None:
         assert completion is None, "a streamed call was relayed chunk by chunk"

@@ -30,6 +30,9 @@ class Caller(Protocol):
     def send(self, data: bytes) -> None:
         """To the socket, in order, at the end of this turn of the loop."""
 
+    def flush(self) -> None:
+        """To the socket now, what was sent until now."""
+
     def begun(self) -> None:
         """A streamed answer has begun, which may take long: what was needed to read its request can go."""
 
@@ -166,6 +169,12 @@ class Exchange:
             data = self._head + data
         self._head = b""
         caller.send(data)
+
+    def flush(self) -> None:
+        """What was written is handed to the kernel now, not at the end of this turn of the loop: it arrives even when
+        this process is killed next."""
+        if self._caller is not None:
+            self._caller.flush()
 
     def end(self, data: bytes = b"") -> None:
         """The streamed answer is complete, with this as its last part; both in one write."""

@@ -232,6 +232,9 @@ class Connection:
     def send(self, data: bytes) -> None:
         self._rules.outbox.add(self.transport, data)
 
+    def flush(self) -> None:
+        self._rules.outbox.flush()
+
     def begun(self) -> None:
         if not self._queue:
             self._reader.rest()
