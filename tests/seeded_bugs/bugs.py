@@ -73,8 +73,8 @@ _OF_THE_JOURNAL = (
     Bug(
         "a second close changes the amounts",
         "ledger/replay.py",
-        "        first, is_final=True,",
-        "        later, is_final=True,",
+        "replace(first, is_final=True,",
+        "replace(later, is_final=True,",
         _REPLAY,
     ),
     Bug(
