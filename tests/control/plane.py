@@ -108,6 +108,7 @@ class Plane:
             news=news,
             vault=self.vault,
             keyring=self.keyring,
+            ids_key=secrets.ids_key,
             view=lambda: self.view,
             clock=self.clock,
             ids=self.ids,

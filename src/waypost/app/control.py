@@ -142,6 +142,7 @@ class ControlProcess:
             news=self._news,
             vault=self._vault,
             keyring=self._keyring,
+            ids_key=secrets.ids_key,
             view=lambda: self._following.view,
             clock=self._clock,
             ids=ids,

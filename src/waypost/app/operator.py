@@ -186,8 +186,7 @@ class Operator:
 
     async def retire_pepper(self, version: int, *, is_sure: bool) -> tuple[Path, int]:
         """Where it stands now, and how many keys are refused for want of it."""
-        directory, now_s = self._settings.secrets_dir, self._now_s()
-        return await retire_pepper(self._pool, directory, version, is_sure=is_sure, now_s=now_s)
+        return await retire_pepper(self._pool, self._settings.secrets_dir, version, is_sure=is_sure)
 
     async def restore_pepper(self, version: int) -> int:
         """How many keys are known under it alone."""

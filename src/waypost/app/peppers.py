@@ -17,7 +17,6 @@ from waypost.app.secrets import (
     set_pepper_aside,
 )
 from waypost.storage.api_key_digests import OfPepper, count_by_pepper, end_moved, newest_pepper
-from waypost.storage.asynchronous_executions import KEPT_HOURS
 from waypost.storage.pool import Pool
 from waypost.tenancy.pepper import IN_FORCE_MAX
 
@@ -68,7 +67,7 @@ async def rotate_pepper(pool: Pool, directory: Path) -> Path:
     return pepper_path(directory, version)
 
 
-async def retire_pepper(pool: Pool, directory: Path, version: int, *, is_sure: bool, now_s: int) -> tuple[Path, int]:
+async def retire_pepper(pool: Pool, directory: Path, version: int, *, is_sure: bool) -> tuple[Path, int]:
     """Take one of two out of force; where it stands now, and how many keys are refused for want of it. Who is not sure
     is told what it would break, and nothing changes."""
     in_force = _in_force(directory)
@@ -79,21 +78,13 @@ async def retire_pepper(pool: Pool, directory: Path, version: int, *, is_sure: b
         raise SecretsError(f"pepper {version} is the only one in force: make another first (`waypost pepper rotate`)")
     losing = next((each for each in await count_by_pepper(pool, others) if each.version == version), None)
     lost = 0 if losing is None else losing.only_here
-    if not is_sure:
-        if losing is not None and lost:
-            raise SecretsError(
-                f"{lost} valid keys, of {losing.organisations} organisations, are known under pepper {version} alone: "
-                f"they were not used under pepper {others[0]}, and would be refused with 401. Wait until they are "
-                f"used, give them new texts (`waypost key rotate`), or say --yes; `waypost pepper restore {version}` "
-                "takes it back"
-            )
-        made_s = int(pepper_path(directory, max(in_force)).stat().st_mtime)
-        if now_s - made_s < KEPT_HOURS * 3600:
-            raise SecretsError(
-                f"pepper {max(in_force)} was made less than {KEPT_HOURS} hours ago: a repetition, under its "
-                f"idempotency key, of an execution from before the rotation would be taken for a new one. Wait until "
-                "they are over, or say --yes"
-            )
+    if losing is not None and lost and not is_sure:
+        raise SecretsError(
+            f"{lost} valid keys, of {losing.organisations} organisations, are known under pepper {version} alone: "
+            f"they were not used under pepper {others[0]}, and would be refused with 401. Wait until they are "
+            f"used, give them new texts (`waypost key rotate`), or say --yes; `waypost pepper restore {version}` "
+            "takes it back"
+        )
     aside = set_pepper_aside(directory, version)
     await end_moved(pool, version, others)
     return aside, lost

@@ -31,8 +31,9 @@ class SecretsError(Exception):
 
 
 class Secrets:
-    """What this deployment alone knows. `peppers` key the digests of API keys, `ids_key` the ids shown to callers,
-    `signing_key` signs the URLs that we give out, `envelope_key` seals the secrets that we keep for others."""
+    """What this deployment alone knows. `peppers` key the digests of API keys, `ids_key` the ids shown to callers
+    and claims of idempotency keys, `signing_key` signs the URLs that we give out, `envelope_key` seals the secrets that
+    we keep for others."""
 
     __slots__ = ("directory", "envelope_key", "ids_key", "peppers", "signing_key")
 

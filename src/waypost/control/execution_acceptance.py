@@ -21,6 +21,7 @@ from waypost.executions.estimate import hold_for
 from waypost.executions.payload_keys import GRACE_S, METADATA_BYTES_MAX, PAYLOAD_TTL_S_MAX, input_key, metadata_key
 from waypost.executions.validation import check_body
 from waypost.kit.codec import has_more_values_than, is_deeper_than, repeated_key
+from waypost.kit.crypto import HmacSha256
 from waypost.kit.errors import ErrorCode, Fault, InvalidFields, Refusal, invalid
 from waypost.ledger.record import InsufficientFunds
 from waypost.ledger.shortfall import used_up
@@ -51,6 +52,7 @@ class Acceptance:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._claims_hmac = HmacSha256(services.ids_key)
         # One at a time: it keeps the interpreter busy, and threads that files are read with are not for it.
         self._checking = ThreadPoolExecutor(1, "checking")
 
@@ -101,8 +103,8 @@ class Acceptance:
         return made, is_new
 
     async def read(self, request: Request) -> tuple[bytes, tuple[Claim, ...]]:
-        """The body as it came, and the claims of its idempotency key: that to be made, and one under the pepper before
-        while there is one, which may have been made. Raises Refusal: 400, 413, 415."""
+        """The body as it came, and the claims of its idempotency key: that to be made, and those that may have been
+        made. Raises Refusal: 400, 413, 415."""
         content_type = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
         if content_type != _JSON:
             text = "Send JSON with the header 'Content-Type: application/json'."
@@ -115,8 +117,10 @@ class Acceptance:
         if key is None:
             return body, ()
         said, asked = b"execution key\0" + key.encode(), ENDPOINT.encode() + b"\0" + body
-        peppers = self._services.keyring.peppers.all
-        return body, tuple(Claim(pepper.hmac.digest(said), pepper.hmac.digest(asked)) for pepper in peppers)
+        # Under a secret that every process has at every time: one without the newest pepper, not yet or no more, would
+        # execute a repetition. Claims were made under peppers once, and stand for a day after the upgrade.
+        hmacs = (self._claims_hmac, *(pepper.hmac for pepper in self._services.keyring.peppers.all))
+        return body, tuple(Claim(hmac.digest(said), hmac.digest(asked)) for hmac in hmacs)
 
     async def _checked(self, body: bytes, api_key: ApiKey) -> tuple[Model, dict[str, Any], dict[str, Any]]:
         """The model, the input, and all fields of the body."""

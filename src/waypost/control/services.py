@@ -45,7 +45,8 @@ class WebhookServices:
 
 
 class Services:
-    """One process's; `pool` is the app role's, that of `executions` the settling role's."""
+    """One process's; `pool` is the app role's, that of `executions` the settling role's. `ids_key` is the secret that
+    claims of idempotency keys are made under."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Services:
         news: ExecutionNews,
         vault: Vault,
         keyring: Keyring,
+        ids_key: bytes,
         view: Callable[[], View],
         clock: Clock,
         ids: Ids,
@@ -70,6 +72,7 @@ class Services:
         self.news = news
         self.vault = vault
         self.keyring = keyring
+        self.ids_key = ids_key
         self.view = view
         self.clock = clock
         self.ids = ids
