@@ -294,6 +294,27 @@ async def test_a_lost_credit_leaves_nobody_with_money_that_is_not_there(database
             await check(standby, org_id, 500 * MILLION, a.charged)
 
 
+async def test_a_lease_whose_last_return_was_never_answered_is_not_paid_for_again(
+    database: str, tmp_path: Path
+) -> None:
+    org_id = await organisation(database, 100 * MILLION)
+    async with gateways(tmp_path, database, "a") as [a]:
+        await a.serve(org_id, 5 * MILLION)
+        await a.book()
+        a.server.is_answer_lost = True
+        await a.return_all()
+        a.server.is_answer_lost = False
+        assert a.wallet.leases == 1
+        promote(database)  # with every commit
+        await resume(a)
+
+        await a.wallet.beat()
+        assert a.wallet.leases == 0
+        await a.serve(org_id, 7 * MILLION)
+        await a.close()
+        await check(database, org_id, 100 * MILLION, a.charged)
+
+
 def test_booked_segments_are_kept_for_it_until_the_next_run_has_looked_at_them(tmp_path: Path) -> None:
     journal = Journal.open_dir(tmp_path, segment_bytes=64 << 10, emergency_bytes=16 << 10, kept_segments=2)
     rows = []

@@ -30,6 +30,13 @@ BUGS_OF_PROMOTION = (
         _BOOKS,
     ),
     Bug(
+        "a closed lease takes what it has given back once more",
+        "storage/promotion.py",
+        "state <> 'CLOSED' AS is_open,\n           CASE WHEN state = 'CLOSED' THEN",
+        "true AS is_open,\n           CASE WHEN state IS NULL THEN",
+        _BOOKS,
+    ),
+    Bug(
         "the house bears what a lost lease was charged",
         "storage/settlement.py",
         "    if standing is not None and await current_timeline(connection) != standing.timeline:\n",

@@ -38,7 +38,9 @@ class Books:
             await self.ledger.topup(org_id=org_id, amount_nanos=credit_nanos, reference=f"credit {org_id.hex()}")
         return org_id
 
-    async def grant(self, org_id: bytes, amount_nanos: int, *, lease_id: bytes | None = None) -> bytes:
+    async def grant(
+        self, org_id: bytes, amount_nanos: int, *, lease_id: bytes | None = None, owners: tuple[bytes, ...] = ()
+    ) -> bytes:
         lease_id = lease_id or IDS.new()
         granted = await self.ledger.grant(
             lease_id=lease_id,
@@ -46,6 +48,7 @@ class Books:
             node_id=self.node_id,
             node_epoch=self.node_epoch,
             amount_nanos=amount_nanos,
+            owners=owners,
         )
         assert granted == amount_nanos
         return lease_id

@@ -14,6 +14,7 @@ import psycopg
 from psycopg import conninfo as conninfos
 
 from tests.storage.books import IDS
+from waypost.gateway.ports import LedgerUnavailable
 from waypost.kit.values import replace
 from waypost.storage.ledger import PostgresLedger
 
@@ -50,6 +51,12 @@ class Server:
     def __init__(self, conninfo: str) -> None:
         self.conninfo = conninfo
         self._ledger = PostgresLedger(conninfo)
+        self.is_answer_lost = False  # of releases: they are committed, and the server dies before it says so
+
+    async def release(self, **parameters: Any) -> None:
+        await self._ledger.release(**parameters)
+        if self.is_answer_lost:
+            raise LedgerUnavailable
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)

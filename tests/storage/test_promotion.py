@@ -172,6 +172,30 @@ async def test_what_a_wallet_does_not_hold_counts_as_given_back_until_it_does(da
         assert (await books.totals()).house_nanos == 0
 
 
+async def test_a_lease_that_is_closed_there_takes_nothing_a_second_time(database: str) -> None:
+    async with open_books(database) as books:
+        org_id = await books.org(credit_nanos=1_000)
+        await set_budget(books.app, Budget(500, Period.DAY), owner_id=org_id, owner_kind="organisation")
+        lease_id = await books.grant(org_id, 100, owners=(org_id,))
+        await books.ledger.settle_batch([attempt(org_id, lease_id, 30)])
+        await books.ledger.release(lease_id=lease_id, released_nanos=NANOS_MAX, is_last=True)  # and nobody hears of it
+        promote(database)
+        timeline = await begin(books)
+
+        for _ in range(2):
+            assert await present(books, org_id, lease_id, 100, 0, org_id) == 70  # so nothing of it is free
+        assert await present(books, org_id, lease_id, 150, 0, org_id) == 120
+        await books.ledger.release(lease_id=lease_id, released_nanos=NANOS_MAX, is_last=True)
+
+        assert await books.ledger.snapshot(org_id) == Balance(970, 0, 0)
+        assert await books.one("SELECT taken FROM budget_window") == (30,)
+        assert (await books.totals()).house_nanos == 0
+        books.ledger.may_book_late(node_id=books.node_id, node_epoch=books.node_epoch, timeline=timeline)
+        await books.ledger.settle_batch([attempt(org_id, lease_id, 20)])  # what ran on it all the same
+        assert await books.ledger.snapshot(org_id) == Balance(950, 0, 0)
+        assert (await books.totals()).house_nanos == 0
+
+
 async def test_a_node_that_registered_in_what_is_lost_goes_on_and_an_older_one_does_not(database: str) -> None:
     async with open_books(database) as books:
         org_id = await books.org(credit_nanos=100)

@@ -61,19 +61,22 @@ UPDATE ledger_timeline
 """
 
 # What the node has of a lease beyond what is known here comes out of the wallet once more. Is there less, because a
-# credit was lost too, then the lease counts as having given the difference back.
+# credit was lost too, then the lease counts as having given the difference back. One that is closed takes nothing: its
+# last return was booked and nobody heard of it, so all that was not charged to it counts as given back.
 PRESENT_KNOWN = f"""
 WITH locked AS MATERIALIZED ({LOCK_WALLET.format("%(org_id)s")}),
 chain AS MATERIALIZED ({DRAWN_WINDOWS}),
 known AS MATERIALIZED (
-    SELECT lease.id, lease.org_id, granted, granted - released AS kept, greatest(granted, %(granted)s) AS total,
-           least(available, greatest(0, %(granted)s - %(released)s - (granted - released))) AS more
+    SELECT lease.id, lease.org_id, granted, settled, granted - released AS kept,
+           greatest(granted, %(granted)s) AS total, state <> 'CLOSED' AS is_open,
+           CASE WHEN state = 'CLOSED' THEN 0
+                ELSE least(available, greatest(0, %(granted)s - %(released)s - (granted - released))) END AS more
       FROM lease JOIN locked USING (org_id)
      WHERE lease.id = %(draw_id)s
        FOR NO KEY UPDATE OF lease
 ),
 raised AS (
-    UPDATE lease SET granted = total, released = total - kept - more FROM known WHERE lease.id = known.id
+    UPDATE lease SET granted = total, released = total - kept - more FROM known WHERE lease.id = known.id AND is_open
     RETURNING released
 ),
 paid AS (UPDATE wallet SET available = available - more FROM known WHERE wallet.org_id = known.org_id),
@@ -89,7 +92,7 @@ posted AS ({
         source="known",
     )
 })
-SELECT released FROM raised
+SELECT released FROM raised UNION ALL SELECT %(granted)s - settled FROM known WHERE NOT is_open
 """  # noqa: S608 - put together from texts of ours
 
 # A lease of which nothing is left here. Its budgets' windows are those of now.
