@@ -12,6 +12,7 @@ import pytest
 
 from tests.control.execution_plane import CHAT, CREDIT_NANOS, created, executing, finish, is_untouched, newest, row_of
 from tests.control.uploads import picture, upload
+from tests.storage.lagging import promote
 from waypost.control import execution_acceptance
 from waypost.executions.payload_keys import input_key, metadata_key
 from waypost.kit import ids
@@ -25,6 +26,16 @@ from waypost.tenancy.budget import Budget, Period
 FILE = "file_0192f0c4-0000-7000-8000-000000000001"
 
 SEEN = {"type": "image_url", "image_url": {"url": FILE}}
+
+
+async def test_what_is_refused_while_a_promoted_server_is_told_leaves_no_prompt_behind(
+    database: str, tmp_path: Path
+) -> None:
+    async with executing(database, tmp_path) as plane:
+        promote(database)
+        refused = [await created(plane, metadata={"order": 1}) for _ in range(2)]
+        assert [(answer.status, answer.headers["retry-after"]) for answer in refused] == [(503, "2")] * 2
+        assert plane.vault.values == {}
 
 
 async def test_an_accepted_execution_is_shown_as_modelroute_shows_it(database: str, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from waypost.executions.validation import check_body
 from waypost.kit.codec import has_more_values_than, is_deeper_than, repeated_key
 from waypost.kit.crypto import HmacSha256
 from waypost.kit.errors import ErrorCode, Fault, InvalidFields, Refusal, invalid
-from waypost.ledger.record import InsufficientFunds
+from waypost.ledger.record import InsufficientFunds, LedgerPromoted
 from waypost.ledger.shortfall import used_up
 from waypost.policy.catalogue import Model
 from waypost.storage.asynchronous_executions import ENDPOINT, Claim, KeyUsedOtherwise
@@ -190,6 +190,8 @@ class Acceptance:
             raise Refusal(ErrorCode.INSUFFICIENT_BALANCE, message) from None
         except KeyUsedOtherwise:
             raise Refusal(ErrorCode.IDEMPOTENCY_MISMATCH) from None
+        except LedgerPromoted:  # unlike another LedgerUnavailable it says that nothing was made
+            raise Refusal(ErrorCode.SERVICE_UNAVAILABLE, retry_after_s=2) from None
 
 
 async def forget(services: Services, *keys: str) -> None:

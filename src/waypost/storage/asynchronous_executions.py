@@ -208,7 +208,7 @@ class Executions:
         not. `owners` are those whose budgets it counts against.
 
         Raises InsufficientFunds, when others had time to give back what is free; KeyUsedOtherwise; LookupError for an
-        unknown organisation. Then nothing is stored."""
+        unknown organisation; LedgerPromoted. Then nothing is stored."""
         looks = 0
         while True:
             try:
