@@ -160,6 +160,18 @@ def test_the_same_credential_is_the_same_reference_and_another_one_another(secre
     assert reference_to("a") == reference_to("a") != reference_to("b")
 
 
+def test_a_credential_stays_in_the_file_that_an_earlier_version_named(secrets: Secrets, tmp_path: Path) -> None:
+    """Other machines have copies of it, by that name, and the catalogue stays the same."""
+    directory = secrets.directory / "credentials"
+    directory.mkdir(mode=0o700)
+    before = directory / "alpha-0123456789abcdef"
+    for name in (before.name, "alpha-beta-0123456789abcdef", "alpha-note"):
+        (directory / name).write_text("kept\n")
+    references = references_of(with_references(catalogue_with("plain:kept"), secrets, document_dir=tmp_path))
+    assert references == (f"file:{before}",)
+    assert len(list(directory.iterdir())) == 3
+
+
 def test_a_relative_path_counts_from_the_document(secrets: Secrets, tmp_path: Path) -> None:
     moved = with_references(catalogue_with("file:keys/alpha", "file:/run/key"), secrets, document_dir=tmp_path)
     assert references_of(moved) == (f"file:{tmp_path}/keys/alpha", "file:/run/key")

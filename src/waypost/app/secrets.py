@@ -278,13 +278,23 @@ def _write(path: Path, content: bytes) -> None:
 def _reference(provider: Provider, reference: str, secrets: Secrets, document_dir: Path) -> str:
     if not reference.startswith(PLAIN):
         return absolute_reference(reference, document_dir=document_dir)
-    place = reference.removeprefix(PLAIN)
+    credential = reference.removeprefix(PLAIN).encode()
     directory = secrets.directory / "credentials"
     _open_directory(directory)
     # Named by content, so that the same document is the same catalogue and a changed credential another one.
-    name = f"{provider.id}-{hmac_sha256(secrets.ids_key, place.encode()).hex()[:16]}"
-    _write(directory / name, place.encode() + b"\n")
-    return f"file:{directory / name}"
+    path = directory / f"{provider.id}-{hmac_sha256(secrets.ids_key, credential).hex()[:16]}"
+    if not path.exists():
+        path = _named_before(directory, provider, credential) or path
+        _write(path, credential + b"\n")
+    return f"file:{path}"
+
+
+def _named_before(directory: Path, provider: Provider, credential: bytes) -> Path | None:
+    """Where versions that named by the pepper have put it. It stays there, so that the catalogue does: a new name would
+    be a file that machines with copies of the directory do not have."""
+    name = re.compile(re.escape(provider.id) + "-[0-9a-f]{16}")
+    paths = (path for path in sorted(directory.iterdir()) if name.fullmatch(path.name))
+    return next((path for path in paths if path.read_bytes().strip() == credential.strip()), None)
 
 
 def _stamp(place: str) -> tuple[int, int, int] | None:
