@@ -15,6 +15,7 @@ from waypost.gateway.ports import LedgerUnavailable
 from waypost.kit.clock import SystemClock
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.document import CatalogueError
+from waypost.policy.snapshot import View, build_view
 from waypost.tenancy.api_key import ApiKey
 from waypost.tenancy.keyring import Keyring
 from waypost.tenancy.pepper import Pepper, Peppers
@@ -122,3 +123,32 @@ async def test_a_database_that_is_away_is_no_defect(capsys: pytest.CaptureFixtur
         await directory.rounds()
         assert told(following) == (True, ())
     assert "BugCaught" not in capsys.readouterr().err
+
+
+async def test_a_catalogue_that_is_read_anew_is_read_until_it_was_adopted() -> None:
+    class Behind(FakeDirectory):
+        """Promoted without the newest versions."""
+
+        async def catalogue_since(self, version: int) -> tuple[Catalogue, int] | None:
+            return (Catalogue(), 1) if version < 1 else None
+
+    class Unwilling:
+        is_able = False
+
+        def adopt(self, view: View) -> None:
+            if not self.is_able:
+                raise RuntimeError
+
+        def has_changed_credentials(self) -> bool:
+            return False
+
+    fleet = Unwilling()
+    keyring = Keyring(Peppers(Pepper(1, b"pepper")))
+    following = Following(Behind(), keyring, fleet, SystemClock(), SamePeppers())
+    following.view = build_view(Catalogue(), 5)
+    following.begin_anew()
+    with pytest.raises(RuntimeError):
+        await following.catch_up()
+    fleet.is_able = True
+    await following.catch_up()
+    assert following.view.version == 1

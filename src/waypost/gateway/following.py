@@ -87,8 +87,8 @@ class Following:
             await self._directory.move_digests(aged, self._keyring.peppers.newest.version)
 
     async def _take_catalogue(self) -> None:
-        newer = await self._directory.catalogue_since(0 if self._begins_anew else self.view.version)
-        self._begins_anew = False
+        begins_anew = self._begins_anew
+        newer = await self._directory.catalogue_since(0 if begins_anew else self.view.version)
         if newer is not None:
             catalogue, version = newer
             view = build_view(catalogue, version)
@@ -97,6 +97,8 @@ class Following:
             emit(CatalogueAdopted(version=version))
         elif self._fleet.has_changed_credentials():
             self._fleet.adopt(self.view)
+        if begins_anew:
+            self._begins_anew = False
 
     async def run(self) -> None:
         """Catch up whenever something is announced, and every second. Until cancelled."""
