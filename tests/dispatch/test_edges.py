@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
 
 from tests.e2e.stack import ask, connect, deployment, model, provider
 from tests.e2e.test_heartbeat import KeptBooks, Relaying, relaying
+from waypost.dispatch.attempt import Attempt
 from waypost.dispatch.counting import Counting
 from waypost.dispatch.fleet import LiveRoute
 from waypost.dispatch.streams import Streams
@@ -121,6 +123,26 @@ async def test_a_defect_in_making_the_bill_of_a_caller_who_left_is_booked_at_a_g
         assert attempt.close.is_final
         assert attempt.close.charge_nanos > 0
         assert gateway.dispatcher.running == 0
+
+
+async def test_a_defect_in_going_on_for_nobody_keeps_no_caller_from_hearing_that_his_time_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(Attempt, "abandon", fail)
+    async with Simulator() as sim, relaying(sim) as gateway:
+        sim.arm("silence", phase="mid", count=0)
+        ends_at_s = asyncio.get_running_loop().time() + 0.3
+        monkeypatch.setattr(gateway, "plan", partial(gateway.plan, ends_at_s=ends_at_s))
+        answer = await gateway.ask()
+        assert b"GENERATION_TIMEOUT" in answer.body
+        async with asyncio.timeout(20):
+            while gateway.dispatcher.running:  # noqa: ASYNC110  its end tells the books, not us
+                await asyncio.sleep(0.01)
+        (attempt,) = gateway.books.closed_attempts
+        assert attempt.close.is_final
 
 
 @pytest.mark.parametrize("around", [("", ',"metadata":{"a":1e999}'), (',"a":1e999', "")])

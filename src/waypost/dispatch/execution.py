@@ -141,8 +141,10 @@ class Execution:
         caller, self._caller = self._caller, None
         if caller is not None:
             self._is_late = True
-            self._go_on_for_nobody(Outcome.CUT_OFF, TIMED_OUT)
-            caller.on_failed(late)
+            try:
+                self._go_on_for_nobody(Outcome.CUT_OFF, TIMED_OUT)
+            finally:  # whoever ends it after a defect does not know him any more
+                caller.on_failed(late)
 
     def _go_on_for_nobody(self, outcome: Outcome, failure: Failure) -> None:
         attempt = self._attempt
