@@ -146,6 +146,9 @@ async def test_what_is_waiting_for_money_is_told_in_time_and_holds_nothing(datab
                 return not (await stack.metrics())["waypost_holds_open"]
 
             await eventually(holds_nothing)
+            refused = {name: count for name, count in (await stack.metrics()).items() if 'outcome="refused"' in name}
+            (name,) = refused
+            assert (refused[name], 'code="GENERATION_TIMEOUT"' in name) == (1, True), "each answer is counted once"
 
 
 async def test_a_call_that_ends_in_time_leaves_nothing_behind(database: str, tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ class Gateway:
     def _sheds(self, exchange: Exchange, endpoint: ChatEndpoint, request_id: bytes) -> bool:
         retry_after_s = self.pressure.shed()
         if retry_after_s:
-            self._refuse_as(endpoint.format.dialect, exchange, SHED[retry_after_s], request_id)
+            self._refuse_as(endpoint.format.dialect, exchange, SHED[retry_after_s], request_id, b"")
         return retry_after_s > 0
 
     def _later(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -485,13 +485,12 @@ class Gateway:
         """Answer with an error, in the format that belongs to the path."""
         self._refuse_as(dialect_of(exchange.path, exchange.headers), exchange, refusal, request_id, headers)
 
-    def _refuse_as(
-        self, dialect: str, exchange: Exchange, refusal: Refusal, request_id: bytes, headers: bytes = b""
-    ) -> None:
+    def _refuse_as(self, dialect: str, exchange: Exchange, refusal: Refusal, request_id: bytes, headers: bytes) -> None:
         told = telling(dialect, refusal)
         if refusal.code is ErrorCode.METHOD_NOT_ALLOWED:
             headers += b"allow: %b\r\n" % methods_of(exchange.path)
-        self._answers_counted.add("", "refused", told.code)
+        if exchange.is_open:  # else who asked has left, or been told that his time is over
+            self._answers_counted.add("", "refused", told.code)
         shown = ids.text("req", request_id).encode()
         exchange.respond(told.status, shown.join(told.lines) + headers, shown.join(told.body))
 
