@@ -20,6 +20,8 @@ from waypost.metering.price import price_row
 from waypost.metering.tokens import TokenCounter
 from waypost.wire.formats import FORMATS
 
+pytestmark = pytest.mark.interpreted_only("a candidate without a route, which a compiled one refuses to be")
+
 PRICES = price_row({"input": 2_000_000_000, "output": 8_000_000_000})
 MODEL = catalogue_of(minimal_model("m")).models[0]
 PROSE = "All the world's a stage, and all the men and women merely players. " * 100

@@ -134,8 +134,8 @@ def read_fields(
         known = decode_known(body)
     except msgspec.ValidationError as error:
         refuse_value(error)
-    except ValueError as error:
-        where = _BYTE.search(str(error))
+    except ValueError as malformed:
+        where = _BYTE.search(str(malformed))
         raise invalid(None, f"The body is not valid JSON{' ' + where[0] if where else ''}.") from None
     except RecursionError:
         raise invalid(None, f"The body nests more than {DEPTH_MAX} levels.") from None
