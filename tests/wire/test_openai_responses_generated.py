@@ -15,7 +15,7 @@ import msgspec
 
 from tests.wire.samples import AROUND, COST, ENVELOPE
 from tests.wire.test_openai_responses_golden import FORMAT, KIND, OURS, TARGET, events_of, identity
-from waypost.kit.values import replace
+from waypost.kit.values import as_dict, replace
 from waypost.providers import openai_responses_build
 from waypost.wire.canonical import (
     Block,
@@ -266,4 +266,4 @@ def without_seals(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def comparable(conversation: Conversation) -> object:
-    return json.loads(msgspec.json.encode(conversation))
+    return json.loads(msgspec.json.encode(conversation, enc_hook=as_dict))
