@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.disk import attempt, kill, opened, write
+from tests.gateway.disk import attempt, kill, opened, sync_at_once, write
 from tests.gateway.fake_ledger import FakeLedger
 from tests.gateway.test_journal import open_journal
 from waypost.app.left_behind import LeftBehind
+from waypost.gateway.journal import Journal
+from waypost.gateway.recovery import REPLAYED_S
 from waypost.kit.clock import SystemClock
 from waypost.ledger.record import ClosedAttempt
 
@@ -54,6 +56,66 @@ async def test_what_a_dead_sibling_had_booked_is_booked_again_after_a_promotion(
 
     assert list(books.settlements) == [booked.open.attempt_id] * is_promoted
     assert list((tmp_path / "gateway-1").glob("*.wal")) == []
+
+
+def left_in(directory: Path) -> set[str]:
+    """The gateways that have a segment there."""
+    return {path.parent.name for path in directory.glob("*/*.wal")}
+
+
+class Clock(SystemClock):
+    """Later than it is, by what a test says."""
+
+    ahead_s = 0
+
+    def unix_ns(self) -> int:
+        return super().unix_ns() + self.ahead_s * 1_000_000_000
+
+
+async def test_what_a_sibling_booked_last_is_kept_a_while_for_a_standby_that_has_not_received_it(
+    tmp_path: Path,
+) -> None:
+    stopped, dead = (
+        Journal.open_dir(tmp_path / name, segment_bytes=64 << 10, emergency_bytes=16 << 10, kept_segments=2)
+        for name in ("gateway-1", "gateway-2")
+    )
+    sync_at_once(stopped)
+    booked, promised = attempt(), attempt()
+    write(stopped, booked)
+    stopped.acknowledge([booked])
+    stopped.shut()
+    write(dead, promised)
+    kill(dead)
+    books, clock = Books(), Clock()
+    left_behind = LeftBehind(tmp_path / "gateway-0", books, clock, keeps_booked=True)
+
+    for _ in range(2):
+        await left_behind.look()
+        assert list(books.settlements) == [promised.open.attempt_id]
+        assert left_in(tmp_path) == {"gateway-1", "gateway-2"}
+
+    books.is_promoted = True
+    await left_behind.look()
+    assert set(books.settlements) == {promised.open.attempt_id, booked.open.attempt_id}
+    assert left_in(tmp_path) == set()
+
+
+async def test_what_a_sibling_booked_goes_when_no_standby_can_lag_behind_it_any_more(tmp_path: Path) -> None:
+    dead = open_journal(tmp_path / "gateway-1")
+    write(dead, attempt())
+    kill(dead)
+    books, clock = Books(), Clock()
+    left_behind = LeftBehind(tmp_path / "gateway-0", books, clock, keeps_booked=True)
+
+    await left_behind.look()
+    clock.ahead_s = REPLAYED_S - 60
+    await left_behind.look()
+    assert left_in(tmp_path) == {"gateway-1"}
+    clock.ahead_s = REPLAYED_S + 1
+    await left_behind.look()
+
+    assert left_in(tmp_path) == set()
+    assert len(books.settlements) == 1
 
 
 async def test_a_journal_that_somebody_has_is_left_alone(tmp_path: Path) -> None:

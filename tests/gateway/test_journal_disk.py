@@ -43,6 +43,28 @@ def test_on_a_full_disk_requests_are_refused_running_ones_close_and_later_all_go
     following.shut()
 
 
+def test_a_disk_that_is_full_has_room_where_booked_segments_were_kept(tmp_path: Path) -> None:
+    class Small(Disk):
+        """Holds three segments and one for emergencies."""
+
+        def create(self, path: Path, size_bytes: int) -> int:
+            self.is_full = len(list(tmp_path.glob("*.wal"))) >= 4
+            return super().create(path, size_bytes)
+
+    disk = Small()
+    journal = Journal.open_dir(tmp_path, segment_bytes=16 << 10, emergency_bytes=8 << 10, files=disk, kept_segments=2)
+    written = 0
+    while written < 500 and not journal.is_full:
+        row = attempt()
+        write(journal, row)
+        journal.acknowledge([row])
+        journal.maintain()
+        written += 1
+
+    assert (written, journal.is_running_out) == (500, False)
+    journal.shut()
+
+
 def test_a_file_system_that_is_full_in_the_middle_of_a_record_refuses_and_reads_back_whole(tmp_path: Path) -> None:
     disk = Disk()
     journal = open_journal(tmp_path, disk)

@@ -18,7 +18,7 @@ from tests.storage.lagging import Server, copied, pass_time, promote
 from waypost.gateway.hold import Hold, NodeIdentity
 from waypost.gateway.journal import Journal
 from waypost.gateway.presenting import Presenter
-from waypost.gateway.recovery import closed_since, recover
+from waypost.gateway.recovery import REPLAYED_S, closed_since, recover
 from waypost.gateway.settler import Settler
 from waypost.gateway.wallet import IDLE_S, Wallet
 from waypost.kit.clock import SystemClock
@@ -340,6 +340,27 @@ def test_booked_segments_are_kept_for_it_until_the_next_run_has_looked_at_them(t
     again.maintain()
     again.shut()
     assert list(tmp_path.glob("*.wal")) == []
+
+
+def test_a_start_keeps_what_the_run_before_booked_in_the_last_minutes(tmp_path: Path) -> None:
+    rows = []
+    for _ in range(3):  # each a run
+        journal = Journal.open_dir(tmp_path, segment_bytes=64 << 10, emergency_bytes=16 << 10, kept_segments=2)
+        assert recover(journal, SystemClock().unix_ns() // 1_000_000).attempts == []
+        journal.maintain()
+        rows.append(any_attempt())
+        write(journal, rows[-1])
+        journal.acknowledge(rows[-1:])
+        assert list(closed_since(journal, 0)) == rows
+        kill(journal)  # what was allocated ahead and never written to is nothing to keep
+
+    later_ms = SystemClock().unix_ns() // 1_000_000 + 1000 * REPLAYED_S
+    last = Journal.open_dir(tmp_path, segment_bytes=64 << 10, emergency_bytes=16 << 10, kept_segments=2)
+    assert list(closed_since(last, 0)) == rows[-3:]
+    assert recover(last, later_ms).attempts == []
+    last.maintain()
+    assert list(closed_since(last, 0)) == []
+    last.shut()
 
 
 def test_an_attempt_under_way_is_not_told_and_one_that_failed_last_ends_its_execution(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from waypost.app.secrets import SecretsError, open_node_id
 from waypost.gateway.journal import Journal
 from waypost.gateway.ports import KeptLedger, LedgerUnavailable
-from waypost.gateway.recovery import Recovery, recover
+from waypost.gateway.recovery import REPLAYED_S, Recovery, recover
 from waypost.gateway.segment import segment_paths
 from waypost.gateway.settler import Settler
 from waypost.kit.clock import Clock
@@ -34,8 +34,11 @@ _SEGMENT_BYTES = 1 << 20  # nothing but acknowledgements is written
 class LeftBehind:
     """Looks after the directories beside that of this process. The journal's lock says whether somebody has it."""
 
-    def __init__(self, own: Path, ledger: KeptLedger, clock: Clock) -> None:
+    def __init__(self, own: Path, ledger: KeptLedger, clock: Clock, *, keeps_booked: bool = False) -> None:
+        """`keeps_booked`: for REPLAYED_S, since a standby may be promoted that has not received the bookings."""
         self._own = own
+        self._keeps_booked = keeps_booked
+        self._booked: dict[Path, int] = {}  # kept directories of which all is booked, by when they were written to
         self._ledger = ledger
         self._clock = clock
         self._told: set[Path] = set()  # directories that could not be taken over, each told once
@@ -61,9 +64,14 @@ class LeftBehind:
 
     async def _take(self, directory: Path) -> None:
         try:
+            written_ns = max((path.stat().st_mtime_ns for path in segment_paths(directory)), default=0)
+            is_recent = self._keeps_booked and self._clock.unix_ns() - written_ns < REPLAYED_S * 1_000_000_000
+            if is_recent and self._booked.get(directory) == written_ns and not await self._has_to_present(directory):
+                return
             journal = Journal.open_dir(directory, segment_bytes=_SEGMENT_BYTES, emergency_bytes=_SEGMENT_BYTES)
-        except OSError:  # somebody has it, or there is no room for us to work: another time
+        except (OSError, LedgerUnavailable):  # somebody has it, or there is no room for us to work: another time
             return
+        self._booked.pop(directory, None)
         settler = Settler(self._ledger, journal, self._clock, on_refused=report_refused)
         booking = asyncio.ensure_future(settler.run())
         try:
@@ -73,10 +81,14 @@ class LeftBehind:
             except LedgerUnavailable:
                 return
             # In a thread: a full journal takes a second to read, and requests are being answered meanwhile.
-            recovery = await asyncio.to_thread(partial(recover, journal, now_ms, is_whole=is_whole))
+            # What is booked again after a promotion goes: nobody will be asked for it a second time.
+            lets_go = is_whole or not is_recent
+            recovery = await asyncio.to_thread(partial(recover, journal, now_ms, is_whole=is_whole, lets_go=lets_go))
             leases = book_recovered(recovery, settler, process=directory.name)
             if await settler.drain(BOOK_S) and leases is not None and all(map(settler.is_booked, leases)):
                 await self._finish(directory)
+                if not lets_go:
+                    self._booked[directory] = written_ns
         finally:
             booking.cancel()
             await asyncio.gather(booking, return_exceptions=True)

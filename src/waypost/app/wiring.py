@@ -208,7 +208,7 @@ class GatewayProcess:
         for part in (journal, settler, wallet, presenter, following, bookkeeper, partitions, limits):
             background.start(part.run())
         background.start(self._keep_claims(idempotency, settler, recovered))
-        background.start(LeftBehind(self._journal_dir, self._ledger, self._clock).run())
+        background.start(self._left_behind().run())
         background.start(tell_of_delays(journal, settler, following, process=options.name))
         internal = self._internal_port(gateway, dispatcher)
         front = Front(gateway, self._refuse_framing, on_bug=report_bug, control_socket=options.control_socket)
@@ -387,6 +387,10 @@ class GatewayProcess:
             process=self._options.name,
             nodes=lambda: wallet.nodes,
         )
+
+    def _left_behind(self) -> LeftBehind:
+        keeps_booked = self._settings.database_url is not None
+        return LeftBehind(self._journal_dir, self._ledger, self._clock, keeps_booked=keeps_booked)
 
     def _recover(self, journal: Journal, settler: Settler, *, is_whole: bool) -> frozenset[bytes] | None:
         recovery = recover(journal, self._clock.unix_ns() // 1_000_000, is_whole=is_whole)

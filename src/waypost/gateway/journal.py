@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from waypost.gateway.journal_keeper import Keeper
-from waypost.gateway.segment import FileOperations, Segment, SystemFiles, run_of, segment_paths
+from waypost.gateway.segment import FileOperations, Segment, SystemFiles, UnbookedExecution, run_of, segment_paths
 from waypost.ledger.journal_format import (
     ACKNOWLEDGED_MAX,
     encode,
@@ -54,25 +54,6 @@ class JournalFull(Exception):
 
 class JournalFailed(Exception):
     """The disk refused a write or a sync. The process has to stop admission, end and recover."""
-
-
-class _Execution:
-    """Records that must stay in the journal until all of an execution is booked."""
-
-    __slots__ = ("booked", "is_final", "opens", "records", "segment")
-
-    def __init__(self, segment: Segment, record: Open) -> None:
-        self.segment = segment  # of the first record; later ones stand in the same or in later segments
-        self.records: list[Open | Close | Progress | Extend] = [record]
-        self.opens = 1
-        self.booked: tuple[bytes, ...] = ()  # attempt ids, at most three
-        # The attempt that ends it is booked; one with a long hold ends elsewhere, so its attempts are all there is.
-        self.is_final = record.has_long_hold
-
-    @property
-    def is_being_booked(self) -> bool:
-        """Whether an attempt has ended and the database does not know."""
-        return any(isinstance(record, Close) and record.attempt_id not in self.booked for record in self.records)
 
 
 class Journal:
@@ -109,10 +90,11 @@ class Journal:
         self._run_number = max(map(run_of, self.earlier), default=0) + 1
         self._numbers = itertools.count(1)
         self._lsn = 0
-        self._executions: dict[bytes, _Execution] = {}
-        self._attempts: dict[bytes, _Execution] = {}
+        self._executions: dict[bytes, UnbookedExecution] = {}
+        self._attempts: dict[bytes, UnbookedExecution] = {}
         self._adopted: set[bytes] | None = None  # attempts of earlier runs that are not booked; None before recovery
         self._damaged: frozenset[Path] = frozenset()
+        self._kept: deque[Path] = deque()  # booked, of earlier runs; what is booked of this one is garbage
         self._garbage: deque[Segment] = deque()
         self._emergency: Segment | None = self._create(is_emergency=True)
         self._current = self._create(is_emergency=False)
@@ -141,9 +123,9 @@ class Journal:
     ) -> Journal:
         """A new set of segments in the directory, which is this process's alone until `shut`.
 
-        `on_failed` is called once, in the event loop's thread, when the disk has failed. The last
-        `kept_segments` that are booked stay, for `recovery.closed_since`. Raises BlockingIOError when another process
-        has the directory, OSError when there is no room for the segments.
+        `on_failed` is called once, in the event loop's thread, when the disk has failed. The last `kept_segments` that
+        are booked stay, for `recovery.closed_since`, unless the disk is full. Raises BlockingIOError when another
+        process has the directory, OSError when there is no room for the segments.
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock_fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -179,7 +161,7 @@ class Journal:
         self._append(encode_open(self._lsn + 1, record), is_admission=True)
         execution = self._executions.get(record.execution_id)
         if execution is None:
-            execution = self._executions[record.execution_id] = _Execution(self._current, record)
+            execution = self._executions[record.execution_id] = UnbookedExecution(self._current, record)
             self._current.unfinished += 1
         else:
             execution.records.append(record)
@@ -268,10 +250,13 @@ class Journal:
             with contextlib.suppress(JournalFailed):
                 self._carry_forward()
 
-    def adopt(self, attempts: Iterable[ClosedAttempt], damaged: Iterable[Path] = ()) -> None:
-        """Recovery found these in the `earlier` segments, which go away once all of them are acknowledged. The damaged
-        ones among the segments are put aside then, not deleted."""
+    def adopt(
+        self, attempts: Iterable[ClosedAttempt], damaged: Iterable[Path] = (), recent: Iterable[Path] = ()
+    ) -> None:
+        """Recovery found these in the `earlier` segments, which go away once all of them are acknowledged; of the
+        recent ones, oldest first, `kept_segments` stay. The damaged ones are put aside then, not deleted."""
         self._damaged = frozenset(damaged)
+        self._kept = deque(path for path in recent if path not in self._damaged)
         self._adopted = {attempt.open.attempt_id for attempt in attempts}
         self._keeper.wake()
 
@@ -305,14 +290,21 @@ class Journal:
                 segment.synced_end = end
         self._synced_lsn = lsn
         self._delete_booked()
+        has_room = self._allocate_ahead()
+        if not has_room:
+            self._delete_kept(0)  # a call that can be promised is worth more than what is booked
+            has_room = self._allocate_ahead()
+        self.is_full = not has_room
+
+    def _allocate_ahead(self) -> bool:
         try:
             if self._emergency is None:
                 self._emergency = self._create(is_emergency=True)
             if self._next is None:
                 self._next = self._create(is_emergency=False)
-            self.is_full = False
         except OSError:
-            self.is_full = True
+            return False
+        return True
 
     def _let_go(self) -> None:
         while self._waiting and self._waiting[0][0] <= self._synced_lsn and not self.is_failed:
@@ -348,7 +340,8 @@ class Journal:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        return tuple(segment.path for segment in (*self._garbage, *self._segments))
+        own = tuple(segment.path for segment in (*self._garbage, *self._segments))
+        return (*dict.fromkeys((*self.earlier, *self._kept)), *own)
 
     def _append(self, data: bytes, *, is_admission: bool) -> None:
         if self.is_failed:
@@ -453,7 +446,7 @@ class Journal:
             self._executions[execution_id] = self._executions.pop(execution_id)
         self._drop_booked()
 
-    def _carry(self, execution: _Execution) -> Segment | None:
+    def _carry(self, execution: UnbookedExecution) -> Segment | None:
         """Write an execution's records again; the segment of the first, or None when there was no room for all of them:
         then those in the oldest segment still count. The emergency segment is not for this."""
         first: Segment | None = None
@@ -478,15 +471,21 @@ class Journal:
         return not self.is_failed
 
     def _delete_booked(self) -> None:
-        while len(self._garbage) > self._kept_segments:
-            self._delete(self._garbage.popleft())
         if self._adopted is not None and not self._adopted and self.earlier:
             for path in self.earlier:
                 if path in self._damaged:
                     path.rename(path.with_suffix(DAMAGED_SUFFIX))
-                else:
+                elif path not in self._kept:
                     self._files.unlink(path)
             self.earlier = ()
+        self._delete_kept(self._kept_segments)
+
+    def _delete_kept(self, kept_segments: int) -> None:
+        while len(self._garbage) > kept_segments:
+            self._delete(self._garbage.popleft())
+        # As long as not all of it is booked, they are among the earlier ones.
+        while self._kept and not self.earlier and len(self._kept) + len(self._garbage) > kept_segments:
+            self._files.unlink(self._kept.popleft())
 
     def _delete(self, segment: Segment) -> None:
         self._files.close(segment.fd)

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from waypost.gateway.hold import Account, NodeIdentity
 from waypost.gateway.journal import Journal
 from waypost.gateway.ports import LedgerUnavailable, Presentable
-from waypost.gateway.recovery import closed_since
+from waypost.gateway.recovery import REPLAYED_S, closed_since
 from waypost.gateway.settler import BATCH_MAX, Settler
 from waypost.gateway.wallet import Wallet
 from waypost.kit.clock import Clock
@@ -26,9 +26,6 @@ from waypost.ledger.lease import Lease
 from waypost.ledger.record import ClosedAttempt, LedgerPromoted, NodeSuperseded
 from waypost.telemetry.events import GrantsResumed, LeasesPresented, ServerPromoted, emit, report_bug
 
-# How far back attempts are booked again, before the server was last heard of: no standby that is to be promoted lags
-# for longer.
-REPLAYED_S = 15 * 60
 ROUND_S = 1.0  # between tries, while the server is away or does not have everything
 
 

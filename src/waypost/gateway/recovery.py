@@ -22,6 +22,9 @@ from waypost.ledger.journal_format import Record, read_segment
 from waypost.ledger.record import Ack, ClosedAttempt
 from waypost.ledger.replay import closed_attempts, replay
 
+# How far back attempts are booked again, before the server was last heard of: no standby that is to be promoted lags
+# for longer.
+REPLAYED_S = 15 * 60
 _HEAD_BYTES = 1 << 20
 _UNUSED = 1 << 64
 
@@ -39,22 +42,37 @@ class Recovery(msgspec.Struct, frozen=True):
     damages: list[Damage]
 
 
-def recover(journal: Journal, now_ms: int, *, is_whole: bool = False) -> Recovery:
+def recover(journal: Journal, now_ms: int, *, is_whole: bool = False, lets_go: bool = True) -> Recovery:
     """Everything that earlier runs promised and that is not known to be booked; as a whole, also what was booked, since
-    the database may have lost it. The journal lets go of their files once all of it has been acknowledged. Reads some
+    the database may have lost it. The journal lets go of their files once all of it has been acknowledged, but for the
+    last that were written to in the last REPLAYED_S; of none without `lets_go`, unless one is damaged. Reads some
     300,000 records a second."""
     damages: list[Damage] = []
     records = _read(journal.earlier, damages)
     attempts = replay((one for one in records if not (is_whole and isinstance(one, Ack))), now_ms)
     names = {damage.segment for damage in damages}
-    journal.adopt(attempts, [path for path in journal.earlier if path.name in names])
+    if lets_go or damages:
+        damaged = [path for path in journal.earlier if path.name in names]
+        journal.adopt(attempts, damaged, _written_since(journal.earlier, now_ms - 1000 * REPLAYED_S))
     return Recovery(attempts, damages)
 
 
 def closed_since(journal: Journal, since_ms: int) -> Iterator[ClosedAttempt]:
-    """What this run's journal still has of attempts that ended since then, booked or not. Blocks; while it reads, the
-    journal may be written, and delete what is the oldest in it."""
-    yield from closed_attempts(_read_kept(journal.paths), since_ms)
+    """What the journal still has of attempts that ended since then, booked or not, of this run and what is kept of
+    earlier ones. Blocks; while it reads, the journal may be written, and delete what is the oldest in it."""
+    yield from closed_attempts(_read_kept(sorted(journal.paths, key=_place)), since_ms)
+
+
+def _written_since(paths: Sequence[Path], since_ms: int) -> list[Path]:
+    """Those with a record in them, oldest first."""
+    recent = [path for path in paths if path.stat().st_mtime_ns >= since_ms * 1_000_000]
+    return sorted((path for path in recent if _first_lsn(path) != _UNUSED), key=_place)
+
+
+def _place(path: Path) -> tuple[int, int]:
+    with contextlib.suppress(FileNotFoundError):
+        return run_of(path), _first_lsn(path)
+    return run_of(path), _UNUSED
 
 
 def _read_kept(paths: Sequence[Path]) -> Iterator[Record]:

@@ -1,4 +1,5 @@
-"""Segments: the preallocated files that a journal is made of, and the file operations it needs."""
+"""Segments: the preallocated files that a journal is made of, what keeps one from being deleted, and the file
+operations it needs."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from waypost.ledger.journal_format import MAGIC
+from waypost.ledger.record import Close, Extend, Open, Progress
 
 _SUFFIX = ".wal"
 _BLOCK_BYTES = 64 << 10  # more than the longest record
@@ -76,6 +78,25 @@ class Segment:
             files.unlink(path)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return cls(path, fd, size_bytes, is_emergency=is_emergency)
+
+
+class UnbookedExecution:
+    """Records that must stay in the journal until all of an execution is booked."""
+
+    __slots__ = ("booked", "is_final", "opens", "records", "segment")
+
+    def __init__(self, segment: Segment, record: Open) -> None:
+        self.segment = segment  # of the first record; later ones stand in the same or in later segments
+        self.records: list[Open | Close | Progress | Extend] = [record]
+        self.opens = 1
+        self.booked: tuple[bytes, ...] = ()  # attempt ids, at most three
+        # The attempt that ends it is booked; one with a long hold ends elsewhere, so its attempts are all there is.
+        self.is_final = record.has_long_hold
+
+    @property
+    def is_being_booked(self) -> bool:
+        """Whether an attempt has ended and the database does not know."""
+        return any(isinstance(record, Close) and record.attempt_id not in self.booked for record in self.records)
 
 
 def segment_paths(directory: Path) -> list[Path]:
