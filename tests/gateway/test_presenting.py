@@ -15,6 +15,7 @@ from tests.gateway.disk import attempt as any_attempt
 from tests.gateway.disk import kill, sync_at_once, write
 from tests.storage.books import IDS, Books, attempt
 from tests.storage.lagging import Server, copied, pass_time, promote
+from waypost.gateway import presenting
 from waypost.gateway.hold import Hold, NodeIdentity
 from waypost.gateway.journal import Journal
 from waypost.gateway.presenting import Presenter
@@ -82,6 +83,25 @@ class Gateway:
         await self.book()
         assert await self.wallet.close_all() == 0
         self.journal.shut()
+
+
+class Silences:
+    """For how long a server has heard nothing of a gateway whose batches take long."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self.seen_s: list[float] = []
+
+    async def __call__(self) -> None:
+        step_s = presenting.BEAT_S + 1
+        self._gateway.clock.ahead_s += step_s
+        async with _reading(self._gateway.server.conninfo) as books:
+            parameters = (step_s,)
+            async with books.owner.connection() as connection:
+                sql = "UPDATE node SET heartbeat_at = heartbeat_at - make_interval(secs => %s)"
+                await connection.execute(sql, parameters)
+            row = await books.one("SELECT extract(epoch FROM now() - heartbeat_at)::float8 FROM node")
+        self.seen_s.append(row[0])
 
 
 def _refused(_: ClosedAttempt, error: Exception) -> None:
@@ -313,6 +333,25 @@ async def test_a_lease_whose_last_return_was_never_answered_is_not_paid_for_agai
         await a.serve(org_id, 7 * MILLION)
         await a.close()
         await check(database, org_id, 100 * MILLION, a.charged)
+
+
+async def test_a_gateway_that_books_again_for_long_does_not_count_as_lost(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presenting, "BATCH_MAX", 1)
+    org_id = await organisation(database, 100 * MILLION)
+    async with gateways(tmp_path, database, "a") as [a]:
+        for _ in range(6):
+            await a.serve(org_id, MILLION)
+        await a.book()
+        promote(database)
+        a.server.on_settling = silences = Silences(a)
+
+        await resume(a)
+
+        assert len(silences.seen_s) == 6
+        assert max(silences.seen_s) < 2.5 * presenting.BEAT_S
+        await a.close()
 
 
 def test_booked_segments_are_kept_for_it_until_the_next_run_has_looked_at_them(tmp_path: Path) -> None:

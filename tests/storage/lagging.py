@@ -6,7 +6,7 @@ the books were last found whole on is set apart from the server's by hand; for t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from psycopg import conninfo as conninfos
 from tests.storage.books import IDS
 from waypost.gateway.ports import LedgerUnavailable
 from waypost.kit.values import replace
+from waypost.ledger.record import ClosedAttempt
 from waypost.storage.ledger import PostgresLedger
 
 
@@ -45,13 +46,22 @@ def pass_time(conninfo: str, seconds: float) -> None:
         connection.execute("UPDATE ledger_timeline SET moved_at = moved_at - make_interval(secs => %s)", (seconds,))
 
 
+async def _nothing() -> None:
+    """Is done before a batch is booked, unless a test says otherwise."""
+
+
 class Server:
     """One process's ledger behind an address that moves, with all methods of `PostgresLedger`."""
 
     def __init__(self, conninfo: str) -> None:
         self.conninfo = conninfo
         self._ledger = PostgresLedger(conninfo)
+        self.on_settling: Callable[[], Awaitable[None]] = _nothing
         self.is_answer_lost = False  # of releases: they are committed, and the server dies before it says so
+
+    async def settle_batch(self, batch: Sequence[ClosedAttempt]) -> None:
+        await self.on_settling()
+        await self._ledger.settle_batch(batch)
 
     async def release(self, **parameters: Any) -> None:
         await self._ledger.release(**parameters)

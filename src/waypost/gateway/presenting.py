@@ -26,6 +26,8 @@ from waypost.ledger.lease import Lease
 from waypost.ledger.record import ClosedAttempt, LedgerPromoted, NodeSuperseded
 from waypost.telemetry.events import GrantsResumed, LeasesPresented, ServerPromoted, emit, report_bug
 
+# Between signs of life while it books again, which may take longer than a node may be silent.
+BEAT_S = 10.0
 ROUND_S = 1.0  # between tries, while the server is away or does not have everything
 
 
@@ -155,12 +157,16 @@ class Presenter:
     async def _book_again(self, since_ms: int) -> None:
         found = closed_since(self._journal, since_ms)
         self.booked_again = 0
+        beat_s = self._clock.monotonic_s()
         # In a thread: reading takes seconds where the calls are many, and requests are being answered meanwhile.
         while batch := await asyncio.to_thread(_next_of, found):
             self.booked_again += len(batch)
             if not await self._is_settled(batch):
                 for attempt in batch:
                     await self._is_settled([attempt])
+            if self._clock.monotonic_s() - beat_s > BEAT_S:
+                beat_s = self._clock.monotonic_s()
+                await self._ledger.begin_presenting(node_id=self._node.node_id, node_epoch=self._node.epoch)
 
     async def _is_settled(self, batch: Sequence[ClosedAttempt]) -> bool:
         """Whether it was booked. One that is not yet covered comes again; one that is refused must not hold up the
