@@ -96,12 +96,12 @@ class Silences:
         step_s = presenting.BEAT_S + 1
         self._gateway.clock.ahead_s += step_s
         async with _reading(self._gateway.server.conninfo) as books:
-            parameters = (step_s,)
             async with books.owner.connection() as connection:
                 sql = "UPDATE node SET heartbeat_at = heartbeat_at - make_interval(secs => %s)"
-                await connection.execute(sql, parameters)
-            row = await books.one("SELECT extract(epoch FROM now() - heartbeat_at)::float8 FROM node")
-        self.seen_s.append(row[0])
+                await connection.execute(sql, (step_s,))
+            [silence_s] = await books.one("SELECT extract(epoch FROM now() - heartbeat_at)::float8 FROM node")
+        assert isinstance(silence_s, float)
+        self.seen_s.append(silence_s)
 
 
 def _refused(_: ClosedAttempt, error: Exception) -> None:

@@ -7,7 +7,8 @@ import pytest
 from tests.gateway.disk import Disk, Killed, attempt, closed, kill, opened, write
 from tests.gateway.test_journal import open_journal
 from waypost.gateway.journal import DAMAGED_SUFFIX
-from waypost.gateway.recovery import recover
+from waypost.gateway.recovery import REPLAYED_S, recover
+from waypost.kit.values import replace
 from waypost.ledger.record import Close, ClosedAttempt, Extend, Open, Outcome, Progress
 
 
@@ -114,6 +115,31 @@ def test_acknowledgements_of_one_run_count_for_the_records_of_an_earlier_one(tmp
 
     assert recover(second, 0).attempts == found[2:]
     second.shut()
+
+
+def test_as_a_whole_it_tells_what_was_booked_in_the_last_minutes_and_nothing_older(tmp_path: Path) -> None:
+    journal = open_journal(tmp_path)
+    reopened = opened()
+    journal.open(reopened)
+    first = closed(reopened, is_final=False)
+    journal.close(replace(first, closed_at_ms=2))
+    journal.acknowledge([ClosedAttempt(reopened, first)])
+    journal.close(replace(first, closed_at_ms=3, is_final=True))
+    rows = []
+    for at_s in (0, 60, REPLAYED_S, REPLAYED_S + 60):
+        row = attempt()
+        row = replace(row, close=replace(row.close, closed_at_ms=1_000_000 + 1000 * at_s))
+        write(journal, row)
+        journal.acknowledge([row])
+        rows.append(row)
+    unbooked = attempt()
+    write(journal, replace(unbooked, close=replace(unbooked.close, closed_at_ms=1)))
+    kill(journal)
+
+    found = recover(open_journal(tmp_path), 0, is_whole=True).attempts
+
+    told = [unbooked.open.attempt_id, reopened.attempt_id, *(row.open.attempt_id for row in rows[1:])]
+    assert [one.open.attempt_id for one in found] == told
 
 
 def test_a_damaged_segment_is_put_aside_with_an_alarm_and_what_is_readable_counts(tmp_path: Path) -> None:

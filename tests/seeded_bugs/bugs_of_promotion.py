@@ -81,8 +81,8 @@ BUGS_OF_PROMOTION = (
     Bug(
         "a start after a promotion reads what is not booked alone",
         "gateway/recovery.py",
-        "if not (is_whole and isinstance(one, Ack))",
-        "if not (is_whole and one is None)",
+        "_without_late_acks(records) if is_whole else records",
+        "records if is_whole else records",
         _GATEWAYS,
     ),
 )

@@ -11,7 +11,7 @@ from waypost.gateway.journal import Journal
 from waypost.kit.clock import Clock
 
 # Of those that are booked, where a standby may be promoted that has not received the bookings: with the one that is
-# written, the last 400,000 attempts at least, 40 s of 10,000 a second. 64 MiB of disk each, and no memory.
+# written, the last 400,000 attempts at least, 40 s of 10,000 a second. 64 MiB of disk each.
 KEPT_SEGMENTS = 2
 _RETRY_S = 0.5
 
