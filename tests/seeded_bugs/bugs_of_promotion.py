@@ -39,8 +39,15 @@ BUGS_OF_PROMOTION = (
     Bug(
         "the house bears what a lost lease was charged",
         "storage/settlement.py",
-        "    if standing is not None and await current_timeline(connection) != standing.timeline:\n",
-        "    if standing is None and await current_timeline(connection) is None:\n",
+        "    if standing is not None and not await _is_presented(connection, standing):\n",
+        "    if standing is None and connection.closed:\n",
+        _BOOKS,
+    ),
+    Bug(
+        "servers are told apart by the number of their timeline alone",
+        "storage/settlement.py",
+        "WHERE moved_at IS NOT DISTINCT FROM %(noticed_at)s",
+        "WHERE moved_at IS NOT DISTINCT FROM %(noticed_at)s OR true",
         _BOOKS,
     ),
     Bug(

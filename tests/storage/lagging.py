@@ -16,7 +16,7 @@ from psycopg import conninfo as conninfos
 from tests.storage.books import IDS
 from waypost.gateway.ports import LedgerUnavailable
 from waypost.kit.values import replace
-from waypost.ledger.record import ClosedAttempt
+from waypost.ledger.record import ClosedAttempt, ServerTerm
 from waypost.storage.ledger import PostgresLedger
 
 
@@ -77,6 +77,6 @@ class Server:
         self.conninfo, self._ledger = conninfo, PostgresLedger(conninfo)
         standing = before._standing  # the process is the same
         if is_another and standing is not None:
-            standing = replace(standing, timeline=0)
+            standing = replace(standing, term=ServerTerm(0, None))
         self._ledger._standing = standing
         await before.close_connections()

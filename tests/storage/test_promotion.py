@@ -7,19 +7,19 @@ import pytest
 from tests.storage.books import IDS, Books, attempt, open_books
 from tests.storage.lagging import copied, pass_time, promote
 from waypost.kit.money import NANOS_MAX
-from waypost.ledger.record import Balance, LedgerPromoted, NodeSuperseded
+from waypost.ledger.record import Balance, LedgerPromoted, NodeSuperseded, ServerTerm
 from waypost.storage.budgets import set_budget
 from waypost.storage.orphans import ORPHANED_AFTER_S
 from waypost.storage.promotion import GRACE_S, ledger_state
 from waypost.tenancy.budget import Budget, Period
 
 
-async def begin(books: Books) -> int | None:
+async def begin(books: Books) -> ServerTerm:
     return await books.ledger.begin_presenting(node_id=books.node_id, node_epoch=books.node_epoch)
 
 
-async def finish(books: Books, timeline: int | None) -> None:
-    await books.ledger.finish_presenting(node_id=books.node_id, node_epoch=books.node_epoch, timeline=timeline)
+async def finish(books: Books, term: ServerTerm) -> None:
+    await books.ledger.finish_presenting(node_id=books.node_id, node_epoch=books.node_epoch, term=term)
 
 
 async def present(books: Books, org_id: bytes, lease_id: bytes, granted: int, released: int = 0, *owners: bytes) -> int:
@@ -64,9 +64,9 @@ async def test_no_money_leaves_a_wallet_until_every_node_that_lived_has_presente
         assert not await is_promoted(books)
         pass_time(database, GRACE_S + 1)
         assert not await books.ledger.resume_granting()
-        timeline = await books.ledger.begin_presenting(node_id=other, node_epoch=other_epoch)
+        term = await books.ledger.begin_presenting(node_id=other, node_epoch=other_epoch)
         assert not await books.ledger.resume_granting()
-        await books.ledger.finish_presenting(node_id=other, node_epoch=other_epoch, timeline=timeline)
+        await books.ledger.finish_presenting(node_id=other, node_epoch=other_epoch, term=term)
         assert await books.ledger.resume_granting()
 
         await books.ledger.extend(lease_id=lease_id, from_nanos=100, to_nanos=101)
@@ -105,22 +105,27 @@ async def test_what_is_charged_to_a_lost_lease_waits_until_the_lease_is_presente
         await set_budget(books.app, Budget(500, Period.DAY), owner_id=org_id, owner_kind="organisation")
         await books.ledger.stand_for(node_id=books.node_id, node_epoch=books.node_epoch)
     with copied(database) as standby:
+        async with open_books(database) as other:  # a standby as well, promoted first, and lost then
+            promote(database)
+            other.node_id, other.node_epoch = books.node_id, books.node_epoch
+            before = await begin(other)
         promote(standby)
         async with open_books(standby) as new:
             new.node_id, new.node_epoch = books.node_id, books.node_epoch
-            new.ledger.may_book_late(node_id=books.node_id, node_epoch=1, timeline=0)  # said to the server before
+            new.ledger.may_book_late(node_id=books.node_id, node_epoch=1, term=before)  # said to another
             lease_id = IDS.new()
             rows = [attempt(org_id, lease_id, 30), attempt(org_id, lease_id, 20)]
             with pytest.raises(LedgerPromoted):
                 await new.ledger.settle_batch(rows)
             assert (await new.totals()).house_nanos == 0
 
-            timeline = await begin(new)
+            term = await begin(new)
+            assert term.timeline == before.timeline  # the number is the same
             for _ in range(2):
                 assert await present(new, org_id, lease_id, 400, 100, org_id) == 100
             assert await new.ledger.snapshot(org_id) == Balance(1_000, 0, 0)
             assert await new.one("SELECT taken FROM budget_window") == (300,)
-            new.ledger.may_book_late(node_id=books.node_id, node_epoch=1, timeline=timeline)
+            new.ledger.may_book_late(node_id=books.node_id, node_epoch=1, term=term)
             for _ in range(2):
                 await new.ledger.settle_batch(rows)
             await new.ledger.release(lease_id=lease_id, released_nanos=NANOS_MAX, is_last=True)
@@ -135,8 +140,8 @@ async def test_a_lease_that_nobody_presents_any_more_is_paid_from_the_wallet_for
         org_id, stranger = await books.org(credit_nanos=1_000), await books.org(credit_nanos=1_000)
         kept = await books.grant(org_id, 10)
         promote(database)
-        timeline = await begin(books)
-        books.ledger.may_book_late(node_id=books.node_id, node_epoch=books.node_epoch, timeline=timeline)
+        term = await begin(books)
+        books.ledger.may_book_late(node_id=books.node_id, node_epoch=books.node_epoch, term=term)
         lost = IDS.new()
         rows = [attempt(org_id, lost, 30), attempt(org_id, kept, 25), attempt(org_id, lost, 20)]
 
@@ -150,6 +155,7 @@ async def test_a_lease_that_nobody_presents_any_more_is_paid_from_the_wallet_for
         totals = await books.totals()
         assert (totals.charged_nanos, totals.house_nanos) == (75, 7)
 
+        await finish(books, term)
         pass_time(database, 24 * 3600 + 1)
         await books.ledger.settle_batch([attempt(org_id, IDS.new(), 11)])
         assert (await books.totals()).house_nanos == 18
@@ -180,7 +186,7 @@ async def test_a_lease_that_is_closed_there_takes_nothing_a_second_time(database
         await books.ledger.settle_batch([attempt(org_id, lease_id, 30)])
         await books.ledger.release(lease_id=lease_id, released_nanos=NANOS_MAX, is_last=True)  # and nobody hears of it
         promote(database)
-        timeline = await begin(books)
+        term = await begin(books)
 
         for _ in range(2):
             assert await present(books, org_id, lease_id, 100, 0, org_id) == 70  # so nothing of it is free
@@ -190,7 +196,7 @@ async def test_a_lease_that_is_closed_there_takes_nothing_a_second_time(database
         assert await books.ledger.snapshot(org_id) == Balance(970, 0, 0)
         assert await books.one("SELECT taken FROM budget_window") == (30,)
         assert (await books.totals()).house_nanos == 0
-        books.ledger.may_book_late(node_id=books.node_id, node_epoch=books.node_epoch, timeline=timeline)
+        books.ledger.may_book_late(node_id=books.node_id, node_epoch=books.node_epoch, term=term)
         await books.ledger.settle_batch([attempt(org_id, lease_id, 20)])  # what ran on it all the same
         assert await books.ledger.snapshot(org_id) == Balance(950, 0, 0)
         assert (await books.totals()).house_nanos == 0
@@ -202,8 +208,8 @@ async def test_a_node_that_registered_in_what_is_lost_goes_on_and_an_older_one_d
         promote(database)
         books.node_epoch = 2
         assert await is_promoted(books)
-        timeline = await begin(books)
-        await finish(books, timeline)
+        term = await begin(books)
+        await finish(books, term)
         pass_time(database, GRACE_S + 1)
         assert await books.ledger.resume_granting()
         await books.grant(org_id, 10)
@@ -218,7 +224,7 @@ async def test_a_node_that_registered_in_what_is_lost_goes_on_and_an_older_one_d
         await finish(books, await begin(books))
         await books.grant(org_id, 10)
         with pytest.raises(LedgerPromoted):
-            await finish(books, 0)  # the server has moved on meanwhile
+            await finish(books, ServerTerm(0, None))  # the server has moved on meanwhile
 
 
 async def test_a_restart_after_a_promotion_says_that_its_whole_journal_counts(database: str) -> None:

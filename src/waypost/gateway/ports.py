@@ -7,7 +7,7 @@ from typing import Protocol
 
 from waypost.kit.money import Nanos
 from waypost.ledger.claim import Claim, Claimed, Earlier
-from waypost.ledger.record import Balance, ClosedAttempt, Heartbeat, LedgerUnavailable
+from waypost.ledger.record import Balance, ClosedAttempt, Heartbeat, LedgerUnavailable, ServerTerm
 from waypost.policy.catalogue import Catalogue
 from waypost.policy.rate_limit import Asked, Decision
 from waypost.policy.snapshot import View
@@ -86,8 +86,8 @@ class Presentable(Protocol):
     """Books on a server that was promoted, and what a node tells it of its own. Every call may raise LedgerUnavailable,
     and may be repeated."""
 
-    async def begin_presenting(self, *, node_id: bytes, node_epoch: int) -> int | None:
-        """The node lives and is at it; the server's timeline. Raises NodeSuperseded for an older epoch."""
+    async def begin_presenting(self, *, node_id: bytes, node_epoch: int) -> ServerTerm:
+        """The node lives and is at it; the server's term. Raises NodeSuperseded for an older epoch."""
 
     async def present(
         self,
@@ -103,8 +103,8 @@ class Presentable(Protocol):
         """This much was granted and given back in total, and counts again. What of it counts as given back now: more,
         when the wallet does not hold the difference."""
 
-    def may_book_late(self, *, node_id: bytes, node_epoch: int, timeline: int | None) -> None:
-        """The node's leases are presented to the server of that timeline: what is charged to one that it does not know
+    def may_book_late(self, *, node_id: bytes, node_epoch: int, term: ServerTerm) -> None:
+        """The node's leases are presented to the server in that term: what is charged to one that it does not know
         comes out of the wallet."""
 
     async def settle_batch(self, batch: Sequence[ClosedAttempt]) -> None:
@@ -116,7 +116,7 @@ class Presentable(Protocol):
     async def release(self, *, lease_id: bytes, released_nanos: Nanos, is_last: bool) -> None:
         """As `Ledger.release`."""
 
-    async def finish_presenting(self, *, node_id: bytes, node_epoch: int, timeline: int | None) -> None:
+    async def finish_presenting(self, *, node_id: bytes, node_epoch: int, term: ServerTerm) -> None:
         """All is told and booked. Raises LedgerPromoted when the server is another again."""
 
     async def resume_granting(self) -> bool:

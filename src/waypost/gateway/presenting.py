@@ -23,7 +23,7 @@ from waypost.gateway.wallet import Wallet
 from waypost.kit.clock import Clock
 from waypost.kit.money import NANOS_MAX
 from waypost.ledger.lease import Lease
-from waypost.ledger.record import ClosedAttempt, LedgerPromoted, NodeSuperseded
+from waypost.ledger.record import ClosedAttempt, LedgerPromoted, NodeSuperseded, ServerTerm
 from waypost.telemetry.events import GrantsResumed, LeasesPresented, ServerPromoted, emit, report_bug
 
 # Between signs of life while it books again, which may take longer than a node may be silent.
@@ -32,10 +32,10 @@ ROUND_S = 1.0  # between tries, while the server is away or does not have everyt
 
 
 class _Round:
-    """How far presenting has come, to one timeline of the server."""
+    """How far presenting has come, in one term of the server."""
 
-    def __init__(self, timeline: int | None, began_s: float, since_ms: int) -> None:
-        self.timeline = timeline
+    def __init__(self, term: ServerTerm, began_s: float, since_ms: int) -> None:
+        self.term = term
         self.began_s = began_s
         self.since_ms = since_ms
         self.is_covered_booked = False  # again, what leases there cover
@@ -106,10 +106,10 @@ class Presenter:
     async def present(self) -> bool:
         """One round: whether the server knows all of it now. Raises LedgerUnavailable, NodeSuperseded."""
         node, now_s = self._node, self._clock.monotonic_s()
-        timeline = await self._ledger.begin_presenting(node_id=node.node_id, node_epoch=node.epoch)
-        if self._round is None or self._round.timeline != timeline:
+        term = await self._ledger.begin_presenting(node_id=node.node_id, node_epoch=node.epoch)
+        if self._round is None or self._round.term != term:
             lost_s = REPLAYED_S + now_s - self._wallet.contact_s
-            self._round = _Round(timeline, now_s, self._clock.unix_ns() // 1_000_000 - int(1000 * lost_s))
+            self._round = _Round(term, now_s, self._clock.unix_ns() // 1_000_000 - int(1000 * lost_s))
         this = self._round
         self._is_whole = True
         await self._wallet.in_turns(self._present_account)
@@ -117,7 +117,7 @@ class Presenter:
         # covered is booked, and what is left of such leases returned; only then a row may draw on a wallet.
         may_draw = self._is_whole or await self._ledger.resume_granting()
         if may_draw:
-            self._ledger.may_book_late(node_id=node.node_id, node_epoch=node.epoch, timeline=timeline)
+            self._ledger.may_book_late(node_id=node.node_id, node_epoch=node.epoch, term=term)
         if not this.is_booked and (may_draw or not this.is_covered_booked):
             await self._book_again(this.since_ms)
             this.is_booked, this.is_covered_booked = may_draw, True
@@ -125,7 +125,7 @@ class Presenter:
         # What waited to be booked, after a start that is all of the journal, draws on wallets too.
         if not may_draw or self._settler.oldest_age_s > self._clock.monotonic_s() - this.began_s:
             return False
-        await self._ledger.finish_presenting(node_id=node.node_id, node_epoch=node.epoch, timeline=timeline)
+        await self._ledger.finish_presenting(node_id=node.node_id, node_epoch=node.epoch, term=term)
         self._round = None
         emit(LeasesPresented(leases=self._wallet.leases, recovered=self.booked_again))
         return True

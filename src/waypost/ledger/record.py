@@ -11,6 +11,7 @@ Ids are 16 raw bytes (`kit.ids`), amounts nano-USD, times Unix milliseconds. Ids
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import IntEnum
 from hashlib import blake2b
 
@@ -146,6 +147,13 @@ class InsufficientFunds(Exception):
 
 class LedgerUnavailable(Exception):
     """The database did not answer. The outcome of the call is unknown: ask again with the same ids."""
+
+
+class ServerTerm(msgspec.Struct, frozen=True):
+    """Since which promotion a database server writes. Two standbys may have taken one number, one after the other."""
+
+    timeline: int | None
+    noticed_at: datetime | None  # None: never was a promotion noticed there
 
 
 class LedgerPromoted(LedgerUnavailable):

@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 
 from waypost.kit.ids import Ids
 from waypost.kit.money import Nanos
-from waypost.ledger.record import Balance, ClosedAttempt, Heartbeat, LedgerUnavailable, NodeSuperseded
+from waypost.ledger.record import Balance, ClosedAttempt, Heartbeat, LedgerUnavailable, NodeSuperseded, ServerTerm
 from waypost.storage import promotion
 from waypost.storage.announcements import Announcements
 from waypost.storage.balances import read_balance
@@ -240,15 +240,15 @@ class PostgresLedger:
     # What a node tells a promoted server: `gateway.ports.Presentable`.
 
     async def stand_for(self, *, node_id: bytes, node_epoch: int) -> bool:
-        timeline, has_to_present = await promotion.standing(self._pool, node_id)
-        self._standing = Standing(UUID(bytes=node_id), node_epoch, timeline)
+        term, has_to_present = await promotion.standing(self._pool, node_id)
+        self._standing = Standing(UUID(bytes=node_id), node_epoch, term)
         return has_to_present
 
     async def has_to_present(self, node_id: bytes) -> bool:
         """Whether a standby was promoted since this node presented itself. Raises LookupError."""
         return (await promotion.standing(self._pool, node_id))[1]
 
-    async def begin_presenting(self, *, node_id: bytes, node_epoch: int) -> int | None:
+    async def begin_presenting(self, *, node_id: bytes, node_epoch: int) -> ServerTerm:
         return await promotion.begin(self._pool, node_id=node_id, node_epoch=node_epoch)
 
     async def present(
@@ -275,14 +275,14 @@ class PostgresLedger:
         }
         return await promotion.present(self._pool, parameters)
 
-    def may_book_late(self, *, node_id: bytes, node_epoch: int, timeline: int | None) -> None:
-        self._standing = Standing(UUID(bytes=node_id), node_epoch, timeline)
+    def may_book_late(self, *, node_id: bytes, node_epoch: int, term: ServerTerm) -> None:
+        self._standing = Standing(UUID(bytes=node_id), node_epoch, term)
 
     async def open_leases(self, *, node_id: bytes, node_epoch: int) -> Sequence[bytes]:
         return await promotion.open_leases(self._pool, node_id=node_id, node_epoch=node_epoch)
 
-    async def finish_presenting(self, *, node_id: bytes, node_epoch: int, timeline: int | None) -> None:
-        await promotion.finish(self._pool, node_id=node_id, node_epoch=node_epoch, timeline=timeline)
+    async def finish_presenting(self, *, node_id: bytes, node_epoch: int, term: ServerTerm) -> None:
+        await promotion.finish(self._pool, node_id=node_id, node_epoch=node_epoch, term=term)
 
     async def resume_granting(self) -> bool:
         return await promotion.resume(self._pool)

@@ -19,7 +19,7 @@ import msgspec
 
 from waypost.kit.money import Nanos
 from waypost.ledger.account import AccountKind, TransferCode
-from waypost.ledger.record import LedgerPromoted, NodeSuperseded
+from waypost.ledger.record import LedgerPromoted, NodeSuperseded, ServerTerm
 from waypost.storage.general_ledger import posting
 from waypost.storage.leases import CURRENT_WINDOWS, DRAWN_WINDOWS, LOCK_WALLET, OPEN_WINDOWS, take_from_windows
 from waypost.storage.orphans import ORPHANED_AFTER_S
@@ -41,12 +41,13 @@ BEGIN = """
 INSERT INTO node (id, epoch) VALUES (%(node_id)s, %(node_epoch)s)
     ON CONFLICT (id) DO UPDATE
    SET epoch = greatest(node.epoch, excluded.epoch), timeline = NULL, heartbeat_at = now()
-RETURNING epoch, current_timeline()
+RETURNING epoch, current_timeline(), (SELECT moved_at FROM ledger_timeline)
 """
 
 FINISH = """
 UPDATE node SET timeline = current_timeline(), heartbeat_at = now()
  WHERE id = %(node_id)s AND epoch = %(node_epoch)s AND current_timeline() IS NOT DISTINCT FROM %(timeline)s
+   AND (SELECT moved_at FROM ledger_timeline) IS NOT DISTINCT FROM %(noticed_at)s
 """
 
 ACKNOWLEDGE = """
@@ -128,7 +129,9 @@ SELECT released FROM made
 OPEN_LEASES = "SELECT id FROM lease WHERE node_id = %(node_id)s AND node_epoch = %(node_epoch)s AND state <> 'CLOSED'"
 
 STANDING = """
-SELECT current_timeline(), node.timeline IS DISTINCT FROM current_timeline() FROM node WHERE id = %(node_id)s
+SELECT current_timeline(), (SELECT moved_at FROM ledger_timeline), node.timeline IS DISTINCT FROM current_timeline()
+  FROM node
+ WHERE id = %(node_id)s
 """
 
 STATE = f"SELECT timeline, current_timeline(), moved_at, {IS_UNPRESENTED} FROM ledger_timeline"  # noqa: S608
@@ -143,17 +146,18 @@ class LedgerState(msgspec.Struct, frozen=True):
     is_unpresented: bool
 
 
-async def standing(pool: Pool, node_id: bytes) -> tuple[int | None, bool]:
-    """The server's timeline, and whether the node has yet to present itself there. Raises LookupError."""
+async def standing(pool: Pool, node_id: bytes) -> tuple[ServerTerm, bool]:
+    """The server's term, and whether the node has yet to present itself there. Raises LookupError."""
     async with pool.connection() as connection:
         row = await (await connection.execute(STANDING, {"node_id": UUID(bytes=node_id)})).fetchone()
     if row is None:
         raise LookupError("no such node")
-    return row[0], bool(row[1])
+    return ServerTerm(row[0], row[1]), bool(row[2])
 
 
-async def begin(pool: Pool, *, node_id: bytes, node_epoch: int) -> int | None:
-    """The node is at it; the timeline it presents itself to. Raises NodeSuperseded. `pool` is the settling role's."""
+async def begin(pool: Pool, *, node_id: bytes, node_epoch: int) -> ServerTerm:
+    """The node is at it; the term of the server that it presents itself to. Raises NodeSuperseded. `pool` is the
+    settling role's."""
     async with pool.connection() as connection:
         await connection.execute(NOTE)
         parameters = {"node_id": UUID(bytes=node_id), "node_epoch": node_epoch}
@@ -161,8 +165,7 @@ async def begin(pool: Pool, *, node_id: bytes, node_epoch: int) -> int | None:
     assert row is not None
     if row[0] != node_epoch:
         raise NodeSuperseded
-    timeline: int | None = row[1]
-    return timeline
+    return ServerTerm(row[1], row[2])
 
 
 async def present(pool: Pool, parameters: dict[str, object]) -> Nanos:
@@ -187,9 +190,10 @@ async def open_leases(pool: Pool, *, node_id: bytes, node_epoch: int) -> Sequenc
     return [row[0].bytes for row in rows]
 
 
-async def finish(pool: Pool, *, node_id: bytes, node_epoch: int, timeline: int | None) -> None:
+async def finish(pool: Pool, *, node_id: bytes, node_epoch: int, term: ServerTerm) -> None:
     """Everything is presented. Raises LedgerPromoted when the server is another again: then all of it once more."""
-    parameters = {"node_id": UUID(bytes=node_id), "node_epoch": node_epoch, "timeline": timeline}
+    parameters: dict[str, object] = {"node_id": UUID(bytes=node_id), "node_epoch": node_epoch}
+    parameters |= {"timeline": term.timeline, "noticed_at": term.noticed_at}
     async with pool.connection() as connection:
         if not (await connection.execute(FINISH, parameters)).rowcount:
             raise LedgerPromoted

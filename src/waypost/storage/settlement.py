@@ -20,11 +20,10 @@ from psycopg import AsyncConnection
 
 from waypost.kit.ids import Ids
 from waypost.ledger.account import AccountKind, TransferCode
-from waypost.ledger.record import ClosedAttempt, LedgerPromoted, Outcome
+from waypost.ledger.record import ClosedAttempt, LedgerPromoted, Outcome, ServerTerm
 from waypost.storage.general_ledger import posting
 from waypost.storage.leases import DRAWN_WINDOWS, LOCK_WALLET, take_from_windows
 from waypost.storage.packed import Int8Array, UuidArray, int8_row
-from waypost.storage.unpresented import current_timeline
 
 _IDS = ("attempt_id", "execution_id", "org_id", "lease_id", "api_key_id", "answer")
 _NUMBERS = (
@@ -256,11 +255,19 @@ _IDS_OF_LATE = 3
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """A node, and the timeline of the server that it has presented its leases to."""
+    """A node, and the term of the server that it has presented its leases to."""
 
     node_id: UUID
     node_epoch: int
-    timeline: int | None
+    term: ServerTerm
+
+
+# The node's row tells it of a server of the same number; but only when the node is done, and it books late before.
+IS_PRESENTED = """
+SELECT current_timeline() IS NOT DISTINCT FROM %(timeline)s
+   AND (EXISTS (SELECT FROM node WHERE id = %(node_id)s AND timeline IS NOT DISTINCT FROM current_timeline())
+        OR EXISTS (SELECT FROM ledger_timeline WHERE moved_at IS NOT DISTINCT FROM %(noticed_at)s))
+"""
 
 
 async def settle(
@@ -279,7 +286,7 @@ async def settle(
         except (psycopg.errors.UniqueViolation, psycopg.errors.CheckViolation):
             continue
         return
-    if standing is not None and await current_timeline(connection) != standing.timeline:
+    if standing is not None and not await _is_presented(connection, standing):
         raise LedgerPromoted
     for attempt in batch:
         parameters = settle_parameters([attempt], ids_source, transfers=_IDS_OF_LATE)
@@ -290,6 +297,12 @@ async def settle(
         }
         parameters |= {"draw_id": UUID(bytes=attempt.open.lease_id), "org_id": UUID(bytes=attempt.open.org_id)}
         await connection.execute(SETTLE_LATE, parameters, prepare=True)
+
+
+async def _is_presented(connection: AsyncConnection, standing: Standing) -> bool:
+    term = standing.term
+    parameters = {"node_id": standing.node_id, "timeline": term.timeline, "noticed_at": term.noticed_at}
+    return await (await connection.execute(IS_PRESENTED, parameters)).fetchone() == (True,)
 
 
 def settle_parameters(
