@@ -30,10 +30,7 @@ _CODE = tuple(
         *(f"dispatch/{each}" for each in ("attempt", "choice", "counting", "dispatcher", "execution", "fleet", "gate")),
         *(f"dispatch/{each}" for each in ("health", "meter", "pace", "streams", "tally")),
         *(f"gateway/{each}" for each in ("admission", "allowance", "books", "edge", "journal", "offering", "pipeline")),
-        *(
-            f"gateway/{each}"
-            for each in ("callers", "heads", "idempotency", "limits", "relay", "segment", "settler", "wallet")
-        ),
+        *(f"gateway/{each}" for each in ("callers", "heads", "idempotency", "limits", "relay", "settler", "wallet")),
         *(f"kit/{each}" for each in ("codec", "crypto", "ids", "money")),
         *(f"ledger/{each}" for each in ("journal_format", "lease")),
         *(f"metering/{each}" for each in ("charge", "estimate", "usage")),
