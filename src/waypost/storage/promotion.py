@@ -61,6 +61,20 @@ UPDATE ledger_timeline
                               AND heartbeat_at > heard_at - make_interval(secs => %(barrier_s)s)))
 """
 
+
+def _granted_again(*, ref: str, source: str) -> str:
+    """The transfer of what a presented lease takes out of its wallet once more."""
+    return posting(
+        TransferCode.GRANT,
+        AccountKind.WALLET,
+        AccountKind.LEASE,
+        transfer_id="%(transfer_id)s",
+        ref=ref,
+        amount="more",
+        source=source,
+    )
+
+
 # What the node has of a lease beyond what is known here comes out of the wallet once more. Is there less, because a
 # credit was lost too, then the lease counts as having given the difference back. One that is closed takes nothing: its
 # last return was booked and nobody heard of it, so all that was not charged to it counts as given back.
@@ -82,17 +96,7 @@ raised AS (
 ),
 paid AS (UPDATE wallet SET available = available - more FROM known WHERE wallet.org_id = known.org_id),
 taken AS ({take_from_windows("more", "known")}),
-posted AS ({
-    posting(
-        TransferCode.GRANT,
-        AccountKind.WALLET,
-        AccountKind.LEASE,
-        transfer_id="%(transfer_id)s",
-        ref="id",
-        amount="more",
-        source="known",
-    )
-})
+posted AS ({_granted_again(ref="id", source="known")})
 SELECT released FROM raised UNION ALL SELECT %(granted)s - settled FROM known WHERE NOT is_open
 """  # noqa: S608 - put together from texts of ours
 
@@ -112,17 +116,7 @@ drawn AS (
     INSERT INTO budget_draw (draw_id, owner_id, period, starts_at, org_id)
     SELECT %(draw_id)s, owner_id, period, starts_at, chain.org_id FROM chain, lost
 ),
-posted AS ({
-    posting(
-        TransferCode.GRANT,
-        AccountKind.WALLET,
-        AccountKind.LEASE,
-        transfer_id="%(transfer_id)s",
-        ref="%(draw_id)s",
-        amount="more",
-        source="lost",
-    )
-})
+posted AS ({_granted_again(ref="%(draw_id)s", source="lost")})
 SELECT released FROM made
 """  # noqa: S608
 
